@@ -1,0 +1,94 @@
+//! The kernel half's own counters: one per-CPU array, indexed by [`Counter`].
+
+/// What the kernel half counts about itself. Numbers are positions in a map: never reused, only added to.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Task events that found the ring full.
+    RingFullTask = 0,
+    /// Process events that found the ring full.
+    RingFullProcess = 1,
+    /// Threads that found the thread map full: their scheduling is not measured.
+    ThreadsFull = 2,
+    /// Forked processes that found the target map full: they are not followed.
+    TargetsFull = 3,
+    /// Accepted connections whose arrival was not seen: their wait is not measured.
+    AcceptUnmatched = 4,
+    /// Task hits at which the target's memory could not be read.
+    TargetMemory = 5,
+    /// Task hits whose poll stack was deeper than is kept.
+    PollStackDeep = 6,
+    /// Spawn probe hits in targets.
+    SpawnHits = 7,
+    /// Completion probe hits in targets.
+    CompleteHits = 8,
+    /// Poll start and end probe hits in targets.
+    PollHits = 9,
+    /// Uprobe hits in processes that are not targets.
+    ForeignHits = 10,
+    /// Scheduler tracepoint hits that concerned a target.
+    SchedHits = 11,
+    /// Accept tracepoint hits that concerned a target.
+    AcceptHits = 12,
+    /// Accepted connections on a listener that user space has not registered yet.
+    AcceptUnknownListener = 13,
+}
+
+/// Number of counters.
+pub const COUNTERS: usize = 14;
+
+impl Counter {
+    /// All counters, in the order of their numbers.
+    pub const ALL: [Counter; COUNTERS] = [
+        Counter::RingFullTask,
+        Counter::RingFullProcess,
+        Counter::ThreadsFull,
+        Counter::TargetsFull,
+        Counter::AcceptUnmatched,
+        Counter::TargetMemory,
+        Counter::PollStackDeep,
+        Counter::SpawnHits,
+        Counter::CompleteHits,
+        Counter::PollHits,
+        Counter::ForeignHits,
+        Counter::SchedHits,
+        Counter::AcceptHits,
+        Counter::AcceptUnknownListener,
+    ];
+
+    /// The label value of this counter where it counts something lost; `None` where it counts hits.
+    pub const fn loss_reason(self) -> Option<&'static str> {
+        Some(match self {
+            Counter::RingFullTask => "ring_full_task",
+            Counter::RingFullProcess => "ring_full_process",
+            Counter::ThreadsFull => "thread_map_full",
+            Counter::TargetsFull => "target_map_full",
+            Counter::AcceptUnmatched => "accept_arrival_unseen",
+            Counter::AcceptUnknownListener => "accept_listener_unknown",
+            Counter::TargetMemory => "target_memory_unreadable",
+            Counter::PollStackDeep => "poll_stack_deep",
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_numbered_without_a_gap() {
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index);
+        }
+    }
+
+    #[test]
+    fn loss_reasons_are_unique() {
+        for (i, a) in Counter::ALL.iter().enumerate() {
+            for b in &Counter::ALL[i + 1..] {
+                assert!(a.loss_reason().is_none() || a.loss_reason() != b.loss_reason());
+            }
+        }
+    }
+}

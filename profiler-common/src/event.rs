@@ -1,0 +1,81 @@
+//! Records of the ring buffer. Fixed layouts without padding holes; user space checks length and kind before reading.
+
+/// Kinds of record: the `kind` of every [`Header`]. Never reused, only added to.
+pub mod kind {
+    /// A [`super::TaskRecord`]: a task was created.
+    pub const TASK_SPAWNED: u16 = 1;
+    /// A [`super::TaskRecord`]: a task was completed.
+    pub const TASK_COMPLETED: u16 = 2;
+    /// A [`super::ProcessRecord`]: a target forked; `other` is the child.
+    pub const PROCESS_FORKED: u16 = 16;
+    /// A [`super::ProcessRecord`]: a target replaced its image.
+    pub const PROCESS_EXECED: u16 = 17;
+    /// A [`super::ProcessRecord`]: a target's last thread ended.
+    pub const PROCESS_EXITED: u16 = 18;
+}
+
+/// Bits of [`Header::flags`].
+pub mod flag {
+    /// The runtime says that the task was cancelled (its CANCELLED state bit is set).
+    pub const CANCEL_REQUESTED: u16 = 1;
+    /// The task's stored result is an error of the runtime whose payload is a panic's.
+    pub const PANICKED: u16 = 2;
+    /// The task's stored result is an error of the runtime without a payload: it was cancelled.
+    pub const CANCELLED: u16 = 4;
+    /// `parent` is an address (from the poll stack), not a task id (from the thread-local context).
+    pub const PARENT_IS_ADDRESS: u16 = 8;
+    /// `parent` was looked for: when it is 0, there is none. Without this bit 0 means unknown.
+    pub const PARENT_KNOWN: u16 = 16;
+    /// Whether `CANCELLED` and `PANICKED` could be told at all.
+    pub const OUTCOME_KNOWN: u16 = 32;
+}
+
+/// The head of every record. 24 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub time_ns: u64,
+    /// Process id in the initial PID namespace.
+    pub pid: u32,
+    /// Thread id in the initial PID namespace.
+    pub tid: u32,
+    /// One of [`kind`].
+    pub kind: u16,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// Number of the probe site that was hit (the upper half of its cookie); 0 for records of the kernel's own hooks.
+    pub site: u32,
+}
+
+/// A task's birth or end. 56 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskRecord {
+    /// Time, thread, kind and flags.
+    pub header: Header,
+    /// Address of the task's header in the target.
+    pub task: u64,
+    /// Address of the task's vtable in the target, which tells its type; 0 where the site tells it.
+    pub vtable: u64,
+    /// The runtime's id of the task; 0 where unknown.
+    pub id: u64,
+    /// Id or address of the task that spawned it (see [`flag`]); 0 at completions.
+    pub parent: u64,
+}
+
+/// A process's fork, exec or exit. 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessRecord {
+    /// Time, process, kind.
+    pub header: Header,
+    /// The child of a fork; else 0.
+    pub other: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Header>() == 24);
+const _: () = assert!(size_of::<TaskRecord>() == 56);
+const _: () = assert!(size_of::<ProcessRecord>() == 32);

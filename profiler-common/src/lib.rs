@@ -1,0 +1,8 @@
+//! What the kernel half and the user half agree on: events, map keys and values, histogram buckets,
+//! loss reasons. No code that runs on one side only, and no dependency.
+#![no_std]
+
+pub mod counter;
+pub mod event;
+pub mod histogram;
+pub mod map;

@@ -1,0 +1,187 @@
+//! Keys and values of the BPF maps.
+
+use crate::histogram::Histogram;
+
+/// What the kernel half must know of a process that it watches. Key: process id in the initial PID namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Index of the target's [`SchedStats`]; forked children share their parent's.
+    pub slot: u32,
+    /// Bits of [`target_flag`].
+    pub flags: u32,
+    /// The runtime's task layout.
+    pub layout: TaskLayout,
+}
+
+/// Bits of [`Target::flags`].
+pub mod target_flag {
+    /// Task probes are wanted, and `layout` is valid.
+    pub const TASKS: u32 = 1;
+    /// `layout.current_task_tls` is valid.
+    pub const CURRENT_TASK_TLS: u32 = 2;
+    /// A poll stack is kept per thread, by poll probes.
+    pub const POLL_STACK: u32 = 4;
+    /// The task result can be inspected: `layout.result` is valid.
+    pub const OUTCOME: u32 = 8;
+}
+
+/// Where a runtime keeps what the probes read. Offsets in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskLayout {
+    /// Of the vtable pointer in the task header.
+    pub vtable: u32,
+    /// Of the id's offset in the vtable (itself a word: the offset of the id from the header); 0 where tasks have no id.
+    pub id_offset_in_vtable: u32,
+    /// Of the current task's id from the thread pointer; negative on x86-64.
+    pub current_task_tls: i64,
+    /// Lowest runtime address of the image that holds vtables.
+    pub image_start: u64,
+    /// End of that image.
+    pub image_end: u64,
+}
+
+/// Scheduling of one target, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SchedStats {
+    /// Voluntary switches: the thread went to sleep.
+    pub voluntary_switches: u64,
+    /// Involuntary switches: the thread was still runnable.
+    pub involuntary_switches: u64,
+    /// Wait from runnable to running, nanoseconds.
+    pub run_queue: Histogram,
+    /// Uninterrupted time on a CPU, nanoseconds.
+    pub on_cpu: Histogram,
+    /// Time asleep, from the switch out to the wake-up, nanoseconds.
+    pub blocked: Histogram,
+}
+
+/// What is known of a thread of a target. Key: thread id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Thread {
+    /// When it became runnable; 0 while it runs or sleeps. Nanoseconds.
+    pub runnable_ns: u64,
+    /// When it left the CPU; 0 while it runs. Nanoseconds.
+    pub off_cpu_ns: u64,
+    /// When it got the CPU; 0 while it does not run. Nanoseconds.
+    pub on_cpu_ns: u64,
+}
+
+/// A listening socket of a target, and what was counted on it. Key: the socket's cookie.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Listener {
+    /// Connections that a target accepted.
+    pub accepted: u64,
+    /// Connections that were queued.
+    pub queued: u64,
+    /// Queue length after each enqueue (connections).
+    pub depth: Histogram,
+    /// Wait from established to accepted, nanoseconds.
+    pub wait: Histogram,
+}
+
+/// Frames of a [`PollStack`].
+pub const POLL_STACK_FRAMES: usize = 8;
+
+/// The tasks that a thread polls just now, outermost first. Key: thread id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PollStack {
+    /// Number of frames in use; may exceed the frames that are kept.
+    pub depth: u64,
+    /// Addresses of task headers.
+    pub tasks: [u64; POLL_STACK_FRAMES],
+}
+
+/// The cookie of a task probe: where the task pointer is at this site, and which site it is.
+///
+/// Bits 0–7: [`Argument`] code; bits 16–31: signed stack displacement; bits 32–63: site number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie(pub u64);
+
+impl Cookie {
+    /// Packs an argument location and a site number.
+    pub const fn new(argument: Argument, displacement: i16, site: u32) -> Cookie {
+        Cookie(argument as u64 | ((displacement as u16 as u64) << 16) | ((site as u64) << 32))
+    }
+
+    /// Code of the register, see [`Argument`].
+    #[inline(always)]
+    pub const fn argument(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// Signed displacement from the stack pointer, for [`Argument::Stack`].
+    #[inline(always)]
+    pub const fn displacement(self) -> i64 {
+        (self.0 >> 16) as u16 as i16 as i64
+    }
+
+    /// Site number.
+    #[inline(always)]
+    pub const fn site(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Where a probe finds the task pointer (x86-64).
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Argument {
+    /// The register rdi.
+    Rdi = 0,
+    /// The register rsi.
+    Rsi = 1,
+    /// The register rdx.
+    Rdx = 2,
+    /// The register rcx.
+    Rcx = 3,
+    /// The register rax.
+    Rax = 4,
+    /// The register rbx.
+    Rbx = 5,
+    /// The register rbp.
+    Rbp = 6,
+    /// The register r8.
+    R8 = 7,
+    /// The register r9.
+    R9 = 8,
+    /// The register r10.
+    R10 = 9,
+    /// The register r11.
+    R11 = 10,
+    /// The register r12.
+    R12 = 11,
+    /// The register r13.
+    R13 = 12,
+    /// The register r14.
+    R14 = 13,
+    /// The register r15.
+    R15 = 14,
+    /// The word at stack pointer + displacement.
+    Stack = 15,
+}
+
+const _: () = assert!(size_of::<TaskLayout>() == 32);
+const _: () = assert!(size_of::<Target>() == 40);
+const _: () = assert!(size_of::<Thread>() == 24);
+const _: () = assert!(size_of::<PollStack>() == 8 * (1 + POLL_STACK_FRAMES));
+const _: () = assert!(size_of::<SchedStats>() == 16 + 3 * size_of::<Histogram>());
+const _: () = assert!(size_of::<Listener>() == 16 + 2 * size_of::<Histogram>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_keeps_its_parts() {
+        let cookie = Cookie::new(Argument::Stack, -24, 4_000_000_000);
+        assert_eq!(cookie.argument(), Argument::Stack as u8);
+        assert_eq!(cookie.displacement(), -24);
+        assert_eq!(cookie.site(), 4_000_000_000);
+    }
+}

@@ -1,0 +1,78 @@
+//! The neutral events that runtime adapters make of raw records, and that the model applies. Never a runtime's name.
+
+/// What happened to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskEvent {
+    /// A task was created.
+    Spawned {
+        /// Which task.
+        task: TaskRef,
+        /// Its type, as the adapter numbers it.
+        kind: TypeId,
+        /// Who spawned it.
+        parent: Parent,
+    },
+    /// A task ended.
+    Completed {
+        /// Which task.
+        task: TaskRef,
+        /// Its type, as the adapter numbers it.
+        kind: TypeId,
+        /// How it ended.
+        outcome: Outcome,
+    },
+}
+
+/// A task as the target names it: an address, which is reused, and the runtime's id, which is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TaskRef {
+    /// Address in the target.
+    pub address: u64,
+    /// The runtime's id; `None` where it has none.
+    pub id: Option<u64>,
+}
+
+/// Number of a task type: an index into [`crate::runtime::Plan::types`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TypeId(pub u32);
+
+/// Who spawned a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parent {
+    /// It could not be told.
+    Unknown,
+    /// No task: the thread was not polling any.
+    None,
+    /// The task with this id.
+    Id(u64),
+    /// The task that lives at this address.
+    Address(u64),
+}
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It returned.
+    Completed,
+    /// It was cancelled before it returned.
+    Cancelled,
+    /// It panicked.
+    Panicked,
+    /// It ended, and how could not be told.
+    Unknown,
+}
+
+impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Outcome; 4] = [Outcome::Completed, Outcome::Cancelled, Outcome::Panicked, Outcome::Unknown];
+
+    /// The value of the `outcome` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Outcome::Completed => "completed",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Panicked => "panicked",
+            Outcome::Unknown => "unknown",
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Ways out: HTTP. Exporters read a snapshot, never the table.

@@ -1,0 +1,1 @@
+//! The kernel boundary: the only place that imports aya.

@@ -1,0 +1,155 @@
+//! Adapters, one folder per runtime: what a binary is, where to probe it, and what its records mean.
+//! Never an exporter, never another runtime, never aya.
+
+pub mod tokio;
+
+use std::collections::HashMap;
+
+use profiler_common::map::{Argument, TaskLayout};
+
+use crate::event::{TaskEvent, TypeId};
+use crate::target::elf::Binary;
+
+/// All runtimes, in the order in which they are asked.
+pub const RUNTIMES: &[&dyn Runtime] = &[&tokio::Tokio];
+
+/// Recognises a runtime and plans how to observe it.
+pub trait Runtime: Sync {
+    /// Name for the `runtime` label.
+    fn name(&self) -> &'static str;
+
+    /// `Ok(None)`: not this runtime's. `Ok(Some)`: a plan, which may say that nothing can be probed and why.
+    ///
+    /// # Errors
+    /// It is this runtime's binary, but it is broken (truncated, hostile, contradictory).
+    fn detect(&self, binary: &Binary<'_>) -> Result<Option<Plan>, DetectError>;
+}
+
+/// A binary that could not be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum DetectError {
+    /// The file contradicts itself.
+    #[error("failed to read {what}: {reason}")]
+    Malformed {
+        /// Which part of the file.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// What to probe in one build of a program, and how to read it. Pure data, cached per build.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The runtime's name.
+    pub runtime: &'static str,
+    /// The runtime's version, where the binary tells it.
+    pub version: Option<String>,
+    /// Probes to attach; their `site` is their index here.
+    pub probes: Vec<ProbeSpec>,
+    /// What can be seen, and what not, and why: one row per signal.
+    pub signals: Vec<Signal>,
+    /// Offsets that the probes need; image bounds are filled in per process.
+    pub layout: TaskLayout,
+    /// How the spawning task is found.
+    pub lineage: Lineage,
+    /// Whether a completed task's result can be inspected for its outcome.
+    pub outcome: bool,
+    /// Task types; a [`TypeId`] is an index here.
+    pub types: Vec<TaskType>,
+    /// Type by the virtual address (in the file's own terms) of its vtable.
+    pub type_by_vtable: HashMap<u64, TypeId>,
+}
+
+/// One thing that a plan can or cannot observe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signal {
+    /// What: `task_spawn`, `task_complete`, `task_parent`, `task_outcome`, `task_name`.
+    pub name: &'static str,
+    /// How it is found when it is (`by shape`, `by symbol`, …); else why it is not.
+    pub state: Result<String, String>,
+}
+
+/// How the parent of a task is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lineage {
+    /// The current task's id is read from the spawning thread's thread-local storage (`layout.current_task_tls`).
+    ThreadLocal,
+    /// Poll probes keep a stack of polled tasks per thread.
+    PollStack,
+    /// Not at all.
+    Unknown,
+}
+
+/// What a probe observes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    /// A task is created.
+    Spawn,
+    /// A task is completed.
+    Complete,
+    /// A poll begins.
+    PollStart,
+    /// A poll ends.
+    PollEnd,
+}
+
+/// One probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeSpec {
+    /// What it observes.
+    pub hook: Hook,
+    /// Offset of the probed instruction in the file (not its virtual address).
+    pub file_offset: u64,
+    /// Where the task pointer is when that instruction is reached.
+    pub argument: Argument,
+    /// Displacement from the stack pointer, for [`Argument::Stack`].
+    pub displacement: i16,
+    /// Where the site alone tells the type of the task (its vtable is then not read).
+    pub kind: Option<TypeId>,
+    /// Whether the kernel emulates the instruction, rather than single-stepping it at ten times the cost.
+    pub emulated: bool,
+}
+
+/// One type of task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskType {
+    /// Short name for people and for the `task` label.
+    pub name: String,
+    /// The full, demangled name, where known.
+    pub full_name: Option<String>,
+    /// Other types whose code was merged with this one's: the name may be one of these.
+    pub aliases: Vec<String>,
+    /// Whether the tasks of this type are blocking closures rather than futures.
+    pub blocking: bool,
+    /// Whether the runtime itself spawns it (its workers), rather than the application.
+    pub internal: bool,
+}
+
+/// What remains to be known of a process to translate its records.
+#[derive(Clone, Debug)]
+pub struct Instance<'p> {
+    /// The plan of its build.
+    pub plan: &'p Plan,
+    /// Runtime address minus the file's virtual address.
+    pub load_bias: u64,
+}
+
+/// Why a record could not be translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untranslated {
+    /// The vtable is none of the plan's: not a task, or the target's memory changed under the probe.
+    ForeignVtable,
+    /// The record's kind is none of this runtime's.
+    ForeignKind,
+}
+
+impl Instance<'_> {
+    /// Makes a neutral event of a raw record.
+    ///
+    /// # Errors
+    /// The record is not of a task that the plan knows.
+    pub fn translate(&self, record: &profiler_common::event::TaskRecord) -> Result<TaskEvent, Untranslated> {
+        tokio::translate(self, record)
+    }
+}

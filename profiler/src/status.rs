@@ -1,0 +1,79 @@
+//! What is attached, unsupported or broken on each target, and why. Never how it was attached.
+
+use serde::Serialize;
+
+/// The state of one probe or signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeState {
+    /// It is attached and measures.
+    Attached,
+    /// This kernel or this build of the target does not permit it.
+    Unsupported,
+    /// It should work, and failed.
+    Broken,
+    /// It does not concern this target.
+    NotApplicable,
+    /// It was attached, and the target has ended.
+    Detached,
+}
+
+impl ProbeState {
+    /// All states.
+    pub const ALL: [ProbeState; 5] = [
+        ProbeState::Attached,
+        ProbeState::Unsupported,
+        ProbeState::Broken,
+        ProbeState::NotApplicable,
+        ProbeState::Detached,
+    ];
+
+    /// The value of the `state` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            ProbeState::Attached => "attached",
+            ProbeState::Unsupported => "unsupported",
+            ProbeState::Broken => "broken",
+            ProbeState::NotApplicable => "not_applicable",
+            ProbeState::Detached => "detached",
+        }
+    }
+}
+
+/// One row of a target's status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProbeRow {
+    /// The probe or signal: `run_queue`, `accept_queue`, `accept_wait`, `task_spawn`, …
+    pub probe: String,
+    /// Its state.
+    pub state: ProbeState,
+    /// How it is measured when it is; else why it is not, and the remedy.
+    pub detail: String,
+}
+
+/// All rows of one target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TargetStatus {
+    /// The rows, in the order in which they were set up.
+    pub probes: Vec<ProbeRow>,
+}
+
+impl TargetStatus {
+    /// Sets the row of `probe`, replacing an earlier one.
+    pub fn set(&mut self, probe: impl Into<String>, state: ProbeState, detail: impl Into<String>) {
+        let row = ProbeRow { probe: probe.into(), state, detail: detail.into() };
+        match self.probes.iter_mut().find(|r| r.probe == row.probe) {
+            Some(existing) => *existing = row,
+            None => self.probes.push(row),
+        }
+    }
+
+    /// The target has ended: whatever was attached no longer is.
+    pub fn ended(&mut self) {
+        for row in &mut self.probes {
+            if row.state == ProbeState::Attached {
+                row.state = ProbeState::Detached;
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Which processes, and what is in them. Never a runtime.
+
+pub mod elf;
