@@ -26,16 +26,14 @@ pub enum Counter {
     PollHits = 9,
     /// Uprobe hits in processes that are not targets.
     ForeignHits = 10,
-    /// Scheduler tracepoint hits that concerned a target.
-    SchedHits = 11,
     /// Accept tracepoint hits that concerned a target.
-    AcceptHits = 12,
+    AcceptHits = 11,
     /// Accepted connections on a listener that user space has not registered yet.
-    AcceptUnknownListener = 13,
+    AcceptUnknownListener = 12,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 14;
+pub const COUNTERS: usize = 13;
 
 impl Counter {
     /// All counters, in the order of their numbers.
@@ -51,7 +49,6 @@ impl Counter {
         Counter::CompleteHits,
         Counter::PollHits,
         Counter::ForeignHits,
-        Counter::SchedHits,
         Counter::AcceptHits,
         Counter::AcceptUnknownListener,
     ];

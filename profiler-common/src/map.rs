@@ -68,6 +68,10 @@ pub struct Thread {
     pub off_cpu_ns: u64,
     /// When it got the CPU; 0 while it does not run. Nanoseconds.
     pub on_cpu_ns: u64,
+    /// Index of its target's [`SchedStats`].
+    pub slot: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// A listening socket of a target, and what was counted on it. Key: the socket's cookie.
@@ -168,7 +172,7 @@ pub enum Argument {
 
 const _: () = assert!(size_of::<TaskLayout>() == 32);
 const _: () = assert!(size_of::<Target>() == 40);
-const _: () = assert!(size_of::<Thread>() == 24);
+const _: () = assert!(size_of::<Thread>() == 32);
 const _: () = assert!(size_of::<PollStack>() == 8 * (1 + POLL_STACK_FRAMES));
 const _: () = assert!(size_of::<SchedStats>() == 16 + 3 * size_of::<Histogram>());
 const _: () = assert!(size_of::<Listener>() == 16 + 2 * size_of::<Histogram>());

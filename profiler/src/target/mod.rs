@@ -1,3 +1,5 @@
 //! Which processes, and what is in them. Never a runtime.
 
 pub mod elf;
+pub mod listener;
+pub mod process;

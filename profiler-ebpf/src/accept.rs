@@ -1,0 +1,117 @@
+//! Accept queues: how long they are, and how long connections wait in them. Only tracepoints.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::programs::TracePointContext;
+use profiler_common::counter::Counter;
+use profiler_common::map::Listener;
+
+use crate::maps::{ARRIVALS, LISTENER_STATS, LISTENERS, PORTS, TARGETS, count};
+use crate::sched::now;
+use crate::{offsets, read};
+
+const TCP_ESTABLISHED: u32 = 1;
+const TCP_SYN_RECV: u32 = 3;
+const TCP_LISTEN: u8 = 10;
+
+/// Offset of the return value in a syscall exit tracepoint: 8 bytes of common fields, the syscall's number, then it.
+const SYSCALL_RETURN: usize = 16;
+
+/// A socket changed its state. A connection's last handshake packet has come: it is in the accept queue now.
+#[inline(always)]
+pub fn state_changed(socket: *const u8, old: u64, new: u64) -> i32 {
+    if old as u32 != TCP_SYN_RECV || new as u32 != TCP_ESTABLISHED {
+        return 0;
+    }
+    // SAFETY: `socket` is a tracepoint's `sock`, the offset is from BTF.
+    let port: u16 = unsafe { read::member(socket, offsets::sock_num()) };
+    if PORTS.get_ptr(u32::from(port)).is_some() {
+        let _ = ARRIVALS.insert(socket as u64, now(), 0);
+    }
+    0
+}
+
+/// A socket has something to read: when it listens, a connection was queued.
+#[inline(always)]
+pub fn data_ready(socket: *const u8) -> i32 {
+    // SAFETY: `socket` is a tracepoint's `sock`, the offset is from BTF.
+    let state: u8 = unsafe { read::member(socket, offsets::sock_state()) };
+    if state != TCP_LISTEN {
+        return 0;
+    }
+    // SAFETY: as above.
+    let (cookie, backlog): (u64, u32) = unsafe {
+        (read::member(socket, offsets::sock_cookie()), read::member(socket, offsets::sock_ack_backlog()))
+    };
+    if let Some(stats) = stats(cookie) {
+        // SAFETY: a per-CPU map value.
+        unsafe {
+            (*stats).queued += 1;
+            (*stats).depth.record(u64::from(backlog));
+        }
+    }
+    0
+}
+
+/// A target's accept or accept4 returned.
+#[inline(always)]
+pub fn accepted(ctx: &TracePointContext) -> u32 {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if TARGETS.get_ptr(pid).is_none() {
+        return 0;
+    }
+    // SAFETY: the field is part of every syscall exit tracepoint; the context is only read.
+    let returned: i64 = unsafe { *ctx.as_ptr().cast::<u8>().add(SYSCALL_RETURN).cast::<i64>() };
+    if returned < 0 {
+        return 0;
+    }
+    count(Counter::AcceptHits);
+    // SAFETY: helpers without a precondition.
+    let (task, regs) = unsafe {
+        let task = bpf_get_current_task_btf();
+        (task as u64, bpf_task_pt_regs(task) as u64)
+    };
+    let Some(listener) = read::kernel(regs + offsets::regs_di() as u64).and_then(|fd| socket_of(task, fd & 0xffff_ffff))
+    else {
+        count(Counter::AcceptUnknownListener);
+        return 0;
+    };
+    let cookie = read::kernel(listener + offsets::sock_cookie() as u64).unwrap_or_default();
+    let Some(stats) = stats(cookie) else {
+        count(Counter::AcceptUnknownListener);
+        return 0;
+    };
+    // SAFETY: a per-CPU map value.
+    unsafe { (*stats).accepted += 1 };
+    let Some(connection) = socket_of(task, returned as u64) else {
+        count(Counter::AcceptUnmatched);
+        return 0;
+    };
+    let Some(arrived) = ARRIVALS.get_ptr(connection) else {
+        count(Counter::AcceptUnmatched);
+        return 0;
+    };
+    // SAFETY: live map values.
+    unsafe { (*stats).wait.record(now().saturating_sub(*arrived)) };
+    let _ = ARRIVALS.remove(connection);
+    0
+}
+
+#[inline(always)]
+fn stats(cookie: u64) -> Option<*mut Listener> {
+    // SAFETY: a live map value.
+    let slot = unsafe { *LISTENERS.get_ptr(cookie)? };
+    LISTENER_STATS.get_ptr_mut(slot)
+}
+
+/// The `sock` behind a file descriptor of `task`.
+#[inline(always)]
+fn socket_of(task: u64, fd: u64) -> Option<u64> {
+    let files = read::kernel(task + offsets::task_files() as u64)?;
+    let table = read::kernel(files + offsets::files_fdt() as u64)?;
+    let array = read::kernel(table + offsets::fdtable_fd() as u64)?;
+    let file = read::kernel(array + fd * 8)?;
+    let socket = read::kernel(file + offsets::file_private_data() as u64)?;
+    read::kernel(socket + offsets::socket_sk() as u64)
+}

@@ -1,0 +1,55 @@
+//! All maps. Sizes are the defaults; user space sets those that depend on the targets before load.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, RingBuf};
+use profiler_common::counter::{COUNTERS, Counter};
+use profiler_common::map::{Listener, PollStack, SchedStats, Target, Thread};
+
+/// Watched processes by process id.
+#[map]
+pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(8192, 0);
+
+/// Threads of watched processes by thread id. That a thread is here says that it is a target's.
+#[map]
+pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(32768, 0);
+
+/// Scheduling by target slot.
+#[map]
+pub static SCHED: PerCpuArray<SchedStats> = PerCpuArray::with_max_entries(1, 0);
+
+/// Local ports on which a target listens, so that other connections are not stamped.
+#[map]
+pub static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+
+/// When a connection was established, by the address of its socket. The least recent one is evicted: connections
+/// that were closed before they were accepted leave their stamp behind.
+#[map]
+pub static ARRIVALS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65536, 0);
+
+/// Listening sockets of targets, by cookie. Values are written under the map's own slots, never removed by the kernel half.
+#[map]
+pub static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+
+/// What was counted per listener slot.
+#[map]
+pub static LISTENER_STATS: PerCpuArray<Listener> = PerCpuArray::with_max_entries(64, 0);
+
+/// Polled tasks by thread id, where poll probes are attached.
+#[map]
+pub static POLL_STACKS: LruHashMap<u32, PollStack> = LruHashMap::with_max_entries(8192, 0);
+
+/// All records, to user space.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
+
+#[map]
+static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS as u32, 0);
+
+/// Adds one to a counter.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(value) = COUNTS.get_ptr_mut(counter as u32) {
+        // SAFETY: a per-CPU value, and a program is not interrupted by itself.
+        unsafe { *value += 1 }
+    }
+}

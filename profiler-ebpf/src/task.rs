@@ -1,0 +1,192 @@
+//! Tasks of a runtime: births, ends, and (where a thread-local does not tell it) who is being polled.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_task};
+use aya_ebpf::programs::ProbeContext;
+use profiler_common::counter::Counter;
+use profiler_common::event::{Header, TaskRecord, flag, kind};
+use profiler_common::map::{Argument, Cookie, POLL_STACK_FRAMES, PollStack, Target, target_flag};
+
+use crate::maps::{POLL_STACKS, TARGETS, count};
+use crate::sched::now;
+use crate::{emit, offsets, read};
+
+/// What every task probe needs first: the target, the thread, and the task pointer of this site.
+struct Hit {
+    target: *const Target,
+    pid: u32,
+    tid: u32,
+    cookie: Cookie,
+    task: u64,
+}
+
+#[inline(always)]
+fn hit(ctx: &ProbeContext, counter: Counter) -> Option<Hit> {
+    let ids = bpf_get_current_pid_tgid();
+    let (pid, tid) = ((ids >> 32) as u32, ids as u32);
+    let Some(target) = TARGETS.get_ptr(pid) else {
+        count(Counter::ForeignHits);
+        return None;
+    };
+    // SAFETY: a live map value.
+    if unsafe { (*target).flags } & target_flag::TASKS == 0 {
+        return None;
+    }
+    count(counter);
+    // SAFETY: `ctx` is this program's context.
+    let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+    let Some(task) = argument(ctx, cookie) else {
+        count(Counter::TargetMemory);
+        return None;
+    };
+    Some(Hit { target, pid, tid, cookie, task })
+}
+
+/// The task pointer, from the register or stack slot that the cookie names.
+#[inline(always)]
+fn argument(ctx: &ProbeContext, cookie: Cookie) -> Option<u64> {
+    const RDI: u8 = Argument::Rdi as u8;
+    const RSI: u8 = Argument::Rsi as u8;
+    const RDX: u8 = Argument::Rdx as u8;
+    const RCX: u8 = Argument::Rcx as u8;
+    const RAX: u8 = Argument::Rax as u8;
+    const RBX: u8 = Argument::Rbx as u8;
+    const RBP: u8 = Argument::Rbp as u8;
+    const R8: u8 = Argument::R8 as u8;
+    const R9: u8 = Argument::R9 as u8;
+    const R10: u8 = Argument::R10 as u8;
+    const R11: u8 = Argument::R11 as u8;
+    const R12: u8 = Argument::R12 as u8;
+    const R13: u8 = Argument::R13 as u8;
+    const R14: u8 = Argument::R14 as u8;
+    const R15: u8 = Argument::R15 as u8;
+    // SAFETY: the registers are this program's context.
+    let regs = unsafe { &*ctx.regs };
+    Some(match cookie.argument() {
+        RDI => regs.rdi,
+        RSI => regs.rsi,
+        RAX => regs.rax,
+        RBX => regs.rbx,
+        RDX => regs.rdx,
+        RCX => regs.rcx,
+        RBP => regs.rbp,
+        R8 => regs.r8,
+        R9 => regs.r9,
+        R10 => regs.r10,
+        R11 => regs.r11,
+        R12 => regs.r12,
+        R13 => regs.r13,
+        R14 => regs.r14,
+        R15 => regs.r15,
+        _ => return read::user(regs.rsp.wrapping_add_signed(cookie.displacement())),
+    })
+}
+
+/// A task was created.
+#[inline(always)]
+pub fn spawned(ctx: &ProbeContext) -> u32 {
+    let Some(hit) = hit(ctx, Counter::SpawnHits) else { return 0 };
+    let (vtable, id) = identity(&hit);
+    let (parent, flags) = parent(&hit);
+    emit_task(&hit, kind::TASK_SPAWNED, flags, vtable, id, parent);
+    0
+}
+
+/// A task was completed.
+#[inline(always)]
+pub fn completed(ctx: &ProbeContext) -> u32 {
+    let Some(hit) = hit(ctx, Counter::CompleteHits) else { return 0 };
+    let (vtable, id) = identity(&hit);
+    emit_task(&hit, kind::TASK_COMPLETED, 0, vtable, id, 0);
+    0
+}
+
+#[inline(always)]
+fn emit_task(hit: &Hit, kind: u16, flags: u16, vtable: u64, id: u64, parent: u64) {
+    let header = Header { time_ns: now(), pid: hit.pid, tid: hit.tid, kind, flags, site: hit.cookie.site() };
+    emit::task(TaskRecord { header, task: hit.task, vtable, id, parent });
+}
+
+/// The task's vtable and id; 0 where they cannot be read.
+#[inline(always)]
+fn identity(hit: &Hit) -> (u64, u64) {
+    // SAFETY: a live map value.
+    let layout = unsafe { &(*hit.target).layout };
+    let Some(vtable) = read::user(hit.task + u64::from(layout.vtable)) else {
+        count(Counter::TargetMemory);
+        return (0, 0);
+    };
+    if layout.id_offset_in_vtable == 0 {
+        return (vtable, 0);
+    }
+    let id = read::user(vtable + u64::from(layout.id_offset_in_vtable)).and_then(|offset| read::user(hit.task + offset));
+    if id.is_none() {
+        count(Counter::TargetMemory);
+    }
+    (vtable, id.unwrap_or_default())
+}
+
+/// The task that this thread polls, and the flags that say how it was told.
+#[inline(always)]
+fn parent(hit: &Hit) -> (u64, u16) {
+    // SAFETY: a live map value.
+    let (flags, tls) = unsafe { ((*hit.target).flags, (*hit.target).layout.current_task_tls) };
+    if flags & target_flag::CURRENT_TASK_TLS != 0 {
+        // SAFETY: a helper without a precondition.
+        let task = unsafe { bpf_get_current_task() };
+        let id = read::kernel(task + offsets::task_fsbase() as u64).and_then(|fs| read::user(fs.wrapping_add_signed(tls)));
+        return match id {
+            Some(id) => (id, flag::PARENT_KNOWN),
+            None => (0, 0),
+        };
+    }
+    if flags & target_flag::POLL_STACK != 0 {
+        let Some(stack) = POLL_STACKS.get_ptr(hit.tid) else {
+            return (0, flag::PARENT_KNOWN | flag::PARENT_IS_ADDRESS);
+        };
+        // SAFETY: a live map value; only this thread writes it.
+        let depth = unsafe { (*stack).depth };
+        if depth == 0 {
+            return (0, flag::PARENT_KNOWN | flag::PARENT_IS_ADDRESS);
+        }
+        let top = depth as usize - 1;
+        if top < POLL_STACK_FRAMES {
+            // SAFETY: as above, and in bounds.
+            return (unsafe { (*stack).tasks[top] }, flag::PARENT_KNOWN | flag::PARENT_IS_ADDRESS);
+        }
+    }
+    (0, 0)
+}
+
+/// A task's poll began on this thread.
+#[inline(always)]
+pub fn poll_started(ctx: &ProbeContext) -> u32 {
+    let Some(hit) = hit(ctx, Counter::PollHits) else { return 0 };
+    if POLL_STACKS.get_ptr(hit.tid).is_none() {
+        let _ = POLL_STACKS.insert(hit.tid, PollStack::default(), 0);
+    }
+    let Some(stack) = POLL_STACKS.get_ptr_mut(hit.tid) else { return 0 };
+    // SAFETY: a live map value; only this thread writes it.
+    unsafe {
+        let depth = (*stack).depth as usize;
+        if depth < POLL_STACK_FRAMES {
+            (*stack).tasks[depth] = hit.task;
+        } else {
+            count(Counter::PollStackDeep);
+        }
+        (*stack).depth += 1;
+    }
+    0
+}
+
+/// A poll ended on this thread: the innermost one.
+#[inline(always)]
+pub fn poll_ended(ctx: &ProbeContext) -> u32 {
+    let Some(hit) = hit(ctx, Counter::PollHits) else { return 0 };
+    if let Some(stack) = POLL_STACKS.get_ptr_mut(hit.tid) {
+        // SAFETY: a live map value; only this thread writes it.
+        unsafe { (*stack).depth = (*stack).depth.saturating_sub(1) };
+    }
+    0
+}

@@ -1,0 +1,105 @@
+//! Attaches the kernel's own hooks: scheduler, processes, accept queue. Uprobes are in `uprobe.rs`.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use aya::Btf;
+use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
+
+use super::load::Kernel;
+use super::{KernelError, bpf, perf};
+
+/// What is attached; dropped, it is not.
+#[derive(Default)]
+pub struct Links {
+    /// Perf events and the links on them, in the order in which they must be closed.
+    descriptors: Vec<OwnedFd>,
+}
+
+/// Which of the accept-queue hooks are attached, and why not where one is not.
+pub struct AcceptHooks {
+    /// The queue length at each enqueue.
+    pub depth: Result<&'static str, String>,
+    /// The wait of each connection, and the number that was accepted.
+    pub wait: Result<&'static str, String>,
+}
+
+const ACCEPT_SYSCALLS: [&str; 2] = ["syscalls/sys_exit_accept4", "syscalls/sys_exit_accept"];
+
+impl Kernel {
+    /// Attaches all of the kernel's own hooks.
+    ///
+    /// # Errors
+    /// The kernel refuses one that follows processes or measures scheduling; those of the accept queue are optional.
+    pub fn attach(&mut self, links: &mut Links) -> Result<AcceptHooks, KernelError> {
+        let btf = Btf::from_sys_fs()?;
+        self.attach_sched(&btf)?;
+        Ok(self.attach_accept(&btf, links))
+    }
+
+    /// Attaches the hooks that follow processes and measure scheduling.
+    ///
+    /// # Errors
+    /// The kernel refuses one of them.
+    fn attach_sched(&mut self, btf: &Btf) -> Result<(), KernelError> {
+        let switch = if self.features.sched_switch_arity == Some(4) {
+            "sched_switch_with_state"
+        } else {
+            "sched_switch_without_state"
+        };
+        // Forks first, so that no thread is created unseen once scheduling is measured.
+        for (program, tracepoint) in [
+            ("sched_process_fork", "sched_process_fork"),
+            ("sched_process_exec", "sched_process_exec"),
+            ("sched_process_exit", "sched_process_exit"),
+            ("sched_wakeup", "sched_wakeup"),
+            ("sched_wakeup_new", "sched_wakeup_new"),
+            (switch, "sched_switch"),
+        ] {
+            self.attach_btf(btf, program, tracepoint)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the hooks of the accept queue, as many as the kernel permits.
+    fn attach_accept(&mut self, btf: &Btf, links: &mut Links) -> AcceptHooks {
+        let depth = if self.features.sk_data_ready {
+            self.attach_btf(btf, "sk_data_ready", "sk_data_ready")
+                .map(|()| "by BTF tracepoint sk_data_ready")
+                .map_err(|e| e.to_string())
+        } else {
+            Err("this kernel has no tracepoint sk_data_ready (6.12 and later)".to_owned())
+        };
+        let wait = self
+            .attach_btf(btf, "inet_sock_set_state", "inet_sock_set_state")
+            .and_then(|()| self.attach_accept_exit(links))
+            .map(|()| "by tracepoints inet_sock_set_state and sys_exit_accept")
+            .map_err(|e| e.to_string());
+        AcceptHooks { depth, wait }
+    }
+
+    fn attach_btf(&mut self, btf: &Btf, program: &'static str, tracepoint: &str) -> Result<(), KernelError> {
+        let failed = |source: ProgramError| KernelError::Program { program, source };
+        let loaded: &mut BtfTracePoint =
+            self.ebpf.program_mut(program).ok_or(KernelError::Missing(program))?.try_into().map_err(failed)?;
+        loaded.load(tracepoint, btf).map_err(failed)?;
+        loaded.attach().map_err(failed)?;
+        Ok(())
+    }
+
+    fn attach_accept_exit(&mut self, links: &mut Links) -> Result<(), KernelError> {
+        const PROGRAM: &str = "sys_exit_accept";
+        let failed = |source: ProgramError| KernelError::Program { program: PROGRAM, source };
+        let loaded: &mut TracePoint =
+            self.ebpf.program_mut(PROGRAM).ok_or(KernelError::Missing(PROGRAM))?.try_into().map_err(failed)?;
+        loaded.load().map_err(failed)?;
+        let program = loaded.fd().map_err(failed)?.as_fd();
+        for name in ACCEPT_SYSCALLS {
+            let system = |source| KernelError::System { what: format!("attach to tracepoint {name}"), source };
+            let event = perf::tracepoint(name).map_err(system)?;
+            let link = bpf::link_perf_event(program, event.as_fd(), 0).map_err(system)?;
+            links.descriptors.push(link);
+            links.descriptors.push(event);
+        }
+        Ok(())
+    }
+}

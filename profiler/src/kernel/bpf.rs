@@ -1,0 +1,128 @@
+//! bpf(2) itself, for what aya does not offer: links to many uprobes at once.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_PROG_TYPE_KPROBE: u32 = 2;
+const BPF_PERF_EVENT: u32 = 41;
+const BPF_TRACE_UPROBE_MULTI: u32 = 48;
+
+/// The head of `union bpf_attr` for BPF_PROG_LOAD, up to `expected_attach_type` (include/uapi/linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// `union bpf_attr` for BPF_LINK_CREATE with `uprobe_multi`.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreateUprobeMulti {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    path: u64,
+    offsets: u64,
+    ref_ctr_offsets: u64,
+    cookies: u64,
+    cnt: u32,
+    multi_flags: u32,
+    pid: u32,
+    reserved: u32,
+}
+
+/// `union bpf_attr` for BPF_LINK_CREATE with `perf_event`.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreatePerfEvent {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    bpf_cookie: u64,
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attributes` is a live `repr(C)` prefix of `union bpf_attr` whose size is passed; the kernel reads no
+    // further, and the pointers in it outlive the call (callers below).
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn owned(descriptor: libc::c_long) -> OwnedFd {
+    // SAFETY: the kernel has just returned this descriptor, and nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(descriptor as i32) }
+}
+
+/// Loads a uprobe program for a multi link: such a link wants programs that were loaded for it.
+/// `instructions` are relocated already, 8 bytes each.
+pub fn load_uprobe_multi(name: &str, instructions: &[[u8; 8]], license: &CString) -> io::Result<OwnedFd> {
+    let mut prog_name = [0; 16];
+    for (to, from) in prog_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    let mut attributes = ProgLoad {
+        prog_type: BPF_PROG_TYPE_KPROBE,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        prog_name,
+        expected_attach_type: BPF_TRACE_UPROBE_MULTI,
+        ..ProgLoad::default()
+    };
+    bpf(BPF_PROG_LOAD, &mut attributes).map(owned)
+}
+
+/// Links a program to `offsets` of the file at `path`, for one process or (`None`) for all. One cookie per offset.
+/// The probes are gone when the returned descriptor is closed.
+pub fn link_uprobe_multi(
+    program: BorrowedFd<'_>,
+    path: &CString,
+    offsets: &[u64],
+    cookies: &[u64],
+    pid: Option<u32>,
+) -> io::Result<OwnedFd> {
+    assert_eq!(offsets.len(), cookies.len(), "one cookie per offset");
+    let mut attributes = LinkCreateUprobeMulti {
+        prog_fd: program.as_raw_fd() as u32,
+        attach_type: BPF_TRACE_UPROBE_MULTI,
+        path: path.as_ptr() as u64,
+        offsets: offsets.as_ptr() as u64,
+        cookies: cookies.as_ptr() as u64,
+        cnt: offsets.len() as u32,
+        pid: pid.unwrap_or(0),
+        ..LinkCreateUprobeMulti::default()
+    };
+    bpf(BPF_LINK_CREATE, &mut attributes).map(owned)
+}
+
+/// Links a program to a perf event. Both descriptors must stay open.
+pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>, cookie: u64) -> io::Result<OwnedFd> {
+    let mut attributes = LinkCreatePerfEvent {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: event.as_raw_fd() as u32,
+        attach_type: BPF_PERF_EVENT,
+        bpf_cookie: cookie,
+        ..LinkCreatePerfEvent::default()
+    };
+    bpf(BPF_LINK_CREATE, &mut attributes).map(owned)
+}
+
+const _: () = assert!(size_of::<ProgLoad>() == 72);
+const _: () = assert!(size_of::<LinkCreateUprobeMulti>() == 64);
+const _: () = assert!(size_of::<LinkCreatePerfEvent>() == 24);

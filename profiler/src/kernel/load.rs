@@ -1,0 +1,156 @@
+//! Loads the BPF object: offsets frozen into its globals, maps sized for the targets.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use aya::maps::Map;
+use aya::programs::UProbe;
+use aya::{Ebpf, EbpfLoader};
+
+use super::btf::Btf;
+use super::feature::Features;
+use super::{KernelError, bpf, capability};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf"));
+
+/// The map through which all records come.
+pub(super) const RING: &str = "EVENTS";
+
+/// Sizes that the user chooses.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Targets that are told apart.
+    pub targets: u32,
+    /// Bytes of the ring buffer: a power of two, at least a page.
+    pub ring_bytes: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes { targets: 1, ring_bytes: 1 << 22 }
+    }
+}
+
+/// Global of the object, and where BTF tells its value. The first path that the kernel has is taken.
+const OFFSETS: &[(&str, &[&str])] = &[
+    ("TASK_PID", &["task_struct.pid"]),
+    ("TASK_TGID", &["task_struct.tgid"]),
+    ("TASK_STATE", &["task_struct.__state", "task_struct.state"]),
+    ("TASK_SIGNAL", &["task_struct.signal"]),
+    ("TASK_FILES", &["task_struct.files"]),
+    ("TASK_FSBASE", &["task_struct.thread.fsbase"]),
+    ("SIGNAL_LIVE", &["signal_struct.live"]),
+    ("FILES_FDT", &["files_struct.fdt"]),
+    ("FDTABLE_FD", &["fdtable.fd"]),
+    ("FILE_PRIVATE_DATA", &["file.private_data"]),
+    ("SOCKET_SK", &["socket.sk"]),
+    ("SOCK_NUM", &["sock.__sk_common.skc_num"]),
+    ("SOCK_STATE", &["sock.__sk_common.skc_state"]),
+    ("SOCK_COOKIE", &["sock.__sk_common.skc_cookie"]),
+    ("SOCK_ACK_BACKLOG", &["sock.sk_ack_backlog"]),
+    ("REGS_DI", &["pt_regs.di"]),
+];
+
+/// The loaded object, and what the kernel that it was loaded into can do.
+pub struct Kernel {
+    pub(super) ebpf: Ebpf,
+    /// What this kernel can do.
+    pub features: Features,
+    /// The programs for multi links, loaded when they are first wanted.
+    multi: HashMap<&'static str, OwnedFd>,
+    /// The ring, kept by descriptor: its reader takes the map away.
+    ring: OwnedFd,
+}
+
+impl Kernel {
+    /// Checks capabilities, reads the kernel's types and loads the object. Nothing is attached.
+    ///
+    /// # Errors
+    /// A capability or BTF is missing, or the kernel refuses the object.
+    pub fn load(sizes: Sizes) -> Result<Kernel, KernelError> {
+        capability::Effective::current()?.require()?;
+        let btf = Btf::of_running_kernel()?;
+        let features = Features::probe(&btf);
+        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + 1);
+        for (global, paths) in OFFSETS {
+            let mut offset = btf.offset(paths[0]);
+            for path in &paths[1..] {
+                offset = offset.or_else(|_| btf.offset(path));
+            }
+            values.push((global, offset?));
+        }
+        values.push(("RING_WAKEUP_BYTES", u64::from(sizes.ring_bytes / 4)));
+        drop(btf);
+        let mut loader = EbpfLoader::new();
+        for (global, value) in &values {
+            loader.override_global(global, value, true);
+        }
+        loader.map_max_entries("SCHED", sizes.targets.max(1)).map_max_entries(RING, sizes.ring_bytes);
+        let ebpf = loader.load(OBJECT)?;
+        let Some(Map::RingBuf(ring)) = ebpf.map(RING) else { return Err(KernelError::Missing(RING)) };
+        let ring = ring.fd().as_fd().try_clone_to_owned().map_err(|source| KernelError::System {
+            what: "duplicate the descriptor of the ring".to_owned(),
+            source,
+        })?;
+        Ok(Kernel { ebpf, features, multi: HashMap::new(), ring })
+    }
+
+    /// The uprobe program `name`, loaded for single perf-event uprobes.
+    pub(super) fn single_program(&mut self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        let failed = |source| KernelError::Program { program: name, source };
+        let program: &mut UProbe =
+            self.ebpf.program_mut(name).ok_or(KernelError::Missing(name))?.try_into().map_err(failed)?;
+        if program.fd().is_err() {
+            program.load().map_err(failed)?;
+        }
+        Ok(program.fd().map_err(failed)?.as_fd())
+    }
+
+    /// The uprobe program `name`, loaded for multi links. aya 0.14 cannot ask for their attach type, so the object is
+    /// parsed again and relocated against the maps that aya has made.
+    pub(super) fn multi_program(&mut self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        if !self.multi.contains_key(name) {
+            let program = self.load_multi(name)?;
+            self.multi.insert(name, program);
+        }
+        Ok(self.multi[name].as_fd())
+    }
+
+    fn load_multi(&self, name: &'static str) -> Result<OwnedFd, KernelError> {
+        let broken = |_| KernelError::Missing(name);
+        let mut object = aya_obj::Object::parse(OBJECT).map_err(broken)?;
+        let maps: HashMap<String, aya_obj::Map> = object.maps.drain().collect();
+        let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+        let descriptors: Vec<(&str, i32, &aya_obj::Map)> = maps
+            .iter()
+            .filter_map(|(map, definition)| Some((map.as_str(), self.descriptor(map)?, definition)))
+            .collect();
+        object.relocate_maps(descriptors.into_iter(), &text).map_err(|_| KernelError::Missing(name))?;
+        object.relocate_calls(&text).map_err(|_| KernelError::Missing(name))?;
+        let program = object.programs.get(name).ok_or(KernelError::Missing(name))?;
+        let function = object.functions.get(&program.function_key()).ok_or(KernelError::Missing(name))?;
+        // SAFETY: `bpf_insn` is a plain 8-byte structure of the kernel's ABI.
+        let instructions: Vec<[u8; 8]> =
+            function.instructions.iter().map(|i| unsafe { std::mem::transmute_copy::<_, [u8; 8]>(i) }).collect();
+        let license: CString = object.license.clone();
+        bpf::load_uprobe_multi(name, &instructions, &license)
+            .map_err(|source| KernelError::System { what: format!("load program {name} for uprobe_multi"), source })
+    }
+
+    fn descriptor(&self, map: &str) -> Option<i32> {
+        if map == RING {
+            return Some(self.ring.as_raw_fd());
+        }
+        let data = match self.ebpf.map(map)? {
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::PerCpuArray(data)
+            | Map::PerCpuHashMap(data)
+            | Map::RingBuf(data) => data,
+            _ => return None,
+        };
+        Some(data.fd().as_fd().as_raw_fd())
+    }
+}

@@ -1,0 +1,181 @@
+//! Typed access to the maps that user space writes or reads.
+
+use aya::Pod;
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use profiler_common::counter::{COUNTERS, Counter};
+use profiler_common::histogram::Histogram;
+use profiler_common::map::{Listener, SchedStats, Target, Thread};
+
+use super::KernelError;
+use super::load::Kernel;
+
+/// A map value of `profiler_common`, in a wrapper that aya can be told about.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Value<T>(T);
+
+// SAFETY: each is `repr(C)`, made of integers only, without padding (asserted beside its definition).
+unsafe impl Pod for Value<Target> {}
+// SAFETY: as above.
+unsafe impl Pod for Value<Thread> {}
+// SAFETY: as above.
+unsafe impl Pod for Value<SchedStats> {}
+// SAFETY: as above.
+unsafe impl Pod for Value<Listener> {}
+
+/// Listening sockets that are counted apart: the size of LISTENER_STATS.
+pub const LISTENER_SLOTS: u32 = 64;
+
+impl Kernel {
+    /// Starts to watch a process, or changes what is known of it.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn set_target(&mut self, pid: u32, target: Target) -> Result<(), KernelError> {
+        self.hash::<u32, Value<Target>>("TARGETS")?.insert(pid, Value(target), 0).map_err(failed("TARGETS"))
+    }
+
+    /// What the kernel half knows of a process; `None` when it is not watched.
+    pub fn target(&mut self, pid: u32) -> Option<Target> {
+        Some(self.hash::<u32, Value<Target>>("TARGETS").ok()?.get(&pid, 0).ok()?.0)
+    }
+
+    /// Ends the watching of a process. One that has ended already is no error.
+    pub fn remove_target(&mut self, pid: u32) {
+        if let Ok(mut targets) = self.hash::<u32, Value<Target>>("TARGETS") {
+            let _ = targets.remove(&pid);
+        }
+    }
+
+    /// Watches a thread that was there before. One that the kernel half knows already is left alone.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn add_thread(&mut self, tid: u32, slot: u32) -> Result<(), KernelError> {
+        const BPF_NOEXIST: u64 = 1;
+        let thread = Value(Thread { slot, ..Thread::default() });
+        match self.hash::<u32, Value<Thread>>("THREADS")?.insert(tid, thread, BPF_NOEXIST) {
+            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            other => other.map_err(failed("THREADS")),
+        }
+    }
+
+    /// Forgets a thread.
+    pub fn remove_thread(&mut self, tid: u32) {
+        if let Ok(mut threads) = self.hash::<u32, Value<Thread>>("THREADS") {
+            let _ = threads.remove(&tid);
+        }
+    }
+
+    /// What a thread does just now.
+    pub fn thread(&mut self, tid: u32) -> Option<Thread> {
+        Some(self.hash::<u32, Value<Thread>>("THREADS").ok()?.get(&tid, 0).ok()?.0)
+    }
+
+    /// Scheduling of a slot, over all CPUs.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn sched(&mut self, slot: u32) -> Result<Box<SchedStats>, KernelError> {
+        let map: PerCpuArray<&mut MapData, Value<SchedStats>> = self.per_cpu("SCHED")?;
+        let mut sum = Box::new(SchedStats {
+            voluntary_switches: 0,
+            involuntary_switches: 0,
+            run_queue: Histogram::EMPTY,
+            on_cpu: Histogram::EMPTY,
+            blocked: Histogram::EMPTY,
+        });
+        for Value(cpu) in map.get(&slot, 0).map_err(failed("SCHED"))?.iter() {
+            sum.voluntary_switches += cpu.voluntary_switches;
+            sum.involuntary_switches += cpu.involuntary_switches;
+            sum.run_queue.merge(&cpu.run_queue);
+            sum.on_cpu.merge(&cpu.on_cpu);
+            sum.blocked.merge(&cpu.blocked);
+        }
+        Ok(sum)
+    }
+
+    /// Counts the connections of a listening socket in `slot` from now on.
+    ///
+    /// # Errors
+    /// A map is full.
+    pub fn set_listener(&mut self, cookie: u64, port: u16, slot: u32) -> Result<(), KernelError> {
+        self.hash::<u64, u32>("LISTENERS")?.insert(cookie, slot, 0).map_err(failed("LISTENERS"))?;
+        self.hash::<u32, u32>("PORTS")?.insert(u32::from(port), 1, 0).map_err(failed("PORTS"))
+    }
+
+    /// Forgets a listening socket that was closed.
+    pub fn remove_listener(&mut self, cookie: u64) {
+        if let Ok(mut listeners) = self.hash::<u64, u32>("LISTENERS") {
+            let _ = listeners.remove(&cookie);
+        }
+    }
+
+    /// Forgets a port on which no listening socket is left.
+    pub fn remove_port(&mut self, port: u16) {
+        if let Ok(mut ports) = self.hash::<u32, u32>("PORTS") {
+            let _ = ports.remove(&u32::from(port));
+        }
+    }
+
+    /// Empties a listener slot, so that it can be used for another socket.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn clear_listener(&mut self, slot: u32) -> Result<(), KernelError> {
+        let mut map: PerCpuArray<&mut MapData, Value<Listener>> = self.per_cpu("LISTENER_STATS")?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| KernelError::System {
+            what: "count the possible CPUs".to_owned(),
+            source,
+        })?;
+        let empty = Value(EMPTY_LISTENER);
+        let values = aya::maps::PerCpuValues::try_from(vec![empty; cpus])
+            .map_err(|source| KernelError::System { what: "prepare empty listener counts".to_owned(), source })?;
+        map.set(slot, values, 0).map_err(failed("LISTENER_STATS"))
+    }
+
+    /// What was counted in a listener slot, over all CPUs.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn listener(&mut self, slot: u32) -> Result<Box<Listener>, KernelError> {
+        let map: PerCpuArray<&mut MapData, Value<Listener>> = self.per_cpu("LISTENER_STATS")?;
+        let mut sum = Box::new(EMPTY_LISTENER);
+        for Value(cpu) in map.get(&slot, 0).map_err(failed("LISTENER_STATS"))?.iter() {
+            sum.accepted += cpu.accepted;
+            sum.queued += cpu.queued;
+            sum.depth.merge(&cpu.depth);
+            sum.wait.merge(&cpu.wait);
+        }
+        Ok(sum)
+    }
+
+    /// The kernel half's own counters, in the order of [`Counter::ALL`].
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters(&mut self) -> Result<[u64; COUNTERS], KernelError> {
+        let map: PerCpuArray<&mut MapData, u64> = self.per_cpu("COUNTS")?;
+        let mut sums = [0; COUNTERS];
+        for counter in Counter::ALL {
+            sums[counter as usize] = map.get(&(counter as u32), 0).map_err(failed("COUNTS"))?.iter().sum();
+        }
+        Ok(sums)
+    }
+
+    fn hash<K: Pod, V: Pod>(&mut self, name: &'static str) -> Result<HashMap<&mut MapData, K, V>, KernelError> {
+        let map = self.ebpf.map_mut(name).ok_or(KernelError::Missing(name))?;
+        HashMap::try_from(map).map_err(failed(name))
+    }
+
+    fn per_cpu<V: Pod>(&mut self, name: &'static str) -> Result<PerCpuArray<&mut MapData, V>, KernelError> {
+        let map = self.ebpf.map_mut(name).ok_or(KernelError::Missing(name))?;
+        PerCpuArray::try_from(map).map_err(failed(name))
+    }
+}
+
+const EMPTY_LISTENER: Listener = Listener { accepted: 0, queued: 0, depth: Histogram::EMPTY, wait: Histogram::EMPTY };
+
+fn failed(map: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |source| KernelError::Map { map, source }
+}

@@ -1,0 +1,329 @@
+//! One run of the profiler: the kernel half, the targets, the table. Takes records in, gives snapshots out.
+//! Never a socket to a user, never a command line.
+
+mod accept;
+mod claim;
+mod probes;
+mod target;
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Instant;
+
+use profiler_common::counter::Counter;
+use profiler_common::event::{ProcessRecord, TaskRecord, kind};
+use profiler_common::map::Target as TargetEntry;
+
+pub use claim::ClaimError;
+use target::Watched;
+
+use crate::clock;
+use crate::decode::{Record, decode};
+use crate::kernel::KernelError;
+use crate::kernel::attach::{AcceptHooks, Links};
+use crate::kernel::load::{Kernel, Sizes};
+use crate::kernel::ring::Ring;
+use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
+use crate::model::table::{Limits, Table};
+use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
+
+/// Records that are taken at once, before anything else gets its turn.
+const BATCH: usize = 1 << 16;
+/// How often listening sockets and forked children are looked at.
+const REFRESH_NS: u64 = 1_000_000_000;
+
+/// What the user chose.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Processes to watch.
+    pub pids: Vec<u32>,
+    /// Bytes of the ring buffer: a power of two.
+    pub ring_bytes: u32,
+    /// What the table may hold.
+    pub limits: Limits,
+    /// Watch a process even when another profiler does.
+    pub force: bool,
+    /// Attach poll probes to find parents, even where the thread-local context tells them.
+    pub poll_stack: bool,
+}
+
+/// Why a session cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The kernel refuses.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A process cannot be watched.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// Another profiler watches it.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+}
+
+/// Records by what became of them.
+#[derive(Default)]
+struct Tally {
+    spawned: u64,
+    completed: u64,
+    forked: u64,
+    execed: u64,
+    exited: u64,
+    malformed: u64,
+    foreign_process: u64,
+    foreign_vtable: u64,
+}
+
+/// A running session. Dropped, nothing is left attached.
+pub struct Session {
+    kernel: Kernel,
+    ring: Ring,
+    links: Links,
+    accept: AcceptHooks,
+    targets: Vec<Watched>,
+    /// Which target a process belongs to: the watched ones and their forked children.
+    by_pid: HashMap<u32, usize>,
+    table: Table,
+    tally: Tally,
+    options: Options,
+    refreshed_ns: u64,
+    listener_slots: accept::Slots,
+}
+
+impl Session {
+    /// Checks everything that can be refused, loads the kernel half and attaches to all processes.
+    ///
+    /// # Errors
+    /// Nothing is left attached.
+    pub fn start(options: Options) -> Result<Session, SessionError> {
+        require_init_pid_namespace()?;
+        let processes: Vec<Process> = options.pids.iter().map(|&pid| Process::find(pid)).collect::<Result<_, _>>()?;
+        let claims = processes
+            .iter()
+            .map(|process| claim::claim(process, options.force))
+            .collect::<Result<Vec<_>, _>>()?;
+        for process in &processes {
+            // Whether it may be looked into is known before anything is loaded.
+            process.image()?;
+        }
+        let sizes = Sizes { targets: processes.len() as u32, ring_bytes: options.ring_bytes };
+        let mut kernel = Kernel::load(sizes)?;
+        let ring = kernel.ring()?;
+        let mut links = Links::default();
+        let accept = kernel.attach(&mut links)?;
+        let mut session = Session {
+            kernel,
+            ring,
+            links,
+            accept,
+            targets: Vec::new(),
+            by_pid: HashMap::new(),
+            table: Table::new(options.limits),
+            tally: Tally::default(),
+            options,
+            refreshed_ns: 0,
+            listener_slots: accept::Slots::default(),
+        };
+        for (slot, (process, claim)) in processes.into_iter().zip(claims).enumerate() {
+            session.watch(slot as u32, process, claim)?;
+        }
+        session.refreshed_ns = clock::monotonic_ns();
+        trim_heap();
+        Ok(session)
+    }
+
+    /// Watches one process: the kernel's signals first, since they need nothing of it, then its runtime's.
+    fn watch(&mut self, slot: u32, process: Process, claim: claim::Claim) -> Result<(), SessionError> {
+        let pid = process.pid;
+        let index = self.targets.len();
+        let mut watched = Watched::new(slot, process, claim);
+        for member in watched.members() {
+            self.kernel.set_target(member, TargetEntry { slot, ..TargetEntry::default() })?;
+            self.by_pid.insert(member, index);
+        }
+        watched.follow_threads(&mut self.kernel)?;
+        watched.open_listeners(&self.accept);
+        watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
+        watched.attach_runtime(&mut self.kernel, &mut self.table, self.options.poll_stack);
+        log::info!("watching process {pid} ({}), runtime {}", watched.process.comm, watched.runtime());
+        self.targets.push(watched);
+        Ok(())
+    }
+
+    /// The descriptor that becomes readable when the ring should be drained at once.
+    pub fn ring_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+
+    /// Takes what is in the ring, at most one batch; true when more may be there.
+    pub fn drain(&mut self) -> bool {
+        let Session { ring, table, tally, targets, by_pid, .. } = self;
+        let mut processes = Vec::new();
+        let n = ring.drain(BATCH, |bytes| match decode(bytes) {
+            Ok(Record::Task(record)) => take_task(&record, targets, by_pid, table, tally),
+            Ok(Record::Process(record)) => {
+                // A fork is known at once: the child's first task may be the next record.
+                if record.header.kind == kind::PROCESS_FORKED
+                    && let Some(&index) = by_pid.get(&record.header.pid)
+                {
+                    by_pid.insert(record.other, index);
+                }
+                processes.push(record);
+            }
+            Err(_) => tally.malformed += 1,
+        });
+        for record in processes {
+            self.take_process(&record);
+        }
+        n == BATCH
+    }
+
+    fn take_process(&mut self, record: &ProcessRecord) {
+        let pid = record.header.pid;
+        let Some(&index) = self.by_pid.get(&pid) else {
+            self.tally.foreign_process += 1;
+            return;
+        };
+        let watched = &mut self.targets[index];
+        match record.header.kind {
+            kind::PROCESS_FORKED => {
+                self.tally.forked += 1;
+                watched.forked(record.other);
+            }
+            kind::PROCESS_EXECED => {
+                self.tally.execed += 1;
+                if pid == watched.process.pid {
+                    watched.execed(&mut self.kernel, &mut self.table, record.header.time_ns, self.options.poll_stack);
+                } else {
+                    // A child that runs another program is that program, and not the target.
+                    self.kernel.remove_target(pid);
+                    watched.child_left(pid, &mut self.kernel);
+                    self.by_pid.remove(&pid);
+                }
+            }
+            kind::PROCESS_EXITED => {
+                self.tally.exited += 1;
+                self.by_pid.remove(&pid);
+                watched.exited(pid, &mut self.table, record.header.time_ns);
+            }
+            _ => self.tally.malformed += 1,
+        }
+    }
+
+    /// What is due by the clock: listening sockets that came or went, forked children, retention.
+    pub fn tick(&mut self) {
+        let now = clock::monotonic_ns();
+        self.table.advance(now);
+        if now.saturating_sub(self.refreshed_ns) < REFRESH_NS {
+            return;
+        }
+        self.refreshed_ns = now;
+        for watched in &mut self.targets {
+            watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
+            watched.adopt_children(&mut self.kernel);
+        }
+        let gone = self.table.expire(now);
+        for watched in &mut self.targets {
+            watched.expire(now, &gone, self.options.limits.retention_ns);
+        }
+    }
+
+    /// Whether any target still runs.
+    pub fn any_running(&self) -> bool {
+        self.targets.iter().any(|watched| watched.running())
+    }
+
+    /// Everything that is exported, now.
+    pub fn snapshot(&mut self) -> Snapshot {
+        let started = Instant::now();
+        while self.drain() {}
+        let now = clock::monotonic_ns();
+        self.table.advance(now);
+        let mut tasks = self.table.tasks();
+        let (kernel, slots) = (&mut self.kernel, &mut self.listener_slots);
+        let targets = self
+            .targets
+            .iter_mut()
+            .filter(|watched| !watched.expired)
+            .map(|watched| watched.snapshot(kernel, slots, &mut tasks, now))
+            .collect();
+        let mut profiler = self.profiler_snapshot();
+        profiler.snapshot_seconds = started.elapsed().as_secs_f64();
+        Snapshot { time_ns: now, epoch_offset_seconds: clock::epoch_offset_seconds(), targets, profiler }
+    }
+
+    fn profiler_snapshot(&mut self) -> ProfilerSnapshot {
+        let tally = &self.tally;
+        let mut snapshot = ProfilerSnapshot {
+            events: vec![
+                ("task_spawned", tally.spawned),
+                ("task_completed", tally.completed),
+                ("process_forked", tally.forked),
+                ("process_execed", tally.execed),
+                ("process_exited", tally.exited),
+            ],
+            lost: vec![
+                ("record_malformed", tally.malformed),
+                ("process_unknown", tally.foreign_process),
+                ("task_vtable_unknown", tally.foreign_vtable),
+            ],
+            ..ProfilerSnapshot::default()
+        };
+        snapshot.lost.extend(self.table.losses().by_reason());
+        match self.kernel.counters() {
+            Ok(counters) => {
+                let of = |counter: Counter| counters[counter as usize];
+                let losses = Counter::ALL.iter().filter_map(|&c| Some((c.loss_reason()?, of(c))));
+                snapshot.lost.extend(losses);
+                snapshot.probe_hits = vec![
+                    ("task_spawn", of(Counter::SpawnHits)),
+                    ("task_complete", of(Counter::CompleteHits)),
+                    ("task_poll", of(Counter::PollHits)),
+                    ("foreign_process", of(Counter::ForeignHits)),
+                    ("accept", of(Counter::AcceptHits)),
+                ];
+            }
+            Err(e) => log::warn!("{e}"),
+        }
+        snapshot
+    }
+
+    /// Detaches everything, and says how long that took.
+    pub fn stop(mut self) -> std::time::Duration {
+        let started = Instant::now();
+        for watched in &mut self.targets {
+            watched.detach_runtime();
+        }
+        drop(std::mem::take(&mut self.links));
+        drop(self);
+        started.elapsed()
+    }
+}
+
+fn take_task(
+    record: &TaskRecord,
+    targets: &[Watched],
+    by_pid: &HashMap<u32, usize>,
+    table: &mut Table,
+    tally: &mut Tally,
+) {
+    match record.header.kind {
+        kind::TASK_SPAWNED => tally.spawned += 1,
+        kind::TASK_COMPLETED => tally.completed += 1,
+        _ => {}
+    }
+    let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed(record.header.pid)) else {
+        tally.foreign_process += 1;
+        return;
+    };
+    match probed.instance().translate(record) {
+        Ok(event) => table.apply(probed.table_id(), record.header.time_ns, event),
+        Err(_) => tally.foreign_vtable += 1,
+    }
+}
+
+/// Gives back what the start-up needed (symbol tables, kernel types) and no longer does.
+fn trim_heap() {
+    // SAFETY: no precondition.
+    unsafe { libc::malloc_trim(0) };
+}

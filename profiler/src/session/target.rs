@@ -1,0 +1,440 @@
+//! One watched process with its forked children: what is attached to it, and what is measured on it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use profiler_common::map::{SchedStats, Target as TargetEntry, target_flag};
+use rustc_hash::FxHashMap;
+
+use super::accept::Slots;
+use super::claim::Claim;
+use super::probes::Probes;
+use crate::clock;
+use crate::kernel::attach::AcceptHooks;
+use crate::kernel::load::Kernel;
+use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::table::{Table, TargetId};
+use crate::model::task::TypeInfo;
+use crate::runtime::{Instance, Lineage, Plan, RUNTIMES, TaskType};
+use crate::status::{ProbeState, TargetStatus};
+use crate::target::elf::Binary;
+use crate::target::listener::{Listeners, ListeningSocket};
+use crate::target::process::{Image, Process};
+
+/// What is read from a process's image.
+const FLAGS: u32 =
+    target_flag::TASKS | target_flag::CURRENT_TASK_TLS | target_flag::POLL_STACK | target_flag::OUTCOME;
+
+/// A watched process.
+pub(super) struct Watched {
+    pub process: Process,
+    slot: u32,
+    _claim: Claim,
+    status: TargetStatus,
+    /// The process itself and its forked children that run the same image.
+    members: HashSet<u32>,
+    /// Children that were forked since the last refresh: whether they run something else shows only then.
+    forked: Vec<u32>,
+    runtime: Option<Runtime>,
+    runtime_name: &'static str,
+    runtime_version: Option<String>,
+    /// Tasks of the images that it ran before, or of this one once it has ended.
+    tables: Vec<TargetId>,
+    listeners: Option<Listeners>,
+    sockets: Vec<ListeningSocket>,
+    ended_ns: Option<u64>,
+    pub expired: bool,
+    /// Totals that were exported: a counter must not fall when a running span ends between two readings.
+    exported: (u64, u64),
+}
+
+/// What is attached to the image that a process runs now.
+pub(super) struct Runtime {
+    plan: Arc<Plan>,
+    load_bias: u64,
+    table: TargetId,
+    probes: Probes,
+    entry: TargetEntry,
+}
+
+impl Runtime {
+    /// What translates its records.
+    pub fn instance(&self) -> Instance<'_> {
+        Instance { plan: &self.plan, load_bias: self.load_bias }
+    }
+
+    /// Where its tasks are counted.
+    pub fn table_id(&self) -> TargetId {
+        self.table
+    }
+}
+
+impl Watched {
+    pub fn new(slot: u32, process: Process, claim: Claim) -> Watched {
+        let members = std::iter::once(process.pid).chain(process.same_image_children()).collect();
+        Watched {
+            process,
+            slot,
+            _claim: claim,
+            status: TargetStatus::default(),
+            members,
+            forked: Vec::new(),
+            runtime: None,
+            runtime_name: "none",
+            runtime_version: None,
+            tables: Vec::new(),
+            listeners: None,
+            sockets: Vec::new(),
+            ended_ns: None,
+            expired: false,
+            exported: (0, 0),
+        }
+    }
+
+    pub fn members(&self) -> Vec<u32> {
+        self.members.iter().copied().collect()
+    }
+
+    pub fn runtime(&self) -> &'static str {
+        self.runtime_name
+    }
+
+    pub fn running(&self) -> bool {
+        self.ended_ns.is_none()
+    }
+
+    /// The runtime whose records come from `pid`.
+    pub fn probed(&self, _pid: u32) -> Option<&Runtime> {
+        self.runtime.as_ref()
+    }
+
+    /// Makes all threads known that were there before. The kernel half follows new ones already.
+    pub fn follow_threads(&mut self, kernel: &mut Kernel) -> Result<(), crate::kernel::KernelError> {
+        for &pid in &self.members {
+            let threads = if pid == self.process.pid { self.process.threads() } else { Process::find(pid).map_or(Vec::new(), |p| p.threads()) };
+            for tid in threads {
+                kernel.add_thread(tid, self.slot)?;
+            }
+        }
+        self.status.set("run_queue", ProbeState::Attached, "by BTF tracepoints");
+        Ok(())
+    }
+
+    pub fn open_listeners(&mut self, hooks: &AcceptHooks) {
+        match Listeners::open(self.process.pid) {
+            Ok(listeners) => {
+                self.listeners = Some(listeners);
+                self.status.set("accept_queue", ProbeState::Attached, "by sock_diag at each scrape");
+            }
+            Err(e) => self.status.set("accept_queue", ProbeState::Broken, e.to_string()),
+        }
+        for (probe, hook) in [("accept_depth", &hooks.depth), ("accept_wait", &hooks.wait)] {
+            match hook {
+                Ok(how) => self.status.set(probe, ProbeState::Attached, *how),
+                Err(why) => self.status.set(probe, ProbeState::Unsupported, why),
+            }
+        }
+    }
+
+    /// Looks at the listening sockets: new ones get a slot, closed ones give theirs back.
+    pub fn refresh_listeners(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
+        if !self.running() {
+            return;
+        }
+        let Some(listeners) = &mut self.listeners else { return };
+        let sockets = match listeners.list() {
+            Ok(sockets) => sockets,
+            // It is about to end: the kernel will say so.
+            Err(_) if !self.process.is_running() => return,
+            Err(e) => {
+                self.status.set("accept_queue", ProbeState::Broken, e.to_string());
+                return;
+            }
+        };
+        for socket in &self.sockets {
+            if !sockets.iter().any(|s| s.cookie == socket.cookie) {
+                slots.release(kernel, socket.cookie);
+            }
+        }
+        for socket in &sockets {
+            match slots.assign(kernel, socket.cookie, socket.address.port()) {
+                Ok(true) => {}
+                Ok(false) => self.status.set(
+                    "accept_wait",
+                    ProbeState::Broken,
+                    format!("too many listening sockets: {} is not counted", socket.address),
+                ),
+                Err(e) => self.status.set("accept_wait", ProbeState::Broken, e.to_string()),
+            }
+        }
+        self.sockets = sockets;
+    }
+
+    /// Recognises the runtime and attaches its probes. What cannot be attached is a row of the status.
+    pub fn attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, poll_stack: bool) {
+        if let Err((state, why)) = self.try_attach_runtime(kernel, table, poll_stack) {
+            self.status.set("tasks", state, why);
+        }
+    }
+
+    fn try_attach_runtime(
+        &mut self,
+        kernel: &mut Kernel,
+        table: &mut Table,
+        poll_stack: bool,
+    ) -> Result<(), (ProbeState, String)> {
+        let broken = |e: &dyn std::fmt::Display| (ProbeState::Broken, e.to_string());
+        let image = self.process.image().map_err(|e| broken(&e))?;
+        let (plan, load_bias, bounds) = self.read_image(&image, poll_stack)?;
+        self.runtime_name = plan.runtime;
+        self.runtime_version.clone_from(&plan.version);
+        for signal in &plan.signals {
+            match &signal.state {
+                Ok(how) => self.status.set(signal.name, ProbeState::Attached, how),
+                Err(why) => self.status.set(signal.name, ProbeState::Unsupported, why),
+            }
+        }
+        if plan.probes.is_empty() {
+            return Err((ProbeState::Unsupported, "nothing to probe was found in this build: see the rows of its signals".to_owned()));
+        }
+        let failed = |this: &mut Watched, state, why: String| {
+            for signal in &plan.signals {
+                this.status.set(signal.name, state, why.clone());
+            }
+            (state, why)
+        };
+        let mut probes = match Probes::new(kernel, &plan, image.path) {
+            Ok(probes) => probes,
+            Err(why) => return Err(failed(self, ProbeState::Unsupported, why)),
+        };
+        let entry = entry(self.slot, &plan, bounds);
+        for pid in self.members() {
+            if let Err(e) = probes.attach(kernel, &plan, pid) {
+                return Err(failed(self, ProbeState::Broken, e.to_string()));
+            }
+            // Now, and not before: births and ends count from the same moment on.
+            if let Err(e) = kernel.set_target(pid, entry) {
+                return Err(failed(self, ProbeState::Broken, e.to_string()));
+            }
+        }
+        let types: Arc<[TypeInfo]> = plan.types.iter().map(type_info).collect();
+        let table = table.add_target(types);
+        self.tables.push(table);
+        let detail = format!("{} sites by {}", plan.probes.len(), probes.mechanism());
+        self.status.set("tasks", ProbeState::Attached, detail);
+        self.runtime = Some(Runtime { plan: Arc::new(plan), load_bias, table, probes, entry });
+        Ok(())
+    }
+
+    fn read_image(&self, image: &Image, poll_stack: bool) -> Result<(Plan, u64, (u64, u64)), (ProbeState, String)> {
+        let broken = |e: &dyn std::fmt::Display| (ProbeState::Broken, e.to_string());
+        // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
+        let data = unsafe { Mmap::map(&image.file) }.map_err(|e| broken(&e))?;
+        let binary = Binary::parse(&data).map_err(|e| (ProbeState::Unsupported, e.to_string()))?;
+        let mut plan = None;
+        for runtime in RUNTIMES {
+            plan = runtime.detect(&binary, poll_stack).map_err(|e| broken(&e))?;
+            if plan.is_some() {
+                break;
+            }
+        }
+        let Some(plan) = plan else {
+            return Err((
+                ProbeState::NotApplicable,
+                "no known runtime was recognised: the kernel's signals are measured".to_owned(),
+            ));
+        };
+        let placements = self.process.placements(image).map_err(|e| broken(&e))?;
+        let first = placements.first().ok_or_else(|| broken(&"the image is not in the process's memory map"))?;
+        let bounds = (first.start, placements.iter().map(|p| p.end).max().unwrap_or(first.end));
+        let load_bias = placements
+            .iter()
+            .find_map(|p| Some(p.start.wrapping_sub(binary.address_of(p.file_offset)?)))
+            .ok_or_else(|| broken(&"the image's memory map and its program headers disagree"))?;
+        Ok((plan, load_bias, bounds))
+    }
+
+    /// A child was forked. It may be about to run something else: probes are attached at the next refresh.
+    pub fn forked(&mut self, child: u32) {
+        self.members.insert(child);
+        self.forked.push(child);
+    }
+
+    /// Attaches probes to the children that still run this image.
+    pub fn adopt_children(&mut self, kernel: &mut Kernel) {
+        for child in std::mem::take(&mut self.forked) {
+            if !self.members.contains(&child) {
+                continue;
+            }
+            let Some(runtime) = &mut self.runtime else { continue };
+            if runtime.probes.covers(child) {
+                continue;
+            }
+            match runtime.probes.attach(kernel, &runtime.plan, child) {
+                Ok(()) => log::info!("following process {child}, forked by {}", self.process.pid),
+                // It may have ended meanwhile.
+                Err(e) => log::debug!("process {child}: {e}"),
+            }
+        }
+    }
+
+    /// A child runs another program now.
+    pub fn child_left(&mut self, pid: u32, kernel: &mut Kernel) {
+        self.members.remove(&pid);
+        if let Ok(process) = Process::find(pid) {
+            for tid in process.threads() {
+                kernel.remove_thread(tid);
+            }
+        }
+        if let Some(runtime) = &mut self.runtime {
+            runtime.probes.detach(pid);
+        }
+    }
+
+    /// The process runs another image now: the tasks of the earlier one are gone with it.
+    pub fn execed(&mut self, kernel: &mut Kernel, table: &mut Table, time_ns: u64, poll_stack: bool) {
+        if let Some(runtime) = self.runtime.take() {
+            table.end_target(runtime.table, time_ns);
+        }
+        match Process::find(self.process.pid) {
+            Ok(process) => self.process = process,
+            Err(e) => log::debug!("{e}"),
+        }
+        self.status.probes.retain(|row| !row.probe.starts_with("task"));
+        (self.runtime_name, self.runtime_version) = ("none", None);
+        self.attach_runtime(kernel, table, poll_stack);
+        log::info!("process {} has replaced its image, runtime {}", self.process.pid, self.runtime_name);
+    }
+
+    /// A member has ended.
+    pub fn exited(&mut self, pid: u32, table: &mut Table, time_ns: u64) {
+        self.members.remove(&pid);
+        if let Some(runtime) = &mut self.runtime {
+            runtime.probes.detach(pid);
+        }
+        if pid == self.process.pid {
+            log::info!("process {pid} has ended");
+            if let Some(runtime) = self.runtime.take() {
+                table.end_target(runtime.table, time_ns);
+            }
+            self.status.ended();
+            self.ended_ns = Some(time_ns);
+            self.listeners = None;
+        }
+    }
+
+    /// Detaches the task probes.
+    pub fn detach_runtime(&mut self) {
+        self.runtime = None;
+    }
+
+    /// Leaves the snapshots once its retention is over.
+    pub fn expire(&mut self, now_ns: u64, gone: &[TargetId], retention_ns: u64) {
+        self.tables.retain(|table| !gone.contains(table));
+        self.expired = self.ended_ns.is_some_and(|ended| now_ns.saturating_sub(ended) > retention_ns);
+    }
+
+    /// What is exported of it, now.
+    pub fn snapshot(
+        &mut self,
+        kernel: &mut Kernel,
+        slots: &mut Slots,
+        tasks: &mut FxHashMap<TargetId, TasksSnapshot>,
+        now_ns: u64,
+    ) -> TargetSnapshot {
+        self.refresh_listeners(kernel, slots);
+        let listeners = self.listener_snapshots(kernel, slots);
+        TargetSnapshot {
+            pid: self.process.pid,
+            process: self.process.comm.clone(),
+            runtime: self.runtime_name,
+            runtime_version: self.runtime_version.clone(),
+            running: self.running(),
+            status: self.status.clone(),
+            sched: self.sched_snapshot(kernel, now_ns),
+            listeners,
+            tasks: self.tables.last().and_then(|table| tasks.remove(table)),
+            threads: if self.running() { self.process.thread_count() } else { None },
+            processes: self.running().then_some(self.members.len() as u64),
+        }
+    }
+
+    fn sched_snapshot(&mut self, kernel: &mut Kernel, now_ns: u64) -> Option<SchedSnapshot> {
+        let (mut running, mut asleep) = (0, 0);
+        if self.running() {
+            for tid in self.process.threads() {
+                let Some(thread) = kernel.thread(tid) else { continue };
+                if thread.on_cpu_ns != 0 {
+                    running += now_ns.saturating_sub(thread.on_cpu_ns);
+                } else if thread.off_cpu_ns != 0 && thread.runnable_ns == 0 {
+                    asleep += now_ns.saturating_sub(thread.off_cpu_ns);
+                }
+            }
+        }
+        let SchedStats { voluntary_switches, involuntary_switches, run_queue, on_cpu, blocked } =
+            *kernel.sched(self.slot).ok()?;
+        self.exported.0 = self.exported.0.max(on_cpu.sum + running);
+        self.exported.1 = self.exported.1.max(blocked.sum + asleep);
+        Some(SchedSnapshot {
+            voluntary_switches,
+            involuntary_switches,
+            on_cpu_ns: self.exported.0,
+            blocked_ns: self.exported.1,
+            run_queue: Box::new(run_queue),
+            on_cpu: Box::new(on_cpu),
+            blocked: Box::new(blocked),
+        })
+    }
+
+    fn listener_snapshots(&self, kernel: &mut Kernel, slots: &Slots) -> Vec<ListenerSnapshot> {
+        let attached = |probe: &str| {
+            self.status.probes.iter().any(|row| row.probe == probe && row.state == ProbeState::Attached)
+        };
+        let (depth, wait) = (attached("accept_depth"), attached("accept_wait"));
+        let mut seen: HashMap<String, u32> = HashMap::new();
+        let mut snapshots = Vec::with_capacity(self.sockets.len());
+        for socket in &self.sockets {
+            let address = socket.address.to_string();
+            let nth = seen.entry(address.clone()).or_default();
+            *nth += 1;
+            let listener = if *nth == 1 { address } else { format!("{address}#{nth}") };
+            let stats = slots.get(socket.cookie).and_then(|slot| kernel.listener(slot).ok());
+            snapshots.push(ListenerSnapshot {
+                listener,
+                length: Some(u64::from(socket.length)),
+                limit: Some(u64::from(socket.limit)),
+                overflows: socket.drops.map(u64::from),
+                accepted: stats.as_ref().filter(|_| wait).map(|s| s.accepted),
+                depth: stats.as_ref().filter(|_| depth).map(|s| Box::new(s.depth)),
+                wait: stats.as_ref().filter(|_| wait).map(|s| Box::new(s.wait)),
+            });
+        }
+        snapshots
+    }
+}
+
+fn entry(slot: u32, plan: &Plan, (image_start, image_end): (u64, u64)) -> TargetEntry {
+    let mut flags = target_flag::TASKS;
+    flags |= match plan.lineage {
+        Lineage::ThreadLocal => target_flag::CURRENT_TASK_TLS,
+        Lineage::PollStack => target_flag::POLL_STACK,
+        Lineage::Unknown => 0,
+    };
+    if plan.outcome {
+        flags |= target_flag::OUTCOME;
+    }
+    let mut layout = plan.layout;
+    (layout.image_start, layout.image_end) = (image_start, image_end);
+    TargetEntry { slot, flags: flags & FLAGS, layout }
+}
+
+fn type_info(kind: &TaskType) -> TypeInfo {
+    TypeInfo {
+        name: kind.name.clone(),
+        full_name: kind.full_name.clone(),
+        aliases: kind.aliases.clone(),
+        blocking: kind.blocking,
+        internal: kind.internal,
+    }
+}

@@ -1,0 +1,239 @@
+//! The listening sockets of a process: which they are from /proc, what they hold from sock_diag (what `ss -ltn` shows).
+//! Never how long connections wait in them.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
+
+/// A socket that was not the target's may become it (passed on, or inherited): such are looked for this often.
+const FOREIGN_RECHECK: Duration = Duration::from_secs(10);
+/// Largest datagram of a dump: the kernel fills 32 KiB at most.
+const RECEIVE_BYTES: usize = 64 << 10;
+
+/// One listening socket, as the kernel shows it just now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListeningSocket {
+    /// What the kernel half knows it by.
+    pub cookie: u64,
+    /// Inode of the socket.
+    pub inode: u32,
+    /// Local address.
+    pub address: SocketAddr,
+    /// Connections that wait: Recv-Q.
+    pub length: u32,
+    /// Most connections that may wait: Send-Q.
+    pub limit: u32,
+    /// Connections that were dropped here since it listens; `None` where the kernel does not tell.
+    pub drops: Option<u32>,
+}
+
+/// Why the sockets of a process cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerError {
+    /// Its network namespace cannot be entered.
+    #[error("failed to enter the network namespace of process {pid}: {source}; CAP_SYS_ADMIN is needed for another namespace's sockets")]
+    Namespace {
+        /// Which process.
+        pid: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its open files cannot be listed.
+    #[error("failed to list the open files of process {pid}: {source}; CAP_DAC_READ_SEARCH or CAP_SYS_PTRACE is needed for another user's")]
+    Files {
+        /// Which process.
+        pid: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel does not answer sock_diag.
+    #[error("failed to ask the kernel for listening sockets (sock_diag): {0}")]
+    Netlink(#[source] io::Error),
+}
+
+/// Asks for the listening sockets of one process, in its own network namespace.
+pub struct Listeners {
+    pid: u32,
+    socket: Socket,
+    /// Whether the socket with this inode is the process's.
+    owned: HashMap<u32, bool>,
+    checked: Instant,
+}
+
+impl Listeners {
+    /// Opens a sock_diag socket in the process's network namespace.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the kernel has no sock_diag.
+    pub fn open(pid: u32) -> Result<Listeners, ListenerError> {
+        let socket = if same_namespace(pid) { netlink() } else { netlink_in_namespace_of(pid)? };
+        let socket = socket.map_err(ListenerError::Netlink)?;
+        Ok(Listeners { pid, socket, owned: HashMap::new(), checked: Instant::now() })
+    }
+
+    /// The process's listening sockets now, in the order of address and inode.
+    ///
+    /// # Errors
+    /// The kernel does not answer, or the process's files cannot be listed.
+    pub fn list(&mut self) -> Result<Vec<ListeningSocket>, ListenerError> {
+        let mut sockets = self.dump(AF_INET).map_err(ListenerError::Netlink)?;
+        sockets.extend(self.dump(AF_INET6).map_err(ListenerError::Netlink)?);
+        self.update_owned(&sockets)?;
+        sockets.retain(|socket| self.owned.get(&socket.inode) == Some(&true));
+        sockets.sort_by_key(|socket| (socket.address, socket.inode));
+        Ok(sockets)
+    }
+
+    /// The process's open files are listed only when a socket is new, since a server may have many of them.
+    fn update_owned(&mut self, sockets: &[ListeningSocket]) -> Result<(), ListenerError> {
+        self.owned.retain(|inode, _| sockets.iter().any(|socket| socket.inode == *inode));
+        if self.checked.elapsed() > FOREIGN_RECHECK {
+            self.owned.retain(|_, mine| *mine);
+        }
+        if sockets.iter().all(|socket| self.owned.contains_key(&socket.inode)) {
+            return Ok(());
+        }
+        self.checked = Instant::now();
+        let mine = socket_inodes(self.pid).map_err(|source| ListenerError::Files { pid: self.pid, source })?;
+        for socket in sockets {
+            self.owned.insert(socket.inode, mine.contains(&socket.inode));
+        }
+        Ok(())
+    }
+
+    fn dump(&mut self, family: u8) -> io::Result<Vec<ListeningSocket>> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let request = InetRequest {
+            family,
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::SKMEMINFO,
+            states: StateFlags::LISTEN,
+            socket_id: if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
+        };
+        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let mut sockets = Vec::new();
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        loop {
+            let received = self.socket.recv(&mut &mut buffer[..], 0)?;
+            let mut rest = &buffer[..received];
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
+                    .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+                let length = (message.header.length as usize).next_multiple_of(4);
+                match message.payload {
+                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                        sockets.push(listening(&response));
+                    }
+                    NetlinkPayload::Done(_) => return Ok(sockets),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    _ => {}
+                }
+                rest = rest.get(length.max(1)..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+fn listening(response: &InetResponse) -> ListeningSocket {
+    let header = &response.header;
+    ListeningSocket {
+        cookie: u64::from_ne_bytes(header.socket_id.cookie),
+        inode: header.inode,
+        address: SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port),
+        length: header.recv_queue,
+        limit: header.send_queue,
+        drops: response.nlas.iter().find_map(|nla| match nla {
+            Nla::MemInfo(memory) => Some(memory.drops),
+            _ => None,
+        }),
+    }
+}
+
+fn netlink() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+fn same_namespace(pid: u32) -> bool {
+    let inode = |path: String| fs::metadata(path).map(|m| m.ino());
+    matches!((inode(format!("/proc/{pid}/ns/net")), inode("/proc/self/ns/net".to_owned())), (Ok(a), Ok(b)) if a == b)
+}
+
+/// A socket belongs to the namespace in which it was made: a thread of its own enters it, makes the socket, and ends.
+fn netlink_in_namespace_of(pid: u32) -> Result<io::Result<Socket>, ListenerError> {
+    let failed = |source| ListenerError::Namespace { pid, source };
+    let namespace = File::open(format!("/proc/{pid}/ns/net")).map_err(failed)?;
+    let entered = std::thread::spawn(move || {
+        // SAFETY: a live descriptor; only this thread changes its namespace.
+        if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(netlink())
+    });
+    entered.join().map_err(|_| failed(io::Error::other("the helper thread panicked")))?.map_err(failed)
+}
+
+fn socket_inodes(pid: u32) -> io::Result<HashSet<u32>> {
+    let mut inodes = HashSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // A descriptor that was closed meanwhile is no error.
+        let Ok(link) = entry.and_then(|entry| fs::read_link(entry.path())) else { continue };
+        let inode: Option<u32> = link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        inodes.extend(inode);
+    }
+    Ok(inodes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    fn of_this_process(listener: &TcpListener) -> ListeningSocket {
+        let address = listener.local_addr().unwrap();
+        let sockets = Listeners::open(std::process::id()).unwrap().list().unwrap();
+        sockets.into_iter().find(|s| s.address == address).expect("the listener is listed")
+    }
+
+    #[test]
+    fn a_queue_is_as_long_as_the_connections_in_it() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            assert_eq!(of_this_process(&listener).length, 0);
+            let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
+            let socket = of_this_process(&listener);
+            assert_eq!(socket.length, 3);
+            assert!(socket.limit >= 3 && socket.cookie != 0 && socket.drops.is_some(), "{socket:?}");
+        }
+    }
+
+    #[test]
+    fn a_listener_that_was_opened_later_is_found() {
+        let mut listeners = Listeners::open(std::process::id()).unwrap();
+        listeners.list().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(listeners.list().unwrap().iter().any(|s| s.address == address));
+        drop(listener);
+        assert!(!listeners.list().unwrap().iter().any(|s| s.address == address));
+    }
+}

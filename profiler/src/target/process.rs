@@ -1,0 +1,264 @@
+//! A process as /proc shows it: name, image, threads, namespaces. Never its memory.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use procfs::ProcError;
+
+/// Inode of the initial PID namespace (PROC_PID_INIT_INO, include/linux/proc_ns.h): BPF sees the ids of that one.
+const INIT_PID_NAMESPACE: u64 = 0xeffffffc;
+
+/// Why a process cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// There is none.
+    #[error("no process with PID {pid}")]
+    NoSuchProcess {
+        /// Its id.
+        pid: u32,
+    },
+    /// It is a kernel thread.
+    #[error("PID {pid} ({comm}) is a kernel thread: it has no program to profile")]
+    KernelThread {
+        /// Its id.
+        pid: u32,
+        /// Its name.
+        comm: String,
+    },
+    /// It is a thread of another process.
+    #[error("{tid} is a thread of process {pid}: use --pid {pid}")]
+    NotALeader {
+        /// The id that was given.
+        tid: u32,
+        /// The process that it belongs to.
+        pid: u32,
+    },
+    /// It is another user's, and this process may not look into it.
+    #[error("failed to look into process {pid} of user {uid}: run as root, or grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH")]
+    NotPermitted {
+        /// Its id.
+        pid: u32,
+        /// Its owner.
+        uid: u32,
+    },
+    /// The profiler itself is in a container's PID namespace.
+    #[error("the profiler is not in the host's PID namespace, whose ids the kernel reports: run it with the host's (`--pid=host`, `hostPID: true`)")]
+    PidNamespace,
+    /// Something else.
+    #[error("failed to read {what} of process {pid}: {source}")]
+    Read {
+        /// Its id.
+        pid: u32,
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A process, as it was when it was looked at.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Process id.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// When it started, in clock ticks since boot: with the id, it tells a process from a later one.
+    pub start_ticks: u64,
+    /// Its owner.
+    pub uid: u32,
+}
+
+/// The image that a process runs.
+#[derive(Debug)]
+pub struct Image {
+    /// A path that opens the file even if it was deleted, or is in a container.
+    pub path: PathBuf,
+    /// The open file.
+    pub file: File,
+    /// Device and inode: tells builds apart.
+    pub identity: (u64, u64),
+}
+
+/// Where the image is in the process's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// First address.
+    pub start: u64,
+    /// End.
+    pub end: u64,
+    /// Offset in the file of what is at `start`.
+    pub file_offset: u64,
+}
+
+impl Process {
+    /// Looks a process up.
+    ///
+    /// # Errors
+    /// There is none, or it is none that can be profiled.
+    pub fn find(pid: u32) -> Result<Process, ProcessError> {
+        let process = open(pid)?;
+        let stat = process.stat().map_err(|e| translate(pid, "stat", e))?;
+        let status = process.status().map_err(|e| translate(pid, "status", e))?;
+        if status.tgid != pid as i32 {
+            return Err(ProcessError::NotALeader { tid: pid, pid: status.tgid as u32 });
+        }
+        const PF_KTHREAD: u32 = 0x0020_0000;
+        if stat.flags & PF_KTHREAD != 0 {
+            return Err(ProcessError::KernelThread { pid, comm: stat.comm });
+        }
+        if stat.state == 'Z' {
+            return Err(ProcessError::NoSuchProcess { pid });
+        }
+        Ok(Process { pid, comm: stat.comm, start_ticks: stat.starttime, uid: status.euid })
+    }
+
+    /// Whether this very process still runs, not another one under its id, nor its corpse.
+    pub fn is_running(&self) -> bool {
+        open(self.pid)
+            .ok()
+            .and_then(|p| p.stat().ok())
+            .is_some_and(|stat| stat.starttime == self.start_ticks && !matches!(stat.state, 'Z' | 'X'))
+    }
+
+    /// Opens the image.
+    ///
+    /// # Errors
+    /// The process has ended, or may not be looked into.
+    pub fn image(&self) -> Result<Image, ProcessError> {
+        let path = PathBuf::from(format!("/proc/{}/exe", self.pid));
+        let file = File::open(&path).map_err(|e| self.failed("the executable", e))?;
+        let metadata = file.metadata().map_err(|e| self.failed("the executable", e))?;
+        Ok(Image { path, file, identity: (metadata.dev(), metadata.ino()) })
+    }
+
+    /// All places of the image's file in the process's memory, in the order of their addresses.
+    ///
+    /// # Errors
+    /// The process has ended, or may not be looked into.
+    pub fn placements(&self, image: &Image) -> Result<Vec<Placement>, ProcessError> {
+        let maps =
+            open(self.pid)?.maps().map_err(|e| self.failed("the memory map", io::Error::other(e.to_string())))?;
+        Ok(maps
+            .iter()
+            .filter(|map| {
+                let device = libc::makedev(map.dev.0 as u32, map.dev.1 as u32);
+                (device, map.inode) == image.identity || is_image(&map.pathname, &image.path, map.inode, image.identity.1)
+            })
+            .map(|map| Placement { start: map.address.0, end: map.address.1, file_offset: map.offset })
+            .collect())
+    }
+
+    /// Ids of all threads.
+    pub fn threads(&self) -> Vec<u32> {
+        let Ok(entries) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return Vec::new() };
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// Forked children, and theirs, that run the same image as this process: a preforking server's workers.
+    pub fn same_image_children(&self) -> Vec<u32> {
+        let Ok(image) = self.image() else { return Vec::new() };
+        let mut found = Vec::new();
+        let mut parents = vec![self.pid];
+        while let Some(parent) = parents.pop() {
+            for child in children(parent) {
+                let same = Process::find(child).ok().and_then(|c| c.image().ok()).is_some_and(|i| i.identity == image.identity);
+                if same && !found.contains(&child) {
+                    found.push(child);
+                    parents.push(child);
+                }
+            }
+        }
+        found
+    }
+
+    /// Number of threads; `None` once the process has ended.
+    pub fn thread_count(&self) -> Option<u64> {
+        u64::try_from(open(self.pid).ok()?.stat().ok()?.num_threads).ok()
+    }
+
+    fn failed(&self, what: &'static str, source: io::Error) -> ProcessError {
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => ProcessError::NotPermitted { pid: self.pid, uid: self.uid },
+            io::ErrorKind::NotFound => ProcessError::NoSuchProcess { pid: self.pid },
+            _ => ProcessError::Read { pid: self.pid, what, source },
+        }
+    }
+}
+
+/// Children of a process: each thread's own list.
+fn children(pid: u32) -> Vec<u32> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<u32>>())
+        .collect()
+}
+
+/// On overlay and btrfs the memory map shows another device than stat(2) does: there the inode and the path decide.
+fn is_image(path: &procfs::process::MMapPath, exe: &Path, inode: u64, image_inode: u64) -> bool {
+    let procfs::process::MMapPath::Path(path) = path else { return false };
+    inode == image_inode && fs::read_link(exe).is_ok_and(|target| target == *path)
+}
+
+/// Refuses to go on in a container's PID namespace, where the kernel's ids mean other processes.
+///
+/// # Errors
+/// This process is in one.
+pub fn require_init_pid_namespace() -> Result<(), ProcessError> {
+    match fs::metadata("/proc/self/ns/pid") {
+        Ok(namespace) if namespace.ino() != INIT_PID_NAMESPACE => Err(ProcessError::PidNamespace),
+        _ => Ok(()),
+    }
+}
+
+fn open(pid: u32) -> Result<procfs::process::Process, ProcessError> {
+    let id = i32::try_from(pid).map_err(|_| ProcessError::NoSuchProcess { pid })?;
+    procfs::process::Process::new(id).map_err(|e| translate(pid, "/proc", e))
+}
+
+fn translate(pid: u32, what: &'static str, error: ProcError) -> ProcessError {
+    match error {
+        ProcError::NotFound(_) => ProcessError::NoSuchProcess { pid },
+        other => ProcessError::Read { pid, what, source: io::Error::other(other.to_string()) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_found_and_placed() {
+        let me = Process::find(std::process::id()).unwrap();
+        assert!(me.is_running());
+        assert!(me.thread_count() >= Some(1));
+        assert!(me.threads().contains(&me.pid));
+        let image = me.image().unwrap();
+        let placements = me.placements(&image).unwrap();
+        let here = this_process_is_found_and_placed as *const () as u64;
+        assert!(placements.iter().any(|p| (p.start..p.end).contains(&here)), "{here:x} is in none of {placements:x?}");
+    }
+
+    #[test]
+    fn what_cannot_be_profiled_is_named() {
+        assert!(matches!(Process::find(4_000_000_000), Err(ProcessError::NoSuchProcess { .. })));
+        assert!(matches!(Process::find(2), Err(ProcessError::KernelThread { .. })));
+        let tid = std::thread::spawn(|| {
+            // SAFETY: takes no argument, returns this thread's id.
+            let tid = unsafe { libc::syscall(libc::SYS_gettid) } as u32;
+            matches!(Process::find(tid), Err(ProcessError::NotALeader { pid, .. }) if pid == std::process::id())
+        });
+        assert!(tid.join().unwrap());
+    }
+
+    #[test]
+    fn a_process_under_a_reused_id_is_another() {
+        let mut me = Process::find(std::process::id()).unwrap();
+        me.start_ticks -= 1;
+        assert!(!me.is_running());
+    }
+}
