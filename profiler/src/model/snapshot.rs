@@ -91,6 +91,9 @@ pub struct TasksSnapshot {
     pub tracked: u64,
     /// Tasks that were not tracked since the cap was reached.
     pub untracked: u64,
+    /// Tasks whose end was not seen: another task was found to live at their address. They left `alive`, and are not
+    /// among the `completed`.
+    pub end_unseen: u64,
 }
 
 /// Spawns of one type by one parent type.
@@ -136,8 +139,8 @@ pub struct TaskTypeSnapshot {
     pub unseen_spawns: u64,
     /// Tasks that were seen to be spawned, and not to end.
     pub alive: u64,
-    /// Lifetimes of the tasks that were seen from spawn to end, nanoseconds.
-    pub lifetime: Box<Histogram>,
+    /// Lifetimes of the tasks that were seen from spawn to end, nanoseconds; `None` while there is no such task.
+    pub lifetime: Option<Box<Histogram>>,
     /// The last spawn: CLOCK_MONOTONIC, nanoseconds.
     pub last_spawn_ns: Option<u64>,
 }
@@ -151,6 +154,8 @@ pub struct ProfilerSnapshot {
     pub lost: Vec<(&'static str, u64)>,
     /// Probe hits in targets, by probe.
     pub probe_hits: Vec<(&'static str, u64)>,
-    /// Seconds that taking this snapshot took.
-    pub snapshot_seconds: f64,
+    /// Seconds that taking this snapshot took; `None` where that was not timed.
+    pub snapshot_seconds: Option<f64>,
+    /// Why the profiler is not ready (no target is attached yet, …); `None` when it is.
+    pub not_ready: Option<String>,
 }

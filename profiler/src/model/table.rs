@@ -1,0 +1,443 @@
+//! The table of tasks of all targets: applies events, and makes the tasks' part of a snapshot. Never a clock: times
+//! are those of events, or are passed in.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::aggregate::Counts;
+use super::lineage::{Lineage, ParentType};
+use super::order::Pending;
+use super::retention::Retention;
+use super::snapshot::{Edge, EdgeParent, TaskTypeSnapshot, TasksSnapshot};
+use super::task::{Tasks, TypeInfo};
+use crate::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
+
+/// What the table may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Tasks that are tracked, over all targets; those over it are known by their number only.
+    pub tracked_tasks: usize,
+    /// How late an event may arrive and still be put in its place, nanoseconds.
+    pub horizon_ns: u64,
+    /// Events that wait for the horizon to pass; over it, the oldest wait no longer.
+    pub pending_events: usize,
+    /// Parents per target whose type may still become known.
+    pub unresolved_parents: usize,
+    /// How long a target that has ended is retained, nanoseconds.
+    pub retention_ns: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            tracked_tasks: 1_000_000,
+            horizon_ns: 100_000_000,
+            pending_events: 65_536,
+            unresolved_parents: 4_096,
+            retention_ns: 600_000_000_000,
+        }
+    }
+}
+
+/// A target in the table. Never used again for another, unlike a process id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TargetId(u32);
+
+/// What the table could not account for, over all targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Tasks whose end was not seen: another one was found to live at their address.
+    pub end_unseen: u64,
+    /// Tasks over the cap: their lifetime is not measured.
+    pub untracked: u64,
+    /// Events that repeat one that was applied.
+    pub repeated: u64,
+    /// Events of a type that the plan does not have.
+    pub type_unknown: u64,
+    /// Events of a target that is no longer retained.
+    pub target_unknown: u64,
+}
+
+impl Losses {
+    /// By value of the `reason` label.
+    pub fn by_reason(&self) -> [(&'static str, u64); 5] {
+        [
+            ("end_unseen", self.end_unseen),
+            ("task_untracked", self.untracked),
+            ("event_repeated", self.repeated),
+            ("type_unknown", self.type_unknown),
+            ("target_unknown", self.target_unknown),
+        ]
+    }
+}
+
+/// The table.
+pub struct Table {
+    limits: Limits,
+    targets: FxHashMap<TargetId, Target>,
+    next: u32,
+    pending: Pending<(TargetId, Item)>,
+    newest_ns: u64,
+    tracked: usize,
+    retention: Retention<TargetId>,
+    losses: Losses,
+}
+
+enum Item {
+    Task(TaskEvent),
+    End,
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new(limits: Limits) -> Table {
+        Table {
+            limits,
+            targets: FxHashMap::default(),
+            next: 0,
+            pending: Pending::new(limits.pending_events),
+            newest_ns: 0,
+            tracked: 0,
+            retention: Retention::new(limits.retention_ns),
+            losses: Losses::default(),
+        }
+    }
+
+    /// Begins a target. `types` are its plan's, in the order of their [`TypeId`]s.
+    pub fn add_target(&mut self, types: Arc<[TypeInfo]>) -> TargetId {
+        let id = TargetId(self.next);
+        self.next += 1;
+        self.targets.insert(id, Target::new(types, self.limits.unresolved_parents));
+        id
+    }
+
+    /// Takes an event of a target. It takes effect once the horizon has passed, so that events that arrive out of
+    /// order do so in order; counts of [`Table::tasks`] have it at once.
+    pub fn apply(&mut self, target: TargetId, time_ns: u64, event: TaskEvent) {
+        self.push(target, time_ns, Item::Task(event));
+    }
+
+    /// The target has ended, and with it its tasks. It is retained for the window.
+    pub fn end_target(&mut self, target: TargetId, time_ns: u64) {
+        let Some(entry) = self.targets.get_mut(&target) else { return };
+        if !entry.ending {
+            entry.ending = true;
+            self.retention.end(time_ns, target);
+            self.push(target, time_ns, Item::End);
+        }
+    }
+
+    /// Time has passed without an event: lets take effect what is older than the horizon.
+    pub fn advance(&mut self, now_ns: u64) {
+        self.newest_ns = self.newest_ns.max(now_ns);
+        self.settle(self.newest_ns.saturating_sub(self.limits.horizon_ns));
+    }
+
+    /// No event will arrive any more: lets everything take effect.
+    pub fn finish(&mut self) {
+        self.settle(u64::MAX);
+    }
+
+    /// Forgets the targets whose window has passed, and returns them.
+    pub fn expire(&mut self, now_ns: u64) -> Vec<TargetId> {
+        let mut gone = Vec::new();
+        while let Some(id) = self.retention.expire(now_ns) {
+            if let Some(target) = self.targets.remove(&id) {
+                self.tracked -= target.tasks.len();
+                gone.push(id);
+            }
+        }
+        gone
+    }
+
+    /// Tasks that are tracked, over all targets.
+    pub fn tracked(&self) -> u64 {
+        self.tracked as u64
+    }
+
+    /// What could not be accounted for.
+    pub fn losses(&self) -> Losses {
+        self.losses
+    }
+
+    /// The tasks of every target. Spawns and ends are counted as they arrive; lifetimes, unseen spawns and edges
+    /// follow when the horizon has passed.
+    pub fn tasks(&self) -> FxHashMap<TargetId, TasksSnapshot> {
+        let mut held: FxHashMap<TargetId, Vec<(u64, TaskEvent)>> = FxHashMap::default();
+        for (time_ns, (target, item)) in self.pending.iter() {
+            if let Item::Task(event) = item {
+                held.entry(*target).or_default().push((time_ns, *event));
+            }
+        }
+        let none = Vec::new();
+        self.targets.iter().map(|(id, target)| (*id, target.snapshot(held.get(id).unwrap_or(&none)))).collect()
+    }
+
+    fn push(&mut self, target: TargetId, time_ns: u64, item: Item) {
+        self.newest_ns = self.newest_ns.max(time_ns);
+        self.pending.push(time_ns, (target, item));
+        self.settle(self.newest_ns.saturating_sub(self.limits.horizon_ns));
+    }
+
+    fn settle(&mut self, until_ns: u64) {
+        while let Some((time_ns, (id, item))) = self.pending.pop(until_ns) {
+            let Some(target) = self.targets.get_mut(&id) else {
+                self.losses.target_unknown += u64::from(matches!(item, Item::Task(_)));
+                continue;
+            };
+            let others = self.tracked - target.tasks.len();
+            match item {
+                Item::Task(TaskEvent::Spawned { task, kind, parent }) => {
+                    let room = self.tracked < self.limits.tracked_tasks;
+                    target.spawned(time_ns, Spawn { task, kind, parent }, room, &mut self.losses);
+                }
+                Item::Task(TaskEvent::Completed { task, kind, outcome }) => {
+                    target.completed(time_ns, task, kind, outcome, &mut self.losses);
+                }
+                Item::End => target.end(),
+            }
+            self.tracked = others + target.tasks.len();
+        }
+    }
+}
+
+struct Spawn {
+    task: TaskRef,
+    kind: TypeId,
+    parent: Parent,
+}
+
+/// One target's tasks and counts.
+struct Target {
+    types: Arc<[TypeInfo]>,
+    tasks: Tasks,
+    counts: Counts,
+    lineage: Lineage,
+    untracked: u64,
+    end_unseen: u64,
+    /// Its end was reported; events of before may still arrive.
+    ending: bool,
+    /// Its end has taken effect.
+    ended: bool,
+}
+
+impl Target {
+    fn new(types: Arc<[TypeInfo]>, unresolved_parents: usize) -> Target {
+        Target {
+            tasks: Tasks::default(),
+            counts: Counts::new(types.len()),
+            lineage: Lineage::new(unresolved_parents),
+            types,
+            untracked: 0,
+            end_unseen: 0,
+            ending: false,
+            ended: false,
+        }
+    }
+
+    fn spawned(&mut self, time_ns: u64, spawn: Spawn, room: bool, losses: &mut Losses) {
+        let Spawn { task, kind, parent } = spawn;
+        if self.is_tracked_already(task) {
+            losses.repeated += 1;
+            return;
+        }
+        let Some(counts) = self.counts.see(kind) else {
+            losses.type_unknown += 1;
+            return;
+        };
+        counts.spawned(time_ns);
+        // Only a spawn that is later than the horizon can be found to have been overtaken by its own end, or by the
+        // next generation at its address. It is counted, and no longer lives.
+        let overtaken_by_end = task.id.is_some_and(|id| self.lineage.ended_lately(id).is_some());
+        let overtaken_by_next = self.tasks.at(task.address).is_some_and(|next| next.spawn_ns > time_ns);
+        if !overtaken_by_next && !overtaken_by_end {
+            self.end_unseen(task.address, losses);
+        }
+        self.lineage.spawned(parent, kind, &self.tasks, &self.types);
+        if overtaken_by_end || self.ended {
+            return;
+        }
+        if overtaken_by_next {
+            self.end_unseen += 1;
+            losses.end_unseen += 1;
+            return;
+        }
+        if let Some(counts) = self.counts.see(kind) {
+            counts.alive += 1;
+            counts.untracked += u64::from(!room);
+        }
+        if room {
+            self.tasks.insert(task, kind, time_ns);
+        } else {
+            self.untracked += 1;
+            losses.untracked += 1;
+        }
+        if let Some(id) = task.id {
+            self.lineage.learned(id, kind, &self.types);
+        }
+    }
+
+    fn completed(&mut self, time_ns: u64, task: TaskRef, kind: TypeId, outcome: Outcome, losses: &mut Losses) {
+        if let Some(tracked) = self.tasks.at(task.address).copied().filter(|tracked| tracked.spawn_ns <= time_ns) {
+            if tracked.is(task.id, kind) {
+                self.tasks.remove(task.address);
+                if let Some(counts) = self.counts.see(tracked.kind()) {
+                    counts.alive -= 1;
+                    counts.completed(outcome);
+                    counts.lived(time_ns - tracked.spawn_ns);
+                }
+                self.forget(task.address, tracked.id().or(task.id), tracked.kind());
+                return;
+            }
+            // Another task ended where the tracked one should be: its end was lost, and so was the other's spawn.
+            self.end_unseen(task.address, losses);
+        }
+        if task.id.is_some_and(|id| self.lineage.ended_lately(id).is_some()) {
+            losses.repeated += 1;
+            return;
+        }
+        let Some(counts) = self.counts.see(kind) else {
+            losses.type_unknown += 1;
+            return;
+        };
+        counts.completed(outcome);
+        if counts.untracked > 0 {
+            // Most likely one of those over the cap. Were it older than the profiler, the count would be one too low
+            // until the type's untracked tasks have ended.
+            counts.untracked -= 1;
+            counts.alive -= 1;
+        } else if !self.ended {
+            counts.unseen_spawns += 1;
+        }
+        self.forget(task.address, task.id, kind);
+    }
+
+    fn is_tracked_already(&self, task: TaskRef) -> bool {
+        task.id.is_some() && self.tasks.at(task.address).is_some_and(|tracked| tracked.id() == task.id)
+    }
+
+    /// Whatever is tracked at `address` has ended at an unknown time and in an unknown way.
+    fn end_unseen(&mut self, address: u64, losses: &mut Losses) {
+        let Some(task) = self.tasks.remove(address) else { return };
+        if let Some(counts) = self.counts.see(task.kind()) {
+            counts.alive -= 1;
+        }
+        self.end_unseen += 1;
+        losses.end_unseen += 1;
+        self.forget(address, task.id(), task.kind());
+    }
+
+    /// A task has ended; its children's spawns may be applied after that.
+    fn forget(&mut self, address: u64, id: Option<u64>, kind: TypeId) {
+        self.lineage.ended(address, id, kind);
+        if let Some(id) = id {
+            self.lineage.learned(id, kind, &self.types);
+        }
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.tasks = Tasks::default();
+        self.counts.none_alive();
+        self.lineage.close();
+    }
+
+    fn snapshot(&self, held: &[(u64, TaskEvent)]) -> TasksSnapshot {
+        let mut index = FxHashMap::default();
+        let mut types = Vec::new();
+        for &kind in self.counts.seen() {
+            self.push_type(kind, &mut index, &mut types);
+        }
+        self.preview(held, &mut index, &mut types);
+        if self.ending {
+            types.iter_mut().for_each(|kind| kind.alive = 0);
+        }
+        let mut edges: Vec<Edge> = Vec::new();
+        for (parent, child, spawns) in self.lineage.edges() {
+            let parent = match parent {
+                ParentType::Type(kind) => index.get(&kind).map_or(EdgeParent::Unknown, |&i| EdgeParent::Type(i)),
+                ParentType::None => EdgeParent::None,
+                ParentType::Unknown => EdgeParent::Unknown,
+            };
+            if let Some(&child) = index.get(&child) {
+                edges.push(Edge { parent, child, spawns });
+            }
+        }
+        edges.sort_unstable_by_key(|edge| (edge.child, edge.parent));
+        TasksSnapshot {
+            types,
+            edges,
+            tracked: self.tasks.len() as u64,
+            untracked: self.untracked,
+            end_unseen: self.end_unseen,
+        }
+    }
+
+    fn push_type(
+        &self,
+        kind: TypeId,
+        index: &mut FxHashMap<TypeId, usize>,
+        types: &mut Vec<TaskTypeSnapshot>,
+    ) -> Option<usize> {
+        if let Some(&i) = index.get(&kind) {
+            return Some(i);
+        }
+        let info = self.types.get(kind.0 as usize)?;
+        index.insert(kind, types.len());
+        types.push(self.counts.snapshot(kind, info));
+        Some(types.len() - 1)
+    }
+
+    /// Adds to the counts what is still held back for its order.
+    fn preview(
+        &self,
+        held: &[(u64, TaskEvent)],
+        index: &mut FxHashMap<TypeId, usize>,
+        types: &mut Vec<TaskTypeSnapshot>,
+    ) {
+        let mut born: FxHashMap<u64, Vec<(Option<u64>, usize)>> = FxHashMap::default();
+        for &(time_ns, event) in held {
+            let TaskEvent::Spawned { task, kind, .. } = event else { continue };
+            if self.is_tracked_already(task) {
+                continue;
+            }
+            let Some(i) = self.push_type(kind, index, types) else { continue };
+            types[i].spawned += 1;
+            types[i].alive += 1;
+            types[i].last_spawn_ns = types[i].last_spawn_ns.max(Some(time_ns));
+            born.entry(task.address).or_default().push((task.id, i));
+        }
+        for &(_, event) in held {
+            let TaskEvent::Completed { task, kind, outcome } = event else { continue };
+            let tracked = self.tasks.at(task.address).filter(|tracked| tracked.is(task.id, kind));
+            if tracked.is_none() && task.id.is_some_and(|id| self.lineage.ended_lately(id).is_some()) {
+                continue;
+            }
+            let young = born.get_mut(&task.address).and_then(|young| {
+                let same = |&(id, i): &(Option<u64>, usize)| match (id, task.id) {
+                    (Some(mine), Some(theirs)) => mine == theirs,
+                    _ => tracked.is_none() && index.get(&kind) == Some(&i),
+                };
+                let at = young.iter().position(same)?;
+                Some(young.swap_remove(at).1)
+            });
+            // A task that is born and ends within the horizon, a tracked one, one over the cap, or none that is alive.
+            let (ended, alive) = match (young, tracked) {
+                (Some(i), _) => (Some(i), true),
+                (None, Some(tracked)) => (self.push_type(tracked.kind(), index, types), true),
+                (None, None) => (
+                    self.push_type(kind, index, types),
+                    self.counts.get(kind).is_some_and(|counts| counts.untracked > 0),
+                ),
+            };
+            if let Some(i) = ended {
+                types[i].completed[outcome as usize] += 1;
+                types[i].alive = types[i].alive.saturating_sub(u64::from(alive));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! The model, through one `check(events, expected)`.
