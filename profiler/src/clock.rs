@@ -10,8 +10,11 @@ pub fn monotonic_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Seconds since the epoch at monotonic time 0; `None` when the wall clock is before the epoch.
-pub fn epoch_offset_seconds() -> Option<f64> {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
-    Some(wall - monotonic_ns() as f64 / 1e9)
+/// Seconds since the epoch at monotonic time 0.
+pub fn epoch_offset_seconds() -> f64 {
+    let wall = match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_secs_f64(),
+        Err(before) => -before.duration().as_secs_f64(),
+    };
+    wall - monotonic_ns() as f64 / 1e9
 }

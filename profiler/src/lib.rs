@@ -1,11 +1,13 @@
 //! An eBPF profiler that watches a language runtime from outside its process. `ARCHITECTURE.md` is the map.
 
+pub mod cli;
+pub mod clock;
+pub mod command;
 pub mod decode;
 pub mod event;
-pub mod clock;
-pub mod decode;
 pub mod export;
 pub mod kernel;
+pub mod launch;
 pub mod metrics;
 pub mod model;
 pub mod recording;

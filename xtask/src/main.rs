@@ -1,1 +1,74 @@
-fn main() {}
+//! The project's own automation. One file per task; each step is a command that a person can run.
+
+mod bench;
+mod build;
+mod demo;
+mod docs;
+mod fixtures;
+mod process;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set up, build, try, test and measure profiler")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing to build and test, and nothing else
+    Setup {
+        /// Only report what is missing; fail if anything is
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the profiler (set-up included)
+    Build,
+    /// Start a small Tokio server under load, attach to it, and show what is seen
+    Demo {
+        /// Stop after this time, as `10s` [default: until Ctrl-C]
+        #[arg(long, value_parser = humantime::parse_duration)]
+        duration: Option<Duration>,
+        /// Address to serve the metrics on
+        #[arg(long, default_value = "127.0.0.1:9909")]
+        listen: String,
+    },
+    /// Run all tests: formatting, lints, units, replay, and live ones against real programs (root is needed)
+    Test {
+        /// Only the live tests whose name contains this
+        #[arg(long, value_name = "NAME")]
+        live: Option<String>,
+    },
+    /// Measure what the profiler costs, as docs/measuring.md says (root is needed)
+    Bench {
+        /// Only the measurements whose name contains this
+        name: Option<String>,
+    },
+    /// Write the generated documentation again
+    Docs,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Setup { check } => setup::run(check),
+        Task::Build => setup::run(false).and_then(|()| build::profiler()).map(|_| ()),
+        Task::Demo { duration, listen } => demo::run(duration, &listen),
+        Task::Test { live } => test::run(live.as_deref()),
+        Task::Bench { name } => bench::run(name.as_deref()),
+        Task::Docs => docs::write(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -52,6 +52,10 @@ pub struct SchedSnapshot {
     pub voluntary_switches: u64,
     /// Involuntary switches.
     pub involuntary_switches: u64,
+    /// Time on a CPU, of spans that have not ended too.
+    pub on_cpu_ns: u64,
+    /// Time asleep, of spans that have not ended too.
+    pub blocked_ns: u64,
     /// Wait from runnable to running.
     pub run_queue: Box<Histogram>,
     /// Uninterrupted time on a CPU.

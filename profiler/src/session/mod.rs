@@ -248,7 +248,7 @@ impl Session {
             .map(|watched| watched.snapshot(kernel, slots, &mut tasks, now))
             .collect();
         let mut profiler = self.profiler_snapshot();
-        profiler.snapshot_seconds = started.elapsed().as_secs_f64();
+        profiler.snapshot_seconds = Some(started.elapsed().as_secs_f64());
         Snapshot { time_ns: now, epoch_offset_seconds: clock::epoch_offset_seconds(), targets, profiler }
     }
 

@@ -10,7 +10,6 @@ use rustc_hash::FxHashMap;
 use super::accept::Slots;
 use super::claim::Claim;
 use super::probes::Probes;
-use crate::clock;
 use crate::kernel::attach::AcceptHooks;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
@@ -234,7 +233,7 @@ impl Watched {
         let binary = Binary::parse(&data).map_err(|e| (ProbeState::Unsupported, e.to_string()))?;
         let mut plan = None;
         for runtime in RUNTIMES {
-            plan = runtime.detect(&binary, poll_stack).map_err(|e| broken(&e))?;
+            plan = runtime.detect(&binary).map_err(|e| broken(&e))?;
             if plan.is_some() {
                 break;
             }

@@ -1,0 +1,172 @@
+//! The command line. Pure parsing: nothing is opened, attached or changed here.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Largest ring that may be asked for.
+const MAX_RING_MIB: u32 = 1024;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "profiler",
+    version,
+    about = "Watches a running Tokio process from outside: run queue, accept queue, and the life of every task",
+    long_about = "Attaches to running processes with eBPF and shows where work waits: in the kernel's accept queue, in the \
+                  CPU's run queue, or in a task. Nothing in the application is changed: no rebuild, no library, no restart.",
+    after_help = "Examples:
+  profiler ps                                   which processes can be profiled, and what of them
+  profiler attach --pid 4242                    attach, and serve http://127.0.0.1:9909/metrics until Ctrl-C
+  profiler attach --pid 4242 --duration 10s --print
+                                                measure for ten seconds, print the metrics, and exit
+  profiler run -- ./server --port 8080          start a program and profile it from its first instruction
+  profiler check                                what this kernel and these privileges permit, and the remedy
+
+Exit status: 0 success, 1 failure, 2 wrong usage."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Attach to running processes and serve their metrics
+    Attach {
+        /// Process to attach to (repeat for several)
+        #[arg(long = "pid", value_name = "PID", required = true, value_parser = clap::value_parser!(u32).range(1..))]
+        pids: Vec<u32>,
+        #[command(flatten)]
+        measure: Measure,
+        #[command(flatten)]
+        web: Web,
+    },
+    /// Start a program and profile it from its first instruction
+    Run {
+        #[command(flatten)]
+        measure: Measure,
+        #[command(flatten)]
+        web: Web,
+        /// The program and its arguments
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// List processes, their runtimes, and what can be measured
+    Ps,
+    /// Show what this kernel and these privileges permit, and the remedy for what they do not
+    Check,
+    /// Write the documentation of all metrics
+    #[command(hide = true)]
+    MetricsDoc,
+}
+
+/// How to measure.
+#[derive(Args, Clone, Debug)]
+pub struct Measure {
+    /// Stop after this time, as `10s` or `5m` [default: until Ctrl-C or until all processes have ended]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Print the page of metrics at the end, instead of serving it (measures for 10s unless --duration is given)
+    #[arg(long)]
+    pub print: bool,
+    /// Print a readable summary every so often, as `2s`
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub watch: Option<Duration>,
+    /// Tasks that are tracked at the same time; more are counted, but their lifetimes are not measured
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub max_tasks: u32,
+    /// Size of the event buffer in MiB, a power of two
+    #[arg(long, value_name = "MIB", default_value_t = 4, value_parser = ring_mib)]
+    pub ring_mib: u32,
+    /// How long the series of an ended process are kept, as `10m`
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub retention: Duration,
+    /// Attach even when another profiler watches the process already
+    #[arg(long)]
+    pub force: bool,
+    /// Find parents by probes on every poll, also where the thread-local context tells them (costs more)
+    #[arg(long, hide = true)]
+    pub poll_stack: bool,
+}
+
+/// The endpoint. Flags are named as the Prometheus exporters name them.
+#[derive(Args, Clone, Debug)]
+pub struct Web {
+    /// Address to serve on
+    #[arg(long = "web.listen-address", value_name = "ADDR:PORT", default_value = "127.0.0.1:9909", value_parser = listen_address)]
+    pub listen_address: SocketAddr,
+    /// Path under which the metrics are served
+    #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
+    pub telemetry_path: String,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = humantime::parse_duration(text).map_err(|e| format!("{e}; write it as 10s, 500ms or 5m"))?;
+    if parsed.is_zero() { Err("must be more than zero".to_owned()) } else { Ok(parsed) }
+}
+
+fn ring_mib(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(n) if n.is_power_of_two() && n <= MAX_RING_MIB => Ok(n),
+        _ => Err(format!("must be a power of two, from 1 to {MAX_RING_MIB}")),
+    }
+}
+
+/// As the Prometheus exporters do, `:9909` means all addresses.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    full.parse().map_err(|_| "must be ADDRESS:PORT, as 127.0.0.1:9909 or :9909".to_owned())
+}
+
+fn telemetry_path(text: &str) -> Result<String, String> {
+    const TAKEN: [&str; 4] = ["/", "/status", "/healthz", "/readyz"];
+    if !text.starts_with('/') || text.contains(['{', '}', '*', '?', '#']) {
+        return Err("must be a plain path that begins with /".to_owned());
+    }
+    if TAKEN.contains(&text) { Err(format!("{text} is another page's path")) } else { Ok(text.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn error(arguments: &[&str]) -> String {
+        Cli::try_parse_from(arguments).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn several_processes_may_be_named() {
+        let cli = Cli::try_parse_from(["profiler", "attach", "--pid", "7", "--pid", "8"]).unwrap();
+        assert!(matches!(cli.command, Command::Attach { pids, .. } if pids == [7, 8]));
+    }
+
+    #[test]
+    fn a_program_keeps_its_own_flags() {
+        let cli = Cli::try_parse_from(["profiler", "run", "--", "server", "--pid", "x"]).unwrap();
+        assert!(matches!(cli.command, Command::Run { command, .. } if command == ["server", "--pid", "x"]));
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_what_would_be_good() {
+        assert!(error(&["profiler", "attach"]).contains("--pid"));
+        assert!(error(&["profiler", "attach", "--pid", "0"]).contains("0"));
+        assert!(error(&["profiler", "attach", "--pid", "1", "--duration", "ten"]).contains("10s"));
+        assert!(error(&["profiler", "attach", "--pid", "1", "--duration", "0s"]).contains("more than zero"));
+        assert!(error(&["profiler", "attach", "--pid", "1", "--ring-mib", "3"]).contains("power of two"));
+        assert!(error(&["profiler", "attach", "--pid", "1", "--web.listen-address", "nowhere"]).contains("9909"));
+        assert!(error(&["profiler", "attach", "--pid", "1", "--web.telemetry-path", "/status"]).contains("another"));
+    }
+
+    #[test]
+    fn a_port_alone_means_all_addresses() {
+        assert_eq!(listen_address(":9909").unwrap(), "0.0.0.0:9909".parse().unwrap());
+    }
+}

@@ -1,0 +1,5 @@
+//! The subcommands: wiring and what they print. Never parsing, never measuring.
+
+pub mod attach;
+pub mod check;
+pub mod ps;

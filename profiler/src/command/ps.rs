@@ -1,0 +1,96 @@
+//! `profiler ps`: processes, their runtimes, and what can be measured.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs;
+
+use memmap2::Mmap;
+
+use crate::runtime::RUNTIMES;
+use crate::target::elf::Binary;
+use crate::target::process::{Process, ProcessError};
+
+/// A larger file is not looked into: a listing of all processes must stay quick.
+const MAX_IMAGE_BYTES: u64 = 512 << 20;
+
+#[derive(Clone)]
+struct Verdict {
+    runtime: String,
+    tasks: String,
+}
+
+/// A table of all processes that can be seen.
+pub fn list() -> String {
+    let mut rows = Vec::new();
+    // Processes of one build are recognised once.
+    let mut seen: HashMap<(u64, u64), Verdict> = HashMap::new();
+    let mut unreadable = 0;
+    for pid in pids() {
+        let Ok(process) = Process::find(pid) else { continue };
+        match process.image() {
+            Ok(image) => {
+                let verdict = seen.entry(image.identity).or_insert_with(|| examine(&image.file)).clone();
+                rows.push((process, verdict));
+            }
+            Err(ProcessError::NotPermitted { .. }) => unreadable += 1,
+            Err(_) => {}
+        }
+    }
+    rows.sort_by_key(|(process, verdict)| (verdict.runtime == "-", process.pid));
+    let mut text = format!("{:>8}  {:<16} {:<16} {}\n", "PID", "PROCESS", "RUNTIME", "TASKS");
+    for (process, verdict) in &rows {
+        let _ = writeln!(text, "{:>8}  {:<16} {:<16} {}", process.pid, process.comm, verdict.runtime, verdict.tasks);
+    }
+    let _ = writeln!(text, "\nRun queue and accept queue are measured for every process.");
+    if unreadable > 0 {
+        let _ = writeln!(text, "{unreadable} processes of other users are not shown: CAP_SYS_PTRACE is needed to look into them.");
+    }
+    text
+}
+
+fn examine(file: &fs::File) -> Verdict {
+    let none = |tasks: &str| Verdict { runtime: "-".to_owned(), tasks: tasks.to_owned() };
+    if file.metadata().is_ok_and(|m| m.len() > MAX_IMAGE_BYTES) {
+        return none("not looked into: the program is too large");
+    }
+    // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
+    let Ok(data) = (unsafe { Mmap::map(file) }) else { return none("-") };
+    let Ok(binary) = Binary::parse(&data) else { return none("-") };
+    for runtime in RUNTIMES {
+        match runtime.detect(&binary) {
+            Ok(Some(plan)) => {
+                let version = plan.version.as_deref().unwrap_or("?");
+                let lacking: Vec<&str> =
+                    plan.signals.iter().filter(|signal| signal.state.is_err()).map(|signal| signal.name).collect();
+                let tasks = match (plan.probes.is_empty(), lacking.is_empty()) {
+                    (true, _) => "unsupported: nothing to probe was found".to_owned(),
+                    (false, true) => format!("yes: {} types", plan.types.len()),
+                    (false, false) => format!("yes: {} types; not {}", plan.types.len(), lacking.join(", ")),
+                };
+                return Verdict { runtime: format!("{} {version}", plan.runtime), tasks };
+            }
+            Ok(None) => {}
+            Err(e) => return none(&e.to_string()),
+        }
+    }
+    none("-")
+}
+
+fn pids() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut pids: Vec<u32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    pids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_listed() {
+        let text = list();
+        let pid = std::process::id().to_string();
+        assert!(text.lines().any(|line| line.trim_start().starts_with(&pid)), "{text}");
+    }
+}

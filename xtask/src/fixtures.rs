@@ -1,0 +1,52 @@
+//! Builds the programs that live tests and measurements attach to: `tests/fixtures/README.md` says what they are.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::process::{cargo, root, run};
+
+/// Versions of Tokio that the fixture is built against: the names of its packages.
+pub const TOKIO: [&str; 5] = ["1.20", "1.28", "1.38", "1.44", "latest"];
+/// Build profiles of the fixture.
+pub const PROFILES: [&str; 3] = ["release", "thin", "fat"];
+/// Fixtures without Tokio.
+const PLAIN: [&str; 2] = ["listener", "forker"];
+
+/// The fixture built against a version of Tokio with a profile.
+pub fn tokio(version: &str, profile: &str) -> Result<PathBuf> {
+    let target = target().join(version);
+    build(&root().join("tests/fixtures/tokio").join(version), &target, profile)?;
+    let program = target.join(profile).join("fixture");
+    if profile == "fat" {
+        // The same addresses with and without symbols: the one can be checked against the other.
+        let stripped = program.with_file_name("fixture-stripped");
+        run(Command::new("strip").arg("-s").arg("-o").arg(&stripped).arg(&program))?;
+    }
+    Ok(program)
+}
+
+/// All fixtures.
+pub fn all() -> Result<()> {
+    for name in PLAIN {
+        build(&root().join("tests/fixtures").join(name), &target().join(name), "release")?;
+    }
+    for version in TOKIO {
+        for profile in PROFILES {
+            tokio(version, profile)?;
+        }
+    }
+    Ok(())
+}
+
+fn target() -> PathBuf {
+    root().join("target/fixtures")
+}
+
+fn build(package: &Path, target: &Path, profile: &str) -> Result<()> {
+    run(cargo()
+        .current_dir(package)
+        .args(["build", "--quiet", "--locked", "--profile", profile, "--target-dir"])
+        .arg(target))
+}

@@ -1,0 +1,149 @@
+//! `cargo xtask setup`: installs what is missing to build and test, and says what it does.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::{self, output, succeeds};
+
+/// The name under which rustup knows the distribution's compiler; profiler's build script looks for it.
+const LINKED_TOOLCHAIN: &str = "bpf";
+const CORE: &str = "lib/rustlib/src/rust/library/core/src/lib.rs";
+const LINKER_VERSION: &str = "0.13.0";
+
+/// One thing that is needed.
+struct Need {
+    name: &'static str,
+    purpose: &'static str,
+    there: fn() -> bool,
+    install: fn() -> Result<()>,
+}
+
+/// In the order of installation.
+const NEEDS: &[Need] = &[
+    Need {
+        name: "C linker",
+        purpose: "to link programs",
+        there: || succeeds("cc", &["--version"]),
+        install: || packages(&["gcc", "libc6-dev"]),
+    },
+    Need {
+        name: "rustfmt",
+        purpose: "for the tests' formatting check",
+        there: || succeeds("cargo", &["fmt", "--version"]),
+        install: || process::run(Command::new("rustup").args(["component", "add", "rustfmt"])),
+    },
+    Need {
+        name: "clippy",
+        purpose: "for the tests' lints",
+        there: || succeeds("cargo", &["clippy", "--version"]),
+        install: || process::run(Command::new("rustup").args(["component", "add", "clippy"])),
+    },
+    Need {
+        name: "BPF compiler",
+        purpose: "to build the kernel half: a compiler with the sources of core",
+        there: || has_core(LINKED_TOOLCHAIN) || has_core("nightly"),
+        install: compiler,
+    },
+    Need {
+        name: "bpf-linker",
+        purpose: "to build the kernel half",
+        there: || succeeds("bpf-linker", &["--version"]),
+        install: linker,
+    },
+    Need {
+        name: "strip",
+        purpose: "for the tests' stripped programs",
+        there: || succeeds("strip", &["--version"]),
+        install: || packages(&["binutils"]),
+    },
+    Need {
+        name: "promtool",
+        purpose: "for the tests of the metrics page",
+        there: || succeeds("promtool", &["--version"]),
+        install: || packages(&["prometheus"]),
+    },
+];
+
+/// Installs what is missing; with `check` only reports it.
+pub fn run(check: bool) -> Result<()> {
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.there)()).collect();
+    if check {
+        for need in NEEDS {
+            let state = if missing.iter().any(|m| m.name == need.name) { "missing" } else { "ok" };
+            println!("{:<14} {:<8} {}", need.name, state, need.purpose);
+        }
+        if !missing.is_empty() {
+            bail!("{} missing: run `cargo xtask setup`", missing.len());
+        }
+        return Ok(());
+    }
+    for need in missing {
+        eprintln!("setup: installing {} ({})", need.name, need.purpose);
+        (need.install)().with_context(|| format!("failed to install {}", need.name))?;
+        if !(need.there)() {
+            bail!("{} was installed, but is not found: is $HOME/.cargo/bin in PATH?", need.name);
+        }
+    }
+    eprintln!("setup: everything is there");
+    Ok(())
+}
+
+fn has_core(toolchain: &str) -> bool {
+    output("rustup", &["run", toolchain, "rustc", "--print", "sysroot"])
+        .is_some_and(|sysroot| Path::new(&sysroot).join(CORE).exists())
+}
+
+/// Debian has a compiler with the sources of its core; elsewhere rustup fetches both.
+fn compiler() -> Result<()> {
+    if !succeeds("rustup", &["--version"]) {
+        bail!("rustup is needed to keep the compilers apart: install it first (Debian: `apt-get install rustup`)");
+    }
+    if debian_has("rust-web-src") {
+        packages(&["rustc-web", "cargo-web", "rust-web-src"])?;
+        return process::run(Command::new("rustup").args(["toolchain", "link", LINKED_TOOLCHAIN, "/usr"]));
+    }
+    process::run(Command::new("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]))
+}
+
+/// The linker must know at least the compiler's LLVM. Debian has it as a library; elsewhere it is built in.
+fn linker() -> Result<()> {
+    let mut install = Command::new("cargo");
+    let package = format!("bpf-linker@{LINKER_VERSION}");
+    if debian_has("llvm-22-dev") {
+        packages(&["llvm-22-dev", "zlib1g-dev", "libzstd-dev", "g++"])?;
+        install.args(["install", "--locked", &package, "--no-default-features", "--features", "llvm-22"]);
+        install.env("LLVM_PREFIX", "/usr/lib/llvm-22");
+    } else {
+        install.args(["install", "--locked", &package]);
+    }
+    process::run(&mut install)
+}
+
+fn debian_has(package: &str) -> bool {
+    if !succeeds("apt-get", &["--version"]) {
+        return false;
+    }
+    let candidate = || {
+        output("apt-cache", &["policy", package])
+            .is_some_and(|policy| policy.lines().any(|l| l.trim().starts_with("Candidate:") && !l.contains("(none)")))
+    };
+    candidate() || (succeeds("apt-get", &["update"]) && candidate())
+}
+
+fn packages(names: &[&str]) -> Result<()> {
+    if !succeeds("apt-get", &["--version"]) {
+        bail!("no apt-get here: install {} with this system's package manager", names.join(", "));
+    }
+    let install = || {
+        process::run(Command::new("apt-get")
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(names)
+            .env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    install().or_else(|_| {
+        process::run(Command::new("apt-get").arg("update"))?;
+        install()
+    })
+}

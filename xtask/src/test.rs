@@ -1,0 +1,32 @@
+//! `cargo xtask test`: all tests, in the order in which a failure is cheapest to find.
+
+use anyhow::Result;
+
+use crate::process::{self, cargo};
+use crate::{fixtures, setup};
+
+/// Runs everything, or (with `live`) only the live tests whose name contains it.
+fn live_tests(live: Option<&str>) -> Result<()> {
+    // Live tests share one kernel and compare its lists of programs: one at a time.
+    let mut command = cargo();
+    command.args(["test", "--release", "--package", "tests", "--test", "live", "--"]);
+    command.args(["--test-threads=1", "--nocapture"]);
+    if let Some(name) = live {
+        command.arg(name);
+    }
+    process::run(&mut command)
+}
+
+/// The task.
+pub fn run(live: Option<&str>) -> Result<()> {
+    setup::run(false)?;
+    if live.is_none() {
+        process::run(cargo().args(["fmt", "--all", "--check"]))?;
+        process::run(cargo().args(["clippy", "--release", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+        process::run(cargo().args(["test", "--release", "--package", "profiler", "--package", "profiler-common"]))?;
+        process::run(cargo().args(["test", "--release", "--package", "tests", "--test", "edges", "--test", "replay"]))?;
+    }
+    fixtures::all()?;
+    process::run(cargo().args(["build", "--release", "--package", "profiler"]))?;
+    live_tests(live)
+}
