@@ -1,0 +1,138 @@
+//! The endpoint: `/metrics`, `/status`, `/healthz`, `/readyz` and a landing page. Never what is on a page.
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+
+use super::{ExportError, NoSnapshot, SnapshotSource, landing, status};
+use crate::metrics::{self, Own};
+
+/// Where metrics are served by default.
+pub const DEFAULT_PATH: &str = "/metrics";
+
+const RESERVED: [&str; 4] = ["/", "/status", "/healthz", "/readyz"];
+
+/// A bound address that does not serve yet.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// The address, with the port that the kernel chose where 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Binds first, so that a start that must fail does so before anything is attached.
+///
+/// # Errors
+/// The address is in use, or may not be used.
+pub fn bind(address: SocketAddr) -> Result<Listener, ExportError> {
+    let failed = |source: std::io::Error| match source.kind() {
+        ErrorKind::AddrInUse => ExportError::AddressInUse { address },
+        _ => ExportError::Bind { address, source },
+    };
+    let socket = TcpListener::bind(address).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    let address = socket.local_addr().map_err(failed)?;
+    Ok(Listener { socket, address })
+}
+
+/// Serves until `shutdown` is done and open requests are answered. `path` is where metrics are.
+///
+/// # Errors
+/// The path is taken or none; or the socket failed.
+pub async fn serve(
+    listener: Listener,
+    path: &str,
+    source: SnapshotSource,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ExportError> {
+    let router = router(path, source)?;
+    let socket = tokio::net::TcpListener::from_std(listener.socket).map_err(ExportError::Serve)?;
+    axum::serve(socket, router).with_graceful_shutdown(shutdown).await.map_err(ExportError::Serve)
+}
+
+/// All pages.
+///
+/// # Errors
+/// The path of the metrics is taken or none.
+pub fn router(path: &str, source: SnapshotSource) -> Result<Router, ExportError> {
+    let refused = |reason| Err(ExportError::Path { path: path.to_owned(), reason });
+    if !path.starts_with('/') || path.contains(['{', '}', '?', '#', '*']) {
+        return refused("it must begin with / and be a plain path");
+    }
+    if RESERVED.contains(&path) {
+        return refused("another page is served there");
+    }
+    let pages = Arc::new(Pages { path: path.to_owned(), source, last_scrape_ns: AtomicU64::new(0) });
+    Ok(Router::new()
+        .route(path, get(metrics_page))
+        .route("/status", get(status_page))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready_page))
+        .route("/", get(landing_page))
+        .with_state(pages))
+}
+
+struct Pages {
+    path: String,
+    source: SnapshotSource,
+    /// 0 before the first scrape.
+    last_scrape_ns: AtomicU64,
+}
+
+impl IntoResponse for NoSnapshot {
+    fn into_response(self) -> Response {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{self}\n")).into_response()
+    }
+}
+
+async fn metrics_page(State(pages): State<Arc<Pages>>) -> Response {
+    let begin = Instant::now();
+    let snapshot = match pages.source.snapshot().await {
+        Ok(snapshot) => snapshot,
+        Err(none) => return none.into_response(),
+    };
+    let last = Some(pages.last_scrape_ns.load(Ordering::Relaxed)).filter(|&ns| ns > 0).map(|ns| ns as f64 / 1e9);
+    let page = metrics::page(snapshot, Own::read(last));
+    pages.last_scrape_ns.store((begin.elapsed().as_nanos() as u64).max(1), Ordering::Relaxed);
+    match page {
+        Ok(page) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn status_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnapshot> {
+    let snapshot = pages.source.snapshot().await?;
+    let json = status::document(&snapshot).to_string();
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}
+
+async fn ready_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnapshot> {
+    let snapshot = pages.source.snapshot().await?;
+    Ok(match &snapshot.profiler.not_ready {
+        None => "ready\n".into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+    })
+}
+
+async fn landing_page(State(pages): State<Arc<Pages>>) -> Result<Html<String>, NoSnapshot> {
+    let snapshot = pages.source.snapshot().await?;
+    Ok(Html(landing::page(&snapshot, &pages.path)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! Fills the page from a snapshot: one function per area. What was not measured gets no series.
+
+use std::sync::{Arc, LazyLock};
+
+use profiler_common::histogram::Histogram;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+
+use super::labels::{self, BOUND, Bounded};
+use super::own::Own;
+use super::series::{Labels, Page, scaled};
+use super::table::{Id, METRICS, TARGET_LABELS, Unit};
+use crate::event::Outcome;
+use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};
+use crate::status::ProbeState;
+
+/// Collects the metrics of one snapshot.
+pub struct SnapshotCollector {
+    snapshot: Arc<Snapshot>,
+    own: Own,
+    bound: usize,
+}
+
+impl SnapshotCollector {
+    /// Collects from `snapshot`, and about the profiler's process from `own`.
+    pub fn new(snapshot: Arc<Snapshot>, own: Own) -> SnapshotCollector {
+        SnapshotCollector { snapshot, own, bound: BOUND }
+    }
+
+    /// At most this many values per bounded label and target.
+    #[must_use]
+    pub fn bound(mut self, bound: usize) -> SnapshotCollector {
+        self.bound = bound;
+        self
+    }
+}
+
+impl Collector for SnapshotCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        static DESCS: LazyLock<Vec<Desc>> = LazyLock::new(|| {
+            let desc = |row: &super::table::Metric| {
+                let labels = row.all_labels().map(str::to_owned).collect();
+                Desc::new(row.full_name(), row.help.to_owned(), labels, Default::default())
+            };
+            // A row that Prometheus would refuse is found by this module's tests.
+            METRICS.iter().filter_map(|row| desc(row).ok()).collect()
+        });
+        DESCS.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let snapshot = &*self.snapshot;
+        let names = snapshot.targets.iter().map(|t| TARGET_LABELS.into_iter().zip(labels::target(t)).collect());
+        let mut page = Page::new(names.collect());
+        for (index, target) in snapshot.targets.iter().enumerate() {
+            let filler = Filler { page: &mut page, index, bound: self.bound };
+            filler.fill(target, snapshot.epoch_offset_seconds);
+        }
+        profiler(&mut page, snapshot, &self.own);
+        page.families()
+    }
+}
+
+/// What the probes of a target see of its tasks: only that can be zero.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// Ends.
+    ends: bool,
+    /// Cancellations and panics.
+    outcomes: bool,
+}
+
+/// Fills in one target.
+struct Filler<'p, 'a> {
+    page: &'p mut Page<'a>,
+    index: usize,
+    bound: usize,
+}
+
+impl<'a> Filler<'_, 'a> {
+    fn fill(mut self, target: &'a TargetSnapshot, epoch_offset_seconds: f64) {
+        self.state(target);
+        if let Some(sched) = &target.sched {
+            self.sched(sched);
+        }
+        self.listeners(&target.listeners);
+        if let Some(tasks) = &target.tasks {
+            let works = |probe: &str| {
+                let row = target.status.probes.iter().find(|row| row.probe == probe)?;
+                Some([ProbeState::Attached, ProbeState::Detached].contains(&row.state))
+            };
+            let seen =
+                Seen { ends: works("task_complete") != Some(false), outcomes: works("task_outcome") == Some(true) };
+            self.tasks(tasks, epoch_offset_seconds, seen);
+        }
+    }
+
+    fn number(&mut self, id: Id, own: [&'a str; 2], value: f64) {
+        self.page.number(id, Labels { target: Some(self.index), own }, value);
+    }
+
+    fn histogram(&mut self, id: Id, own: [&'a str; 2], value: &'a Histogram) {
+        self.page.histogram(id, Labels { target: Some(self.index), own }, value);
+    }
+
+    fn state(&mut self, target: &'a TargetSnapshot) {
+        self.number(Id::TargetUp, ["", ""], f64::from(u8::from(target.running)));
+        self.number(Id::TargetInfo, [target.runtime_version.as_deref().unwrap_or_default(), ""], 1.0);
+        if let Some(processes) = target.processes {
+            self.number(Id::TargetProcesses, ["", ""], processes as f64);
+        }
+        if let Some(threads) = target.threads {
+            self.number(Id::RuntimeThreads, ["", ""], threads as f64);
+        }
+        for row in &target.status.probes {
+            for state in ProbeState::ALL {
+                let value = f64::from(u8::from(row.state == state));
+                self.number(Id::ProbeState, [&row.probe, state.label()], value);
+            }
+        }
+    }
+
+    fn sched(&mut self, sched: &'a SchedSnapshot) {
+        self.histogram(Id::SchedRunQueueSeconds, ["", ""], &sched.run_queue);
+        self.histogram(Id::SchedTimesliceSeconds, ["", ""], &sched.on_cpu);
+        self.histogram(Id::SchedBlockedSeconds, ["", ""], &sched.blocked);
+        let seconds = |histogram: &Histogram| scaled(histogram.sum, Unit::Seconds);
+        self.number(Id::SchedOnCpuSecondsTotal, ["", ""], seconds(&sched.on_cpu));
+        self.number(Id::SchedOffCpuSecondsTotal, ["blocked", ""], seconds(&sched.blocked));
+        self.number(Id::SchedOffCpuSecondsTotal, ["run_queue", ""], seconds(&sched.run_queue));
+        self.number(Id::SchedSwitchesTotal, ["voluntary", ""], sched.voluntary_switches as f64);
+        self.number(Id::SchedSwitchesTotal, ["involuntary", ""], sched.involuntary_switches as f64);
+    }
+
+    fn listeners(&mut self, listeners: &'a [ListenerSnapshot]) {
+        let mut names = Bounded::new(self.bound);
+        for listener in listeners {
+            let own = [names.value(&listener.listener), ""];
+            let numbers = [
+                (Id::AcceptQueueLength, listener.length),
+                (Id::AcceptQueueLimit, listener.limit),
+                (Id::AcceptedTotal, listener.accepted),
+                (Id::AcceptOverflowsTotal, listener.overflows),
+            ];
+            for (id, value) in numbers {
+                if let Some(value) = value {
+                    self.number(id, own, value as f64);
+                }
+            }
+            for (id, value) in [(Id::AcceptQueueDepth, &listener.depth), (Id::AcceptWaitSeconds, &listener.wait)] {
+                if let Some(value) = value {
+                    self.histogram(id, own, value);
+                }
+            }
+        }
+    }
+
+    fn tasks(&mut self, tasks: &'a TasksSnapshot, epoch_offset_seconds: f64, seen: Seen) {
+        static NO_LIFETIME: Histogram = Histogram::EMPTY;
+        let mut names = Bounded::new(self.bound);
+        for kind in &tasks.types {
+            let task = names.value(&kind.name);
+            self.number(Id::TasksSpawnedTotal, [task, ""], kind.spawned as f64);
+            for (outcome, count) in Outcome::ALL.into_iter().zip(kind.completed) {
+                if count > 0 || (seen.outcomes && outcome != Outcome::Unknown) {
+                    self.number(Id::TasksCompletedTotal, [task, outcome.label()], count as f64);
+                }
+            }
+            if seen.ends {
+                self.number(Id::TasksAlive, [task, ""], kind.alive as f64);
+                self.number(Id::TasksUnseenSpawnsTotal, [task, ""], kind.unseen_spawns as f64);
+                self.histogram(Id::TaskLifetimeSeconds, [task, ""], kind.lifetime.as_deref().unwrap_or(&NO_LIFETIME));
+            }
+            if let Some(last_ns) = kind.last_spawn_ns {
+                let seconds = epoch_offset_seconds + scaled(last_ns, Unit::Seconds);
+                self.number(Id::TaskLastSpawnTimestampSeconds, [task, ""], seconds);
+            }
+        }
+    }
+}
+
+fn profiler<'a>(page: &mut Page<'a>, snapshot: &'a Snapshot, own: &Own) {
+    let mut number = |id, label: &'a str, value| page.number(id, Labels { target: None, own: [label, ""] }, value);
+    number(Id::BuildInfo, env!("CARGO_PKG_VERSION"), 1.0);
+    let lists = [
+        (Id::ProbeHitsTotal, &snapshot.profiler.probe_hits),
+        (Id::EventsTotal, &snapshot.profiler.events),
+        (Id::EventsLostTotal, &snapshot.profiler.lost),
+    ];
+    for (id, list) in lists {
+        for (label, value) in list {
+            number(id, label, *value as f64);
+        }
+    }
+    let tracked: u64 = snapshot.targets.iter().filter_map(|t| t.tasks.as_ref()).map(|tasks| tasks.tracked).sum();
+    number(Id::TasksTracked, "", tracked as f64);
+    if let Some(seconds) = snapshot.profiler.snapshot_seconds {
+        number(Id::SnapshotDurationSeconds, "", seconds);
+    }
+    for (id, value) in own.figures() {
+        if let Some(value) = value {
+            number(id, "", value);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Every metric, one row each. Never a value.
+
+/// What a metric is to Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size.
+    Histogram,
+}
+
+impl Kind {
+    /// Its name in an exposition.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+/// What a value is measured in. Histograms of one unit share one set of buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Seconds.
+    Seconds,
+    /// Bytes.
+    Bytes,
+    /// A number of things.
+    Count,
+    /// 1, or 1 and 0.
+    State,
+}
+
+impl Unit {
+    /// Its name in the document.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Unit::Seconds => "seconds",
+            Unit::Bytes => "bytes",
+            Unit::Count => "count",
+            Unit::State => "0 or 1",
+        }
+    }
+}
+
+/// What a metric is about; the document has a section for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// Scheduling.
+    RunQueue,
+    /// Listening sockets.
+    AcceptQueue,
+    /// Tasks.
+    Tasks,
+    /// The runtime and the process.
+    Runtime,
+    /// The profiler.
+    Profiler,
+    /// The profiler's process: standard names, without a prefix.
+    Process,
+}
+
+impl Area {
+    /// All areas, in the order of the document.
+    pub const ALL: [Area; 6] =
+        [Area::RunQueue, Area::AcceptQueue, Area::Tasks, Area::Runtime, Area::Profiler, Area::Process];
+
+    /// Heading of its section.
+    pub const fn heading(self) -> &'static str {
+        match self {
+            Area::RunQueue => "Run queue",
+            Area::AcceptQueue => "Accept queue",
+            Area::Tasks => "Tasks",
+            Area::Runtime => "Runtime and process",
+            Area::Profiler => "The profiler itself",
+            Area::Process => "The profiler's process",
+        }
+    }
+}
+
+/// Whose values a metric has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One per target: has the labels of [`TARGET_LABELS`] in front of its own.
+    Target,
+    /// One for the profiler.
+    Profiler,
+}
+
+/// How two values of one series become one: targets and tasks of the same name share their series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// They are added.
+    Sum,
+    /// The larger one holds.
+    Max,
+}
+
+/// Labels of each target.
+pub const TARGET_LABELS: [&str; 3] = ["process", "runtime", "pid"];
+
+/// Prefix of all names but the standard ones of a process.
+pub const PREFIX: &str = "profiler_";
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Which one.
+    pub id: Id,
+    /// Name without its prefix.
+    pub name: &'static str,
+    /// What it says, in one sentence.
+    pub help: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: Kind,
+    /// What it is measured in.
+    pub unit: Unit,
+    /// What it is about.
+    pub area: Area,
+    /// Whose values it has.
+    pub scope: Scope,
+    /// Its own labels.
+    pub labels: &'static [&'static str],
+    /// Which values these labels have, and how many at most.
+    pub bound: &'static str,
+    /// How values that share a series become one.
+    pub merge: Merge,
+    /// From which tier it comes, and how exact it is.
+    pub source: &'static str,
+}
+
+impl Metric {
+    /// The whole name.
+    pub fn full_name(&self) -> String {
+        match self.area {
+            Area::Process => self.name.to_owned(),
+            _ => format!("{PREFIX}{}", self.name),
+        }
+    }
+
+    /// All labels, in their order.
+    pub fn all_labels(&self) -> impl Iterator<Item = &'static str> {
+        let target: &[&str] = match self.scope {
+            Scope::Target => &TARGET_LABELS,
+            Scope::Profiler => &[],
+        };
+        target.iter().chain(self.labels).copied()
+    }
+}
+
+/// The row of `id`.
+pub const fn metric(id: Id) -> &'static Metric {
+    &METRICS[id as usize]
+}
+
+macro_rules! metrics {
+    ($($id:ident $name:literal $kind:ident $unit:ident $area:ident $scope:ident $merge:ident
+        [$($label:literal),*] $bound:expr, $source:expr, $help:literal;)*) => {
+        /// The metrics, in the order of the page.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Id {
+            $(#[doc = $help] $id,)*
+        }
+
+        /// All metrics, in the order of [`Id`].
+        pub const METRICS: &[Metric] = &[$(Metric {
+            id: Id::$id, name: $name, help: $help, kind: Kind::$kind, unit: Unit::$unit, area: Area::$area,
+            scope: Scope::$scope, labels: &[$($label),*], bound: $bound, merge: Merge::$merge, source: $source,
+        },)*];
+    };
+}
+
+const SCHED: &str = "tier 0, scheduler tracepoints; every switch";
+const SOCKET: &str = "tier 0, socket diagnostics; read at the scrape";
+const ACCEPT: &str = "tier 0, accept hooks; every connection";
+const LIFECYCLE: &str = "tier 1, spawn and completion probes; every task since the profiler attached";
+const READ: &str = "read at the scrape";
+const LISTENER: &str = "local addresses that it listens on: 100 per target, the rest in `other`";
+const TASK: &str = "short names of task types: 100 per target by default, the rest in `other`";
+
+metrics! {
+    SchedRunQueueSeconds "sched_run_queue_seconds" Histogram Seconds RunQueue Target Sum [] "", SCHED,
+        "Time that threads waited from runnable to running.";
+    SchedTimesliceSeconds "sched_timeslice_seconds" Histogram Seconds RunQueue Target Sum [] "", SCHED,
+        "Uninterrupted time that threads spent on a CPU.";
+    SchedBlockedSeconds "sched_blocked_seconds" Histogram Seconds RunQueue Target Sum [] "", SCHED,
+        "Time that threads were asleep, from the switch away to the wake-up.";
+    SchedOnCpuSecondsTotal "sched_on_cpu_seconds_total" Counter Seconds RunQueue Target Sum [] "", SCHED,
+        "Time that threads spent on a CPU, in spans that have ended.";
+    SchedOffCpuSecondsTotal "sched_off_cpu_seconds_total" Counter Seconds RunQueue Target Sum ["reason"]
+        "`blocked`, `run_queue`", SCHED,
+        "Time that threads spent off a CPU, asleep (blocked) or waiting for one (run_queue), in spans that have ended.";
+    SchedSwitchesTotal "sched_switches_total" Counter Count RunQueue Target Sum ["kind"]
+        "`voluntary`, `involuntary`", SCHED,
+        "Switches away from threads that went to sleep (voluntary) or could have run on (involuntary).";
+
+    AcceptQueueLength "accept_queue_length" Gauge Count AcceptQueue Target Sum ["listener"] LISTENER, SOCKET,
+        "Connections that are established and wait to be accepted.";
+    AcceptQueueLimit "accept_queue_limit" Gauge Count AcceptQueue Target Sum ["listener"] LISTENER, SOCKET,
+        "Most connections that may wait to be accepted.";
+    AcceptQueueDepth "accept_queue_depth" Histogram Count AcceptQueue Target Sum ["listener"] LISTENER, ACCEPT,
+        "Length of the accept queue after each connection was queued.";
+    AcceptWaitSeconds "accept_wait_seconds" Histogram Seconds AcceptQueue Target Sum ["listener"] LISTENER, ACCEPT,
+        "Time that connections waited from established to accepted.";
+    AcceptedTotal "accepted_total" Counter Count AcceptQueue Target Sum ["listener"] LISTENER, ACCEPT,
+        "Connections that were accepted since the profiler attached.";
+    AcceptOverflowsTotal "accept_overflows_total" Counter Count AcceptQueue Target Sum ["listener"] LISTENER, SOCKET,
+        "Connections that the kernel dropped because the accept queue was full, since the socket was opened.";
+
+    TasksSpawnedTotal "tasks_spawned_total" Counter Count Tasks Target Sum ["task"] TASK, LIFECYCLE,
+        "Tasks that were spawned.";
+    TasksCompletedTotal "tasks_completed_total" Counter Count Tasks Target Sum ["task", "outcome"]
+        "`task` as above; `outcome`: `completed`, `cancelled`, `panicked`, `unknown`", LIFECYCLE,
+        "Tasks that ended, by how they ended.";
+    TasksAlive "tasks_alive" Gauge Count Tasks Target Sum ["task"] TASK, LIFECYCLE,
+        "Tasks that were seen to be spawned and have not ended.";
+    TaskLifetimeSeconds "task_lifetime_seconds" Histogram Seconds Tasks Target Sum ["task"] TASK, LIFECYCLE,
+        "Time from spawn to end, of tasks that were seen at both.";
+    TaskLastSpawnTimestampSeconds "task_last_spawn_timestamp_seconds" Gauge Seconds Tasks Target Max ["task"] TASK,
+        LIFECYCLE,
+        "When the last task was spawned, in seconds since the epoch.";
+    TasksUnseenSpawnsTotal "tasks_unseen_spawns_total" Counter Count Tasks Target Sum ["task"] TASK, LIFECYCLE,
+        "Tasks that ended and were not seen to be spawned: they are older than the profiler, or their spawn was lost.";
+
+    TargetUp "target_up" Gauge State Runtime Target Max [] "", READ,
+        "Whether the target runs (1) or has ended and is only retained (0).";
+    TargetProcesses "target_processes" Gauge Count Runtime Target Sum [] "", READ,
+        "Processes that are summed in the target: itself and its forked children.";
+    RuntimeThreads "runtime_threads" Gauge Count Runtime Target Sum [] "", READ,
+        "Threads of the target.";
+
+    BuildInfo "build_info" Gauge State Profiler Profiler Max ["version"] "one", READ,
+        "The profiler's version; always 1.";
+    TargetInfo "target_info" Gauge State Profiler Target Max ["runtime_version"] "one per target", READ,
+        "What is known of a target; always 1.";
+    ProbeState "probe_state" Gauge State Profiler Target Max ["probe", "state"]
+        "the profiler's probes; `attached`, `unsupported`, `broken`, `not_applicable`, `detached`", READ,
+        "State of each probe of a target: 1 for the current state, 0 for the others.";
+    ProbeHitsTotal "probe_hits_total" Counter Count Profiler Profiler Sum ["probe"] "the profiler's probes",
+        "counted in the kernel; every hit",
+        "Times that a probe was hit in targets.";
+    EventsTotal "events_total" Counter Count Profiler Profiler Sum ["kind"] "kinds of records",
+        "every record that left the ring",
+        "Records that were received from the kernel.";
+    EventsLostTotal "events_lost_total" Counter Count Profiler Profiler Sum ["reason"] "the loss reasons",
+        "every loss, where it happens",
+        "Events that could not be accounted for.";
+    TasksTracked "tasks_tracked" Gauge Count Profiler Profiler Sum [] "", READ,
+        "Tasks that are tracked just now, over all targets.";
+    SnapshotDurationSeconds "snapshot_duration_seconds" Gauge Seconds Profiler Profiler Max [] "", READ,
+        "How long reading the kernel's maps and copying the counts took for this page.";
+    ScrapeDurationSeconds "scrape_duration_seconds" Gauge Seconds Profiler Profiler Max [] "", READ,
+        "How long the page before this one took from request to answer.";
+
+    ProcessCpuSecondsTotal "process_cpu_seconds_total" Counter Seconds Process Profiler Sum [] "", READ,
+        "Total user and system CPU time spent in seconds.";
+    ProcessResidentMemoryBytes "process_resident_memory_bytes" Gauge Bytes Process Profiler Sum [] "", READ,
+        "Resident memory size in bytes.";
+    ProcessVirtualMemoryBytes "process_virtual_memory_bytes" Gauge Bytes Process Profiler Sum [] "", READ,
+        "Virtual memory size in bytes.";
+    ProcessOpenFds "process_open_fds" Gauge Count Process Profiler Sum [] "", READ,
+        "Number of open file descriptors.";
+    ProcessMaxFds "process_max_fds" Gauge Count Process Profiler Sum [] "", READ,
+        "Maximum number of open file descriptors.";
+    ProcessStartTimeSeconds "process_start_time_seconds" Gauge Seconds Process Profiler Max [] "", READ,
+        "Start time of the process since unix epoch in seconds.";
+}
