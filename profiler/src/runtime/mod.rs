@@ -94,6 +94,21 @@ pub enum Hook {
     PollEnd,
 }
 
+/// Where a probe finds the id of its task, which is one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IdPlace {
+    /// In the task, at the offset that its vtable tells.
+    Vtable,
+    /// At the task's address plus this displacement.
+    Task(i16),
+    /// At the stack pointer plus this displacement: the task is not yet where it will be, and holds nothing.
+    Stack(i16),
+    /// At the frame pointer (rbp) plus this displacement: as for the stack pointer.
+    Frame(i16),
+    /// Nowhere that is known.
+    Nowhere,
+}
+
 /// One probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeSpec {
@@ -107,6 +122,8 @@ pub struct ProbeSpec {
     pub displacement: i16,
     /// Where the site alone tells the type of the task (its vtable is then not read).
     pub kind: Option<TypeId>,
+    /// Where the task's id is when that instruction is reached.
+    pub id: IdPlace,
     /// Whether the kernel emulates the instruction, rather than single-stepping it at ten times the cost.
     pub emulated: bool,
 }

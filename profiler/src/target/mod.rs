@@ -3,3 +3,4 @@
 pub mod elf;
 pub mod listener;
 pub mod process;
+pub mod site;

@@ -1,10 +1,21 @@
 //! Tokio: hooks found by the shape of data and code.
 
-use profiler_common::event::TaskRecord;
+mod complete;
+mod spawn;
+mod version;
+mod vtable;
 
-use super::{DetectError, Instance, Plan, Runtime, Untranslated};
-use crate::event::TaskEvent;
+use std::collections::HashMap;
+
+use profiler_common::event::{TaskRecord, flag, kind};
+use profiler_common::map::TaskLayout;
+
+use self::version::Version;
+use self::vtable::{Layout, Vtable};
+use super::{DetectError, Hook, IdPlace, Instance, Lineage, Plan, ProbeSpec, Runtime, Signal, TaskType, Untranslated};
+use crate::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
 use crate::target::elf::Binary;
+use crate::target::site::Site;
 
 /// The adapter.
 pub struct Tokio;
@@ -14,12 +25,141 @@ impl Runtime for Tokio {
         "tokio"
     }
 
-    fn detect(&self, _binary: &Binary<'_>) -> Result<Option<Plan>, DetectError> {
-        Ok(None)
+    fn detect(&self, binary: &Binary<'_>) -> Result<Option<Plan>, DetectError> {
+        let version = Version::find(binary.data);
+        let vtables = vtable::by_shape(binary);
+        if !vtables.is_empty() {
+            return Ok(Some(plan(binary, version, vtable::WITH_OFFSETS, &vtables, "by shape")));
+        }
+        let Some(version) = version else { return Ok(None) };
+        let by_symbol = vtable::by_symbol(binary, version).filter(|(_, vtables)| !vtables.is_empty());
+        Ok(Some(match by_symbol {
+            Some((layout, vtables)) => plan(binary, Some(version), layout, &vtables, "by symbol"),
+            None => without_probes(version),
+        }))
+    }
+}
+
+/// The signals of a plan, in the order of the rows.
+const SIGNALS: [&str; 5] = ["task_spawn", "task_complete", "task_parent", "task_outcome", "task_name"];
+
+/// A plan that says why nothing can be observed.
+fn without_probes(version: Version) -> Plan {
+    let reason = match version.minor {
+        ..vtable::OLDEST => format!("Tokio {version} is older than 1.{}", vtable::OLDEST),
+        ..=22 => format!("Tokio {version} is only understood with symbols, and this binary is stripped"),
+        _ => format!("no task type of Tokio {version} was found: the binary may never spawn a task"),
+    };
+    Plan {
+        runtime: "tokio",
+        version: Some(version.to_string()),
+        probes: Vec::new(),
+        signals: SIGNALS.iter().map(|&name| Signal { name, state: Err(reason.clone()) }).collect(),
+        layout: TaskLayout::default(),
+        lineage: Lineage::Unknown,
+        outcome: false,
+        types: Vec::new(),
+        type_by_vtable: HashMap::new(),
+    }
+}
+
+fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: &[Vtable], how: &str) -> Plan {
+    let type_id = |index: usize| TypeId(index as u32);
+    let spec = |hook, site: &Site, kind, id| {
+        Some(ProbeSpec {
+            hook,
+            file_offset: binary.file_offset(site.address)?,
+            argument: site.argument,
+            displacement: site.displacement,
+            kind,
+            id,
+            emulated: site.emulated,
+        })
+    };
+    let creations = spawn::find(binary, layout, vtables);
+    let completions = complete::sites(binary);
+    let mut probes = Vec::new();
+    probes.extend(creations.found.iter().filter_map(|c| spec(Hook::Spawn, &c.site, c.vtable.map(type_id), c.id)));
+    let id = if layout.id_in_vtable.is_some() { IdPlace::Vtable } else { IdPlace::Nowhere };
+    probes.extend(completions.iter().filter_map(|site| spec(Hook::Complete, site, None, id)));
+    let spawn = match (&creations.found[..], creations.missed) {
+        ([], _) => Err("no creation of a task was understood".to_owned()),
+        (found, 0) => Ok(format!("{how}, {} creation sites", found.len())),
+        (found, missed) => Err(format!("{missed} of {} creation sites were not understood", found.len() + missed)),
+    };
+    let complete = if completions.is_empty() {
+        Err("the transition to the complete state was not found".to_owned())
+    } else {
+        Ok(format!("by shape, {} sites", completions.len()))
+    };
+    Plan {
+        runtime: "tokio",
+        version: version.map(|version| version.to_string()),
+        probes,
+        signals: vec![
+            Signal { name: "task_spawn", state: spawn },
+            Signal { name: "task_complete", state: complete },
+        ],
+        layout: TaskLayout {
+            vtable: layout.vtable_in_header,
+            id_offset_in_vtable: layout.id_in_vtable.unwrap_or(0),
+            ..TaskLayout::default()
+        },
+        lineage: Lineage::Unknown,
+        outcome: false,
+        types: vtables
+            .iter()
+            .map(|vtable| TaskType {
+                name: format!("task@{:x}", vtable.address),
+                full_name: None,
+                aliases: Vec::new(),
+                blocking: false,
+                internal: false,
+            })
+            .collect(),
+        type_by_vtable: vtables.iter().enumerate().map(|(index, v)| (v.address, type_id(index))).collect(),
     }
 }
 
 /// Makes a neutral event of a raw record.
-pub(super) fn translate(_instance: &Instance<'_>, _record: &TaskRecord) -> Result<TaskEvent, Untranslated> {
-    Err(Untranslated::ForeignKind)
+pub(super) fn translate(instance: &Instance<'_>, record: &TaskRecord) -> Result<TaskEvent, Untranslated> {
+    let plan = instance.plan;
+    let kind = if record.vtable == 0 {
+        // The site alone tells the type.
+        plan.probes.get(record.header.site as usize).and_then(|probe| probe.kind)
+    } else {
+        record.vtable.checked_sub(instance.load_bias).and_then(|vtable| plan.type_by_vtable.get(&vtable).copied())
+    };
+    let kind_of_task = kind.ok_or(Untranslated::ForeignVtable)?;
+    let task = TaskRef { address: record.task, id: (record.id != 0).then_some(record.id) };
+    let flags = record.header.flags;
+    match record.header.kind {
+        kind::TASK_SPAWNED => Ok(TaskEvent::Spawned { task, kind: kind_of_task, parent: parent(flags, record.parent) }),
+        kind::TASK_COMPLETED => Ok(TaskEvent::Completed { task, kind: kind_of_task, outcome: outcome(flags) }),
+        _ => Err(Untranslated::ForeignKind),
+    }
+}
+
+fn parent(flags: u16, parent: u64) -> Parent {
+    match parent {
+        _ if flags & flag::PARENT_KNOWN == 0 => Parent::Unknown,
+        0 => Parent::None,
+        address if flags & flag::PARENT_IS_ADDRESS != 0 => Parent::Address(address),
+        id => Parent::Id(id),
+    }
+}
+
+/// A task that was asked to cancel may have returned first: only its result tells. Where that cannot be read, the
+/// request is taken for the deed.
+fn outcome(flags: u16) -> Outcome {
+    let known = flags & flag::OUTCOME_KNOWN != 0;
+    if flags & flag::PANICKED != 0 {
+        Outcome::Panicked
+    } else if flags & flag::CANCELLED != 0 || (!known && flags & flag::CANCEL_REQUESTED != 0) {
+        Outcome::Cancelled
+    } else if known {
+        Outcome::Completed
+    } else {
+        Outcome::Unknown
+    }
 }

@@ -1,0 +1,133 @@
+//! Where tasks are created: every creation writes its vtable's address into a new task, and nothing else does.
+//!
+//! The task is built on the stack (`Cell::new` in `runtime/task/core.rs`), then the heap is asked for room, then it is
+//! copied there. The check of the allocator's answer in between is a conditional branch: the kernel emulates it, it
+//! runs once per task, the address is in a register, and the id is already in the copy on the stack.
+
+mod path;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use iced_x86::{Mnemonic, OpKind};
+
+use self::path::Path;
+use super::vtable::{Layout, Vtable};
+use crate::runtime::IdPlace;
+use crate::target::elf::Binary;
+use crate::target::site::Site;
+use crate::target::site::code::Body;
+
+/// A site that every creation of certain tasks passes exactly once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Creation {
+    /// The site, with the address of the new task.
+    pub(super) site: Site,
+    /// Index of the only vtable of the tasks that are created there; `None` where there are several.
+    pub(super) vtable: Option<usize>,
+    /// Where the id of the new task is.
+    pub(super) id: IdPlace,
+}
+
+/// What was found, and what was not.
+#[derive(Debug, Default)]
+pub(super) struct Creations {
+    /// The sites.
+    pub(super) found: Vec<Creation>,
+    /// References to vtables whose creation was not understood: tasks that would be missed.
+    pub(super) missed: usize,
+    /// Vtables that no code refers to.
+    pub(super) unreferenced: usize,
+}
+
+/// Finds the creation of the tasks of all `vtables`, which are sorted by address.
+pub(super) fn find(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> Creations {
+    let mut bodies: HashMap<u64, Option<Body>> = HashMap::new();
+    let mut sites: BTreeMap<u64, Creation> = BTreeMap::new();
+    let mut creations = Creations::default();
+    let mut referenced = HashSet::new();
+    for reference in references(binary, vtables) {
+        let Some(function) = binary.function_at(reference.address) else { continue };
+        let body = bodies.entry(function.start).or_insert_with(|| Body::decode(binary, function));
+        let Some(start) = body.as_ref().and_then(|body| reference.instruction(body)) else { continue };
+        let Some(body) = body else { continue };
+        referenced.insert(reference.vtable);
+        let vtable = &vtables[reference.vtable];
+        let Some(found) = Path::find(body, start, layout, vtable.id) else {
+            creations.missed += 1;
+            continue;
+        };
+        let creation = Creation {
+            site: found.site,
+            vtable: (!found.shared).then_some(reference.vtable),
+            id: found.id,
+        };
+        sites
+            .entry(creation.site.address)
+            .and_modify(|known| {
+                if known.vtable != creation.vtable {
+                    known.vtable = None;
+                    known.id = IdPlace::Vtable;
+                }
+            })
+            .or_insert(creation);
+    }
+    creations.unreferenced = vtables.len() - referenced.len();
+    creations.found = sites.into_values().collect();
+    creations
+}
+
+/// A place in code that names a vtable.
+struct Reference {
+    /// Address of the four bytes that name it.
+    address: u64,
+    /// Index of the vtable.
+    vtable: usize,
+}
+
+impl Reference {
+    /// The index of the instruction that loads the vtable's address, where those bytes belong to one.
+    fn instruction(&self, body: &Body) -> Option<usize> {
+        let index = body.instructions.partition_point(|i| i.ip() <= self.address).checked_sub(1)?;
+        let instruction = &body.instructions[index];
+        let loads = match instruction.mnemonic() {
+            Mnemonic::Lea => instruction.is_ip_rel_memory_operand(),
+            Mnemonic::Mov if instruction.is_ip_rel_memory_operand() => instruction.op0_kind() == OpKind::Register,
+            Mnemonic::Mov => !matches!(instruction.op1_kind(), OpKind::Register | OpKind::Memory),
+            _ => false,
+        };
+        (loads && self.address < instruction.next_ip()).then_some(index)
+    }
+}
+
+/// All four-byte values in code that are the distance to a vtable, or to a word that holds its address (a global offset
+/// table's), or its absolute address.
+fn references(binary: &Binary<'_>, vtables: &[Vtable]) -> Vec<Reference> {
+    let mut names: HashMap<u64, usize> = vtables.iter().enumerate().map(|(index, v)| (v.address, index)).collect();
+    let direct = names.clone();
+    for &(place, to) in binary.relocations() {
+        if let Some(&index) = direct.get(&to) {
+            names.insert(place, index);
+        }
+    }
+    let (Some(&lowest), Some(&highest)) = (names.keys().min(), names.keys().max()) else { return Vec::new() };
+    let mut found = Vec::new();
+    for (base, code) in binary.code() {
+        for (at, bytes) in code.windows(4).enumerate() {
+            let value = i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            let address = base + at as u64;
+            let to = (address + 4).wrapping_add_signed(value.into());
+            if (lowest..=highest).contains(&to)
+                && let Some(&vtable) = names.get(&to)
+            {
+                found.push(Reference { address, vtable });
+            } else if !binary.relocatable
+                && let Some(&vtable) = direct.get(&(value as u32).into())
+            {
+                found.push(Reference { address, vtable });
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,399 @@
+//! The way of one task from the store of its vtable to its place on the heap.
+
+use std::collections::HashSet;
+
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+
+use super::super::vtable::Layout;
+use crate::runtime::IdPlace;
+use crate::target::site::code::{self, Body};
+use crate::target::site::values::{Value, Values};
+use crate::target::site::{self, Site};
+
+/// Instructions that are followed from one reference, over all branches.
+const MAX_STEPS: usize = 4000;
+/// Instructions of one path.
+const MAX_LENGTH: usize = 800;
+/// Instructions that are followed behind the copy.
+const MAX_BEHIND: usize = 48;
+/// Instructions before the reference that may have stored the id.
+const MAX_BEFORE: usize = 200;
+
+/// What a path led to.
+pub(super) struct Found {
+    /// The site, and the new task's address.
+    pub(super) site: Site,
+    /// Whether the creation of other types may pass it too.
+    pub(super) shared: bool,
+    /// Where the id is.
+    pub(super) id: IdPlace,
+}
+
+/// Where the task is built: a place in the stack frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Frame {
+    /// Distance from the stack pointer at the beginning of the path.
+    Stack(i64),
+    /// Distance from the frame pointer.
+    Base(i64),
+}
+
+impl Frame {
+    fn plus(self, offset: i64) -> Option<Frame> {
+        Some(match self {
+            Frame::Stack(at) => Frame::Stack(at.checked_add(offset)?),
+            Frame::Base(at) => Frame::Base(at.checked_add(offset)?),
+        })
+    }
+
+    /// The distance of `self` from `from`, where both are relative to the same register.
+    fn since(self, from: Frame) -> Option<i64> {
+        match (self, from) {
+            (Frame::Stack(a), Frame::Stack(b)) | (Frame::Base(a), Frame::Base(b)) => a.checked_sub(b),
+            _ => None,
+        }
+    }
+}
+
+/// One way through the code.
+#[derive(Clone)]
+pub(super) struct Path<'b> {
+    body: &'b Body,
+    layout: Layout,
+    /// Offset of the id from the task.
+    id: Option<i64>,
+    values: Values,
+    /// The vtable's address.
+    vtable: Vec<Value>,
+    /// Places where a task with this vtable is being built.
+    images: Vec<Frame>,
+    /// Values that are addresses in the frame.
+    pointers: Vec<(Value, Frame)>,
+    /// Words that were loaded from the frame, in general registers.
+    words: Vec<(Value, Frame)>,
+    /// The same in vector registers, by number.
+    vectors: Vec<(usize, Frame)>,
+    /// Indices of the instructions passed.
+    passed: Vec<usize>,
+    /// Emulated instructions passed: position in `passed`, and the state when it was reached.
+    emulated: Vec<(usize, Values)>,
+    /// Stores into the frame: position in `passed`, place and size.
+    stored: Vec<(usize, Frame, i64)>,
+}
+
+/// What an instruction does to the task.
+enum Event {
+    /// Nothing that ends the path.
+    None,
+    /// The task is now, at least in part, at this address on the heap.
+    Copied(Value),
+}
+
+impl<'b> Path<'b> {
+    /// Follows the code from instruction `start`, which loads the vtable's address.
+    pub(super) fn find(body: &'b Body, start: usize, layout: Layout, id: Option<u64>) -> Option<Found> {
+        let mut first = Path {
+            body,
+            layout,
+            id: id.and_then(|id| i64::try_from(id).ok()),
+            values: Values::new(),
+            vtable: Vec::new(),
+            images: Vec::new(),
+            pointers: Vec::new(),
+            words: Vec::new(),
+            vectors: Vec::new(),
+            passed: Vec::new(),
+            emulated: Vec::new(),
+            stored: Vec::new(),
+        };
+        first.stored_before(start);
+        let load = &body.instructions[start];
+        first.passed.push(start);
+        match load.op0_kind() {
+            OpKind::Register => {
+                first.values.step(load);
+                first.vtable.push(first.values.of(load.op0_register().full_register())?);
+            }
+            // A fixed address, stored directly.
+            _ => {
+                if let Event::Copied(task) = first.vtable_stored(load) {
+                    return first.site(task);
+                }
+            }
+        }
+        let mut seen = HashSet::new();
+        let mut open = vec![(first, start + 1)];
+        let mut steps = 0;
+        while let Some((mut path, mut index)) = open.pop() {
+            while let Some(instruction) = body.instructions.get(index) {
+                steps += 1;
+                if steps > MAX_STEPS || path.passed.len() > MAX_LENGTH || !seen.insert(index) {
+                    break;
+                }
+                if site::is_emulated(instruction) {
+                    path.emulated.push((path.passed.len(), path.values.clone()));
+                }
+                path.passed.push(index);
+                if let Event::Copied(task) = path.follow(instruction) {
+                    if let Some(found) = path.site(task) {
+                        return Some(found);
+                    }
+                    break;
+                }
+                match instruction.flow_control() {
+                    FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => index += 1,
+                    FlowControl::ConditionalBranch => {
+                        if let Some(target) = code::branch(instruction).and_then(|to| body.index_of(to)) {
+                            open.push((path.clone(), target));
+                        }
+                        index += 1;
+                    }
+                    FlowControl::UnconditionalBranch => {
+                        let Some(target) = code::branch(instruction).and_then(|to| body.index_of(to)) else { break };
+                        index = target;
+                    }
+                    _ => break,
+                }
+            }
+        }
+        None
+    }
+
+    /// Notes which parts of the frame were stored shortly before the path.
+    fn stored_before(&mut self, start: usize) {
+        for instruction in &self.body.instructions[start.saturating_sub(MAX_BEFORE)..start] {
+            if instruction.op0_kind() == OpKind::Memory
+                && is_move(instruction)
+                && let Some(place) = self.frame(instruction)
+            {
+                self.stored.push((0, place, instruction.memory_size().size() as i64));
+            }
+        }
+    }
+
+    fn follow(&mut self, instruction: &Instruction) -> Event {
+        let calls = matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
+        if calls || matches!(instruction.mnemonic(), Mnemonic::Movsq | Mnemonic::Movsb | Mnemonic::Movsd) {
+            let event = self.copied_whole();
+            self.values.step(instruction);
+            self.vectors.clear();
+            return event;
+        }
+        let event = if is_move(instruction) && instruction.op0_kind() == OpKind::Memory {
+            self.store(instruction)
+        } else {
+            Event::None
+        };
+        let loaded = (is_move(instruction) && instruction.op1_kind() == OpKind::Memory)
+            .then(|| self.frame(instruction))
+            .flatten();
+        let pointer = self.pointer(instruction);
+        let target = instruction.op0_register();
+        if target.is_xmm() || target.is_ymm() || target.is_zmm() {
+            self.vectors.retain(|&(number, _)| number != target.number());
+            if let Some(place) = loaded {
+                self.vectors.push((target.number(), place));
+            }
+        }
+        self.values.step(instruction);
+        if instruction.op0_kind() == OpKind::Register
+            && let Some(value) = self.values.of(target.full_register())
+        {
+            if let Some(place) = loaded {
+                self.words.push((value, place));
+                // A vtable that was kept in the frame for later.
+                let kept = place.plus(-i64::from(self.layout.vtable_in_header));
+                if target.is_gpr64() && kept.is_some_and(|image| self.images.contains(&image)) {
+                    self.vtable.push(value);
+                }
+            }
+            if let Some(place) = pointer {
+                self.pointers.push((value, place));
+            }
+        }
+        event
+    }
+
+    fn store(&mut self, instruction: &Instruction) -> Event {
+        let place = self.frame(instruction);
+        if let Some(place) = place {
+            self.stored.push((self.passed.len(), place, instruction.memory_size().size() as i64));
+        }
+        let register = instruction.op1_register();
+        if instruction.op1_kind() == OpKind::Register
+            && self.values.of(register).is_some_and(|value| self.vtable.contains(&value))
+        {
+            return self.vtable_stored(instruction);
+        }
+        if place.is_some() || instruction.memory_index() != Register::None {
+            return Event::None;
+        }
+        // A piece of the task that goes to the same offset from some other register.
+        let source = if register.is_gpr() {
+            let value = self.values.of(register.full_register());
+            self.words.iter().rev().find(|&&(word, _)| Some(word) == value).map(|&(_, from)| from)
+        } else {
+            self.vectors.iter().find(|&&(number, _)| number == register.number()).map(|&(_, from)| from)
+        };
+        let offset = instruction.memory_displacement64() as i64;
+        let same = source.is_some_and(|from| self.images.iter().any(|&image| from.since(image) == Some(offset)));
+        let header = i64::from(self.layout.vtable_in_header) + 16;
+        match self.values.of(instruction.memory_base()) {
+            // Only the header's own words are surely the task's.
+            Some(task) if same && (0..header).contains(&offset) => Event::Copied(task),
+            _ => Event::None,
+        }
+    }
+
+    /// The vtable's address is stored: the task is there.
+    fn vtable_stored(&mut self, instruction: &Instruction) -> Event {
+        let offset = i64::from(self.layout.vtable_in_header);
+        if let Some(place) = self.frame(instruction) {
+            self.images.extend(place.plus(-offset));
+            return Event::None;
+        }
+        let whole =
+            instruction.memory_index() == Register::None && instruction.memory_displacement64() as i64 == offset;
+        match self.values.of(instruction.memory_base()) {
+            Some(task) if whole => Event::Copied(task),
+            _ => Event::None,
+        }
+    }
+
+    /// A call, or a string instruction: `memcpy(rdi, rsi, …)` of the task.
+    fn copied_whole(&mut self) -> Event {
+        let (Some(to), Some(from)) = (self.values.of(Register::RDI), self.values.of(Register::RSI)) else {
+            return Event::None;
+        };
+        let place = |value| self.pointers.iter().rev().find(|&&(known, _)| known == value).map(|&(_, place)| place);
+        if !place(from).is_some_and(|from| self.images.contains(&from)) {
+            return Event::None;
+        }
+        match place(to) {
+            // Moved within the frame.
+            Some(to) => {
+                self.images.push(to);
+                Event::None
+            }
+            None => Event::Copied(to),
+        }
+    }
+
+    /// The site for the task at `task`, known since the last instruction passed.
+    fn site(&self, task: Value) -> Option<Found> {
+        let shared = self.joined(1, self.passed.len());
+        let before = self.before(task).filter(|_| !shared);
+        if let Some(found) = &before
+            && (found.id != IdPlace::Nowhere || self.id.is_none())
+        {
+            return before;
+        }
+        self.behind(task, shared).or(before)
+    }
+
+    /// The last emulated instruction before the copy at which a register holds the task's address.
+    fn before(&self, task: Value) -> Option<Found> {
+        let (position, values) = self.emulated.iter().rev().find(|(_, values)| values.register(task).is_some())?;
+        let address = self.body.instructions[self.passed[*position]].ip();
+        let site = Site {
+            address,
+            argument: site::argument(values.register(task)?)?,
+            displacement: 0,
+            emulated: true,
+        };
+        let id = self.images.iter().find_map(|image| {
+            let id = image.plus(self.id?)?;
+            self.is_stored(id, *position).then_some(())?;
+            Some(match id {
+                Frame::Stack(at) => IdPlace::Stack(i16::try_from(at.checked_sub(values.stack())?).ok()?),
+                Frame::Base(at) => IdPlace::Frame(i16::try_from(at).ok()?),
+            })
+        });
+        Some(Found { site, shared: false, id: id.unwrap_or(IdPlace::Nowhere) })
+    }
+
+    /// The first emulated instruction behind the copy: all of the task is on the heap.
+    fn behind(&self, task: Value, shared: bool) -> Option<Found> {
+        let last = *self.passed.last()?;
+        let mut values = self.values.clone();
+        for instruction in self.body.instructions.get(last + 1..)?.iter().take(MAX_BEHIND) {
+            if site::is_emulated(instruction) {
+                if self.body.is_joined(self.body.instructions[last].ip(), instruction.ip()) {
+                    return None;
+                }
+                let site = site::at(&values, task, instruction.ip())?;
+                let told = self.id.and_then(|id| i16::try_from(id).ok());
+                // A shared site must read the vtable, and then finds the id by it.
+                let id = if shared { IdPlace::Vtable } else { told.map_or(IdPlace::Nowhere, IdPlace::Task) };
+                return Some(Found { site, shared, id });
+            }
+            if !matches!(instruction.flow_control(), FlowControl::Next | FlowControl::IndirectCall) {
+                return None;
+            }
+            values.step(instruction);
+        }
+        None
+    }
+
+    /// Whether the eight bytes at `place` were stored before the path reached `position`.
+    fn is_stored(&self, place: Frame, position: usize) -> bool {
+        self.stored.iter().any(|&(at, from, size)| {
+            at <= position && place.since(from).is_some_and(|distance| distance >= 0 && distance + 8 <= size)
+        })
+    }
+
+    /// Whether other code branches into the path, between its positions `from` and `to`.
+    fn joined(&self, from: usize, to: usize) -> bool {
+        (from..to).any(|position| {
+            let address = self.body.instructions[self.passed[position]].ip();
+            let own = self.body.instructions[self.passed[position - 1]].ip();
+            self.body.sources(address).any(|source| source != own)
+        })
+    }
+
+    /// The place in the frame that a memory operand names.
+    fn frame(&self, instruction: &Instruction) -> Option<Frame> {
+        if instruction.memory_index() != Register::None {
+            return None;
+        }
+        let offset = instruction.memory_displacement64() as i64;
+        match instruction.memory_base() {
+            Register::RSP => self.values.stack().checked_add(offset).map(Frame::Stack),
+            // Above a frame pointer are arguments: a positive offset means an ordinary pointer.
+            Register::RBP if offset < 0 => Some(Frame::Base(offset)),
+            _ => None,
+        }
+    }
+
+    /// The place in the frame whose address the instruction makes.
+    fn pointer(&self, instruction: &Instruction) -> Option<Frame> {
+        match instruction.mnemonic() {
+            Mnemonic::Lea => self.frame(instruction),
+            Mnemonic::Mov
+                if instruction.op0_kind() == OpKind::Register && instruction.op1_register() == Register::RSP =>
+            {
+                Some(Frame::Stack(self.values.stack()))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn is_move(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        instruction.mnemonic(),
+        M::Mov
+            | M::Movups
+            | M::Movaps
+            | M::Movdqa
+            | M::Movdqu
+            | M::Movupd
+            | M::Movapd
+            | M::Movq
+            | M::Vmovups
+            | M::Vmovaps
+            | M::Vmovdqa
+            | M::Vmovdqu
+    )
+}
