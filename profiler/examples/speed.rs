@@ -37,6 +37,12 @@ static ALLOCATOR: Counting = Counting;
 
 const TYPES: u32 = 60;
 
+/// CPU time of this thread, ns: on a busy machine the wall clock measures the neighbours.
+fn cpu_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("a kernel with schedstat");
+    stat.split(' ').next().and_then(|ns| ns.parse().ok()).expect("a kernel with schedstat")
+}
+
 fn types() -> Arc<[TypeInfo]> {
     (0..TYPES).map(|i| TypeInfo { name: format!("app::handler{i}::{{closure}}"), ..TypeInfo::default() }).collect()
 }
@@ -70,19 +76,19 @@ fn main() {
     println!("  {} bytes per task", with_pending as u64 / live);
 
     // A steady state: the oldest ends, a new one takes its address.
-    for interval_ns in [1_000, 100_000] {
+    for (live, interval_ns) in [(1_000, 1_000), (100_000, 1_000), (1_000, 100_000), (100_000, 100_000)] {
         let rounds: u64 = 2_000_000;
         let mut table = Table::new(Limits::default());
         let target = table.add_target(types());
         for number in 0..live {
             spawn(&mut table, target, number, live, number * interval_ns);
         }
-        let begin = Instant::now();
+        let begin = cpu_ns();
         for number in live..live + rounds {
             end(&mut table, target, number - live, live, number * interval_ns);
             spawn(&mut table, target, number, live, number * interval_ns + interval_ns / 2);
         }
-        let ns = begin.elapsed().as_nanos() as f64 / (2 * rounds) as f64;
+        let ns = (cpu_ns() - begin) as f64 / (2 * rounds) as f64;
         println!("apply, {live} live, an event per {} ns: {ns:.0} ns per event", interval_ns / 2);
         let begin = Instant::now();
         black_box(table.tasks());
