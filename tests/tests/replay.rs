@@ -127,7 +127,7 @@ fn replay(stream: &[u8], translate: Translate) -> String {
     let info = |name: &str| TypeInfo { name: name.into(), internal: name.starts_with("tokio"), ..TypeInfo::default() };
     let target = table.add_target(TYPES.iter().map(|name| info(name)).collect());
     let mut reader = Reader::new(stream).expect("a recorded stream");
-    while let Some(bytes) = reader.next().expect("a whole record") {
+    while let Some(bytes) = reader.read().expect("a whole record") {
         let Ok(record) = decode(bytes) else {
             count(&mut snapshot.profiler.lost, "record_malformed");
             continue;
