@@ -92,7 +92,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// It could not be read, or the stream ends within it.
-    pub fn next(&mut self) -> Result<Option<&[u8]>, RecordingError> {
+    pub fn read(&mut self) -> Result<Option<&[u8]>, RecordingError> {
         let mut length = [0; 4];
         let first = loop {
             match self.input.read(&mut length) {
@@ -135,9 +135,9 @@ mod tests {
             let stream = written(&records);
             let mut reader = Reader::new(&stream[..]).unwrap();
             for record in &records {
-                prop_assert_eq!(reader.next().unwrap(), Some(&record[..]));
+                prop_assert_eq!(reader.read().unwrap(), Some(&record[..]));
             }
-            prop_assert!(reader.next().unwrap().is_none());
+            prop_assert!(reader.read().unwrap().is_none());
         }
 
         /// Check that a damaged stream ends in an error or early, and never in a panic.
@@ -145,7 +145,7 @@ mod tests {
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let stream = [&MAGIC[..], &bytes].concat();
             let mut reader = Reader::new(&stream[..]).unwrap();
-            while let Ok(Some(_)) = reader.next() {}
+            while let Ok(Some(_)) = reader.read() {}
         }
     }
 
@@ -153,7 +153,7 @@ mod tests {
     fn a_stream_that_ends_within_a_record_is_an_error() {
         let stream = written(&[vec![1, 2, 3]]);
         let mut reader = Reader::new(&stream[..stream.len() - 1]).unwrap();
-        assert!(matches!(reader.next(), Err(RecordingError::Io(_))));
+        assert!(matches!(reader.read(), Err(RecordingError::Io(_))));
         assert!(matches!(Reader::new(&b"not one!"[..]), Err(RecordingError::Magic)));
     }
 }

@@ -1,1 +1,273 @@
+//! The table's rules, the bound on series, and pages as Prometheus would read them.
 
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use profiler_common::histogram::Histogram;
+
+use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
+use super::*;
+use crate::model::snapshot::{
+    ListenerSnapshot, ProfilerSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
+};
+use crate::status::{ProbeState, TargetStatus};
+
+fn recorded(values: &[u64]) -> Box<Histogram> {
+    let mut histogram = Box::new(Histogram::EMPTY);
+    values.iter().for_each(|value| histogram.record(*value));
+    histogram
+}
+
+fn kind(name: &str, spawned: u64) -> TaskTypeSnapshot {
+    TaskTypeSnapshot {
+        name: name.into(),
+        full_name: None,
+        aliases: Vec::new(),
+        blocking: false,
+        internal: false,
+        spawned,
+        completed: [spawned, 0, 0, 0],
+        unseen_spawns: 0,
+        alive: 0,
+        lifetime: Some(recorded(&[1024])),
+        last_spawn_ns: Some(2_000_000_000),
+    }
+}
+
+/// A target that has everything.
+fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
+    let mut status = TargetStatus::default();
+    for probe in ["run_queue", "accept_wait", "task_spawn", "task_complete", "task_outcome"] {
+        status.set(probe, ProbeState::Attached, "by test");
+    }
+    let listener = |name: &str| ListenerSnapshot {
+        listener: name.into(),
+        length: Some(1),
+        limit: Some(128),
+        overflows: Some(0),
+        accepted: Some(7),
+        depth: Some(recorded(&[1, 2])),
+        wait: Some(recorded(&[100, 2000])),
+    };
+    TargetSnapshot {
+        pid,
+        process: "server".into(),
+        runtime: "tokio",
+        runtime_version: Some("1.47.1".into()),
+        running: true,
+        status,
+        sched: Some(SchedSnapshot {
+            voluntary_switches: 1,
+            involuntary_switches: 2,
+            run_queue: recorded(&[1000]),
+            on_cpu: recorded(&[2000]),
+            blocked: recorded(&[3000]),
+        }),
+        listeners: vec![listener("127.0.0.1:80"), listener("127.0.0.1:80#2")],
+        tasks: Some(TasksSnapshot {
+            types: names.iter().map(|name| kind(name, 3)).collect(),
+            tracked: 5,
+            ..TasksSnapshot::default()
+        }),
+        threads: Some(4),
+        processes: Some(1),
+    }
+}
+
+fn snapshot(targets: Vec<TargetSnapshot>) -> Arc<Snapshot> {
+    let profiler = ProfilerSnapshot {
+        events: vec![("task_spawned", 10)],
+        lost: vec![("end_unseen", 0)],
+        probe_hits: vec![("spawn", 10)],
+        snapshot_seconds: Some(0.001),
+        not_ready: None,
+    };
+    Arc::new(Snapshot { time_ns: 1, epoch_offset_seconds: 1e9, targets, profiler })
+}
+
+/// The page, after it was read as strictly as Prometheus does: no series twice, every sample under its own family,
+/// buckets that grow and end in the count.
+#[track_caller]
+fn checked(targets: Vec<TargetSnapshot>, own: Own) -> String {
+    let page = page(snapshot(targets), own).expect("a page");
+    let (mut series, mut families) = (HashSet::new(), HashSet::new());
+    let (mut family, mut bucket) = (String::new(), 0.0);
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            family = rest.split(' ').next().unwrap().to_owned();
+            assert!(families.insert(family.clone()), "two families {family}");
+        } else if !line.starts_with('#') {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(series.insert(name.to_owned()), "two series {name}");
+            let base = name.split('{').next().unwrap();
+            let suffix = base.strip_prefix(&family).unwrap_or_else(|| panic!("{base} under {family}"));
+            assert!(["", "_bucket", "_sum", "_count"].contains(&suffix), "{base} under {family}");
+            let value: f64 = value.parse().unwrap();
+            if suffix == "_bucket" {
+                bucket = if name.contains(&format!("le=\"{}\"", first_bound(&family))) { 0.0 } else { bucket };
+                assert!(value >= bucket, "{line}");
+                bucket = value;
+            } else if suffix == "_count" {
+                assert_eq!(value, bucket, "{line}");
+            }
+        }
+    }
+    page
+}
+
+fn first_bound(family: &str) -> &'static str {
+    if family.ends_with("_seconds") { "0.000001024" } else { "1" }
+}
+
+#[test]
+fn the_table_is_unique_and_named_by_convention() {
+    let mut names = HashSet::new();
+    for (index, row) in METRICS.iter().enumerate() {
+        assert_eq!(row.id as usize, index, "{}", row.name);
+        assert!(names.insert(row.full_name()), "{} twice", row.name);
+        assert!(row.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{}", row.name);
+        assert!(!row.name.starts_with(PREFIX), "{}", row.name);
+        assert_eq!(row.kind == Kind::Counter, row.name.ends_with("_total"), "{}", row.name);
+        let unit = row.name.trim_end_matches("_total");
+        assert_eq!(row.unit == Unit::Seconds, unit.ends_with("_seconds"), "{}", row.name);
+        assert_eq!(row.unit == Unit::Bytes, unit.ends_with("_bytes"), "{}", row.name);
+        assert!(row.help.ends_with('.') && !row.source.is_empty(), "{}", row.name);
+        assert_eq!(row.labels.is_empty(), row.bound.is_empty(), "{}: labels have a bound", row.name);
+        assert!(row.labels.len() <= 2, "{}: a series keeps two labels of its own", row.name);
+        assert!(row.labels.iter().all(|label| !TARGET_LABELS.contains(label) && *label != "le"), "{}", row.name);
+    }
+    let collector = SnapshotCollector::new(snapshot(Vec::new()), Own::default());
+    assert_eq!(prometheus::core::Collector::desc(&collector).len(), METRICS.len(), "Prometheus refuses a row");
+}
+
+#[test]
+fn every_row_has_a_value_where_everything_is_measured() {
+    let page = checked(vec![target(1, &["a"])], Own::read(Some(0.5)));
+    for row in METRICS {
+        assert!(page.contains(&format!("# TYPE {} {}\n", row.full_name(), row.kind.label())), "{}", row.name);
+    }
+}
+
+#[test]
+fn names_are_bounded_and_nothing_is_lost_in_other() {
+    let names: Vec<String> = (0..1000).map(|i| format!("task{i}")).collect();
+    let page = checked(vec![target(1, &names.iter().map(String::as_str).collect::<Vec<_>>())], Own::default());
+    let spawned: Vec<&str> = page.lines().filter(|line| line.starts_with("profiler_tasks_spawned_total{")).collect();
+    assert_eq!(spawned.len(), labels::BOUND + 1);
+    let sum: f64 = spawned.iter().map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum();
+    assert_eq!(sum, 3000.0);
+    let other =
+        "profiler_task_lifetime_seconds_count{process=\"server\",runtime=\"tokio\",pid=\"1\",task=\"other\"} 900";
+    assert!(page.contains(other));
+}
+
+#[test]
+fn values_that_share_their_labels_become_one_series() {
+    let mut ended = target(1, &["a"]);
+    ended.running = false;
+    ended.status.ended();
+    let page = checked(vec![ended, target(1, &["a", "a"]), target(2, &["a"])], Own::default());
+    let labels = "{process=\"server\",runtime=\"tokio\",pid=\"1\"";
+    assert!(page.contains(&format!("profiler_tasks_spawned_total{labels},task=\"a\"}} 9\n")));
+    assert!(page.contains(&format!("profiler_task_lifetime_seconds_count{labels},task=\"a\"}} 3\n")));
+    assert!(page.contains(&format!("profiler_task_last_spawn_timestamp_seconds{labels},task=\"a\"}} 1000000002\n")));
+    assert!(page.contains(&format!("profiler_target_up{labels}}} 1\n")));
+}
+
+#[test]
+fn label_values_are_escaped() {
+    let page = checked(vec![target(1, &["a\"b\\c\nd"])], Own::default());
+    assert!(page.contains(r#"task="a\"b\\c\nd""#));
+}
+
+#[test]
+fn what_was_not_measured_is_absent() {
+    let mut bare = target(1, &["a"]);
+    (bare.sched, bare.threads, bare.processes) = (None, None, None);
+    bare.listeners = vec![ListenerSnapshot {
+        listener: "[::1]:80".into(),
+        length: None,
+        limit: None,
+        overflows: None,
+        accepted: None,
+        depth: None,
+        wait: None,
+    }];
+    bare.status.set("task_complete", ProbeState::Unsupported, "not found");
+    bare.status.set("task_outcome", ProbeState::Unsupported, "not found");
+    let page = checked(vec![bare], Own::default());
+    for absent in ["sched_", "accept", "threads", "tasks_alive", "lifetime", "panicked", "process_cpu"] {
+        let sample = |line: &&str| !line.starts_with('#') && line.split('{').next().unwrap().contains(absent);
+        let label = |line: &&str| line.contains(&format!("outcome=\"{absent}\""));
+        assert_eq!(page.lines().find(|line| sample(line) || label(line)), None);
+    }
+    assert!(page.contains("profiler_probe_state{process=\"server\",runtime=\"tokio\",pid=\"1\",probe=\"task_complete\",state=\"unsupported\"} 1\n"));
+}
+
+#[test]
+fn buckets_are_exact_powers_of_two() {
+    let mut one = target(1, &["a"]);
+    let tasks = one.tasks.as_mut().unwrap();
+    tasks.types[0].lifetime = Some(recorded(&[1024, 1025, 1 << 36, (1 << 36) + 1]));
+    one.listeners[0].depth = Some(recorded(&[1, 2, 65536, 65537]));
+    let page = checked(vec![one], Own::default());
+    let buckets = |prefix: &str| -> Vec<String> {
+        let lines = page.lines().filter(|line| line.starts_with(prefix));
+        lines.map(|line| line.split("le=").nth(1).unwrap().to_owned()).collect()
+    };
+    let lifetime = buckets("profiler_task_lifetime_seconds_bucket");
+    assert_eq!(lifetime.len(), 28);
+    assert_eq!(lifetime[..2], ["\"0.000001024\"} 1", "\"0.000002048\"} 2"]);
+    assert_eq!(lifetime[26..], ["\"68.719476736\"} 3", "\"+Inf\"} 4"]);
+    let depth = buckets("profiler_accept_queue_depth_bucket");
+    assert_eq!(depth.len(), 2 * 18);
+    assert_eq!(depth[..2], ["\"1\"} 1", "\"2\"} 2"]);
+    assert_eq!(depth[16..18], ["\"65536\"} 3", "\"+Inf\"} 4"]);
+}
+
+#[test]
+fn off_cpu_time_is_the_sum_of_its_histograms() {
+    let page = checked(vec![target(1, &[])], Own::default());
+    assert!(page.contains("profiler_sched_off_cpu_seconds_total{process=\"server\",runtime=\"tokio\",pid=\"1\",reason=\"blocked\"} 0.000003\n"));
+    assert_eq!(super::table::metric(Id::SchedOnCpuSecondsTotal).name, "sched_on_cpu_seconds_total");
+}
+
+/// Check that the linter of Prometheus has nothing to say.
+#[test]
+fn promtool_accepts_the_page() {
+    const SKIP: &str = "PROFILER_TEST_WITHOUT_PROMTOOL";
+    if std::env::var_os(SKIP).is_some() {
+        eprintln!("skipped: {SKIP} is set");
+        return;
+    }
+    let mut promtool = match Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+    {
+        Ok(promtool) => promtool,
+        Err(error) => panic!("failed to run promtool: {error}; run `cargo xtask setup`, or set {SKIP}=1"),
+    };
+    let page = checked(vec![target(1, &["a", "b\"\n\\"]), target(2, &["a"])], Own::read(Some(0.5)));
+    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+/// Check that the committed document is the table's. `PROFILER_BLESS=1 cargo test -p profiler document` rewrites it.
+#[test]
+fn the_document_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    if std::env::var_os("PROFILER_BLESS").is_some() {
+        std::fs::write(path, document()).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        committed == document(),
+        "docs/metrics.md differs from the table of metrics: run `PROFILER_BLESS=1 cargo test -p profiler document`"
+    );
+}
