@@ -27,6 +27,9 @@ fn main() -> Result<()> {
         root_dir: concat!(env!("CARGO_MANIFEST_DIR"), "/../profiler-ebpf"),
         ..Default::default()
     };
+    // Progress of the inner build would show as warnings of this one.
+    // SAFETY: a build script has one thread at this point.
+    unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
     let linker = succeeds("bpf-linker", &["--version"]);
     if linker && usable(LINKED_TOOLCHAIN) {
         // A stable compiler builds `core` from source only under this variable, and only this build may see it.

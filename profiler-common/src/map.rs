@@ -101,22 +101,43 @@ pub struct PollStack {
     pub tasks: [u64; POLL_STACK_FRAMES],
 }
 
-/// The cookie of a task probe: where the task pointer is at this site, and which site it is.
+/// The cookie of a task probe: where the task pointer and the task's id are at this site, and which site it is.
 ///
-/// Bits 0–7: [`Argument`] code; bits 16–31: signed stack displacement; bits 32–63: site number.
+/// Bits 0–3: [`Argument`] code; 4–6: [`IdPlace`] code; 7: the site tells the type, the vtable is not to be read;
+/// 16–31: signed displacement of the task pointer; 32–47: signed displacement of the id; 48–63: site number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cookie(pub u64);
 
 impl Cookie {
-    /// Packs an argument location and a site number.
-    pub const fn new(argument: Argument, displacement: i16, site: u32) -> Cookie {
-        Cookie(argument as u64 | ((displacement as u16 as u64) << 16) | ((site as u64) << 32))
+    /// Packs what is known of a site.
+    pub const fn new(argument: Argument, displacement: i16, id: IdPlace, kind_told: bool, site: u16) -> Cookie {
+        let (place, id_displacement) = match id {
+            IdPlace::Vtable => (0, 0),
+            IdPlace::Task(at) => (1, at),
+            IdPlace::Stack(at) => (2, at),
+            IdPlace::Frame(at) => (3, at),
+            IdPlace::Nowhere => (4, 0),
+        };
+        Cookie(
+            argument as u64
+                | (place << 4)
+                | ((kind_told as u64) << 7)
+                | ((displacement as u16 as u64) << 16)
+                | ((id_displacement as u16 as u64) << 32)
+                | ((site as u64) << 48),
+        )
     }
 
     /// Code of the register, see [`Argument`].
     #[inline(always)]
     pub const fn argument(self) -> u8 {
-        self.0 as u8
+        self.0 as u8 & 15
+    }
+
+    /// Whether the site alone tells the type of its tasks.
+    #[inline(always)]
+    pub const fn kind_told(self) -> bool {
+        self.0 & 128 != 0
     }
 
     /// Signed displacement from the stack pointer, for [`Argument::Stack`].
@@ -125,11 +146,39 @@ impl Cookie {
         (self.0 >> 16) as u16 as i16 as i64
     }
 
+    /// Where the id is.
+    #[inline(always)]
+    pub const fn id(self) -> IdPlace {
+        let at = (self.0 >> 32) as u16 as i16;
+        match (self.0 >> 4) & 7 {
+            0 => IdPlace::Vtable,
+            1 => IdPlace::Task(at),
+            2 => IdPlace::Stack(at),
+            3 => IdPlace::Frame(at),
+            _ => IdPlace::Nowhere,
+        }
+    }
+
     /// Site number.
     #[inline(always)]
     pub const fn site(self) -> u32 {
-        (self.0 >> 32) as u32
+        (self.0 >> 48) as u32
     }
+}
+
+/// Where a probe finds the id of its task, which is one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IdPlace {
+    /// In the task, at the offset that its vtable tells.
+    Vtable,
+    /// At the task's address plus this displacement.
+    Task(i16),
+    /// At the stack pointer plus this displacement: the task is not yet where it will be, and holds nothing.
+    Stack(i16),
+    /// At the frame pointer (rbp) plus this displacement: as for the stack pointer.
+    Frame(i16),
+    /// Nowhere that is known.
+    Nowhere,
 }
 
 /// Where a probe finds the task pointer (x86-64).
@@ -183,9 +232,14 @@ mod tests {
 
     #[test]
     fn a_cookie_keeps_its_parts() {
-        let cookie = Cookie::new(Argument::Stack, -24, 4_000_000_000);
-        assert_eq!(cookie.argument(), Argument::Stack as u8);
-        assert_eq!(cookie.displacement(), -24);
-        assert_eq!(cookie.site(), 4_000_000_000);
+        for id in [IdPlace::Vtable, IdPlace::Task(40), IdPlace::Stack(-8), IdPlace::Frame(-300), IdPlace::Nowhere] {
+            let cookie = Cookie::new(Argument::Stack, -24, id, true, u16::MAX);
+            assert_eq!(cookie.argument(), Argument::Stack as u8);
+            assert_eq!(cookie.displacement(), -24);
+            assert_eq!(cookie.site(), u32::from(u16::MAX));
+            assert_eq!(cookie.id(), id);
+            assert!(cookie.kind_told());
+        }
+        assert!(!Cookie::new(Argument::Rdi, 0, IdPlace::Vtable, false, 1).kind_told());
     }
 }

@@ -41,9 +41,8 @@ pub fn data_ready(socket: *const u8) -> i32 {
         return 0;
     }
     // SAFETY: as above.
-    let (cookie, backlog): (u64, u32) = unsafe {
-        (read::member(socket, offsets::sock_cookie()), read::member(socket, offsets::sock_ack_backlog()))
-    };
+    let (cookie, backlog): (u64, u32) =
+        unsafe { (read::member(socket, offsets::sock_cookie()), read::member(socket, offsets::sock_ack_backlog())) };
     if let Some(stats) = stats(cookie) {
         // SAFETY: a per-CPU map value.
         unsafe {
@@ -72,7 +71,8 @@ pub fn accepted(ctx: &TracePointContext) -> u32 {
         let task = bpf_get_current_task_btf();
         (task as u64, bpf_task_pt_regs(task) as u64)
     };
-    let Some(listener) = read::kernel(regs + offsets::regs_di() as u64).and_then(|fd| socket_of(task, fd & 0xffff_ffff))
+    let Some(listener) =
+        read::kernel(regs + offsets::regs_di() as u64).and_then(|fd| socket_of(task, fd & 0xffff_ffff))
     else {
         count(Counter::AcceptUnknownListener);
         return 0;

@@ -1,12 +1,14 @@
 //! Tasks of a runtime: births, ends, and (where a thread-local does not tell it) who is being polled.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_task};
 use aya_ebpf::programs::ProbeContext;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, flag, kind};
-use profiler_common::map::{Argument, Cookie, POLL_STACK_FRAMES, PollStack, Target, target_flag};
+use profiler_common::map::{Argument, Cookie, IdPlace, POLL_STACK_FRAMES, PollStack, Target, target_flag};
 
 use crate::maps::{POLL_STACKS, TARGETS, count};
 use crate::sched::now;
@@ -44,50 +46,34 @@ fn hit(ctx: &ProbeContext, counter: Counter) -> Option<Hit> {
 }
 
 /// The task pointer, from the register or stack slot that the cookie names.
+///
+/// All registers are copied first: the verifier allows loads from the context at constant offsets only, and the
+/// compiler would make one load at a computed offset of a choice between them.
 #[inline(always)]
 fn argument(ctx: &ProbeContext, cookie: Cookie) -> Option<u64> {
-    const RDI: u8 = Argument::Rdi as u8;
-    const RSI: u8 = Argument::Rsi as u8;
-    const RDX: u8 = Argument::Rdx as u8;
-    const RCX: u8 = Argument::Rcx as u8;
-    const RAX: u8 = Argument::Rax as u8;
-    const RBX: u8 = Argument::Rbx as u8;
-    const RBP: u8 = Argument::Rbp as u8;
-    const R8: u8 = Argument::R8 as u8;
-    const R9: u8 = Argument::R9 as u8;
-    const R10: u8 = Argument::R10 as u8;
-    const R11: u8 = Argument::R11 as u8;
-    const R12: u8 = Argument::R12 as u8;
-    const R13: u8 = Argument::R13 as u8;
-    const R14: u8 = Argument::R14 as u8;
-    const R15: u8 = Argument::R15 as u8;
-    // SAFETY: the registers are this program's context.
-    let regs = unsafe { &*ctx.regs };
-    Some(match cookie.argument() {
-        RDI => regs.rdi,
-        RSI => regs.rsi,
-        RAX => regs.rax,
-        RBX => regs.rbx,
-        RDX => regs.rdx,
-        RCX => regs.rcx,
-        RBP => regs.rbp,
-        R8 => regs.r8,
-        R9 => regs.r9,
-        R10 => regs.r10,
-        R11 => regs.r11,
-        R12 => regs.r12,
-        R13 => regs.r13,
-        R14 => regs.r14,
-        R15 => regs.r15,
-        _ => return read::user(regs.rsp.wrapping_add_signed(cookie.displacement())),
-    })
+    let regs = ctx.regs.cast_const();
+    macro_rules! copies {
+        ($($register:ident),*) => {
+            // SAFETY: the registers are this program's context.
+            unsafe { [$(read_volatile(&raw const (*regs).$register)),*] }
+        };
+    }
+    // In the order of `Argument`'s codes.
+    let registers: [u64; 16] = copies!(rdi, rsi, rdx, rcx, rax, rbx, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rsp);
+    let code = usize::from(cookie.argument() & 15);
+    // SAFETY: `code` is below 16. Volatile, so that the array stays an array.
+    let value = unsafe { read_volatile(registers.as_ptr().add(code)) };
+    if code == Argument::Stack as usize {
+        return read::user(value.wrapping_add_signed(cookie.displacement()));
+    }
+    Some(value)
 }
 
 /// A task was created.
 #[inline(always)]
 pub fn spawned(ctx: &ProbeContext) -> u32 {
     let Some(hit) = hit(ctx, Counter::SpawnHits) else { return 0 };
-    let (vtable, id) = identity(&hit);
+    let (vtable, id) = identity(ctx, &hit);
     let (parent, flags) = parent(&hit);
     emit_task(&hit, kind::TASK_SPAWNED, flags, vtable, id, parent);
     0
@@ -97,7 +83,7 @@ pub fn spawned(ctx: &ProbeContext) -> u32 {
 #[inline(always)]
 pub fn completed(ctx: &ProbeContext) -> u32 {
     let Some(hit) = hit(ctx, Counter::CompleteHits) else { return 0 };
-    let (vtable, id) = identity(&hit);
+    let (vtable, id) = identity(ctx, &hit);
     emit_task(&hit, kind::TASK_COMPLETED, 0, vtable, id, 0);
     0
 }
@@ -108,19 +94,33 @@ fn emit_task(hit: &Hit, kind: u16, flags: u16, vtable: u64, id: u64, parent: u64
     emit::task(TaskRecord { header, task: hit.task, vtable, id, parent });
 }
 
-/// The task's vtable and id; 0 where they cannot be read.
+/// The task's vtable and id; 0 where they cannot be read, and for the vtable where the site tells the type.
 #[inline(always)]
-fn identity(hit: &Hit) -> (u64, u64) {
+fn identity(ctx: &ProbeContext, hit: &Hit) -> (u64, u64) {
     // SAFETY: a live map value.
     let layout = unsafe { &(*hit.target).layout };
-    let Some(vtable) = read::user(hit.task + u64::from(layout.vtable)) else {
-        count(Counter::TargetMemory);
-        return (0, 0);
-    };
-    if layout.id_offset_in_vtable == 0 {
-        return (vtable, 0);
+    let place = hit.cookie.id();
+    let in_vtable = place == IdPlace::Vtable && layout.id_offset_in_vtable != 0;
+    let mut vtable = 0;
+    if in_vtable || !hit.cookie.kind_told() {
+        let Some(read) = read::user(hit.task + u64::from(layout.vtable)) else {
+            count(Counter::TargetMemory);
+            return (0, 0);
+        };
+        vtable = read;
     }
-    let id = read::user(vtable + u64::from(layout.id_offset_in_vtable)).and_then(|offset| read::user(hit.task + offset));
+    // SAFETY: the registers are this program's context.
+    let (rsp, rbp) = unsafe { (read_volatile(&raw const (*ctx.regs).rsp), read_volatile(&raw const (*ctx.regs).rbp)) };
+    let id = match place {
+        IdPlace::Vtable if !in_vtable => return (vtable, 0),
+        IdPlace::Vtable => {
+            read::user(vtable + u64::from(layout.id_offset_in_vtable)).and_then(|offset| read::user(hit.task + offset))
+        }
+        IdPlace::Task(at) => read::user(hit.task.wrapping_add_signed(i64::from(at))),
+        IdPlace::Stack(at) => read::user(rsp.wrapping_add_signed(i64::from(at))),
+        IdPlace::Frame(at) => read::user(rbp.wrapping_add_signed(i64::from(at))),
+        IdPlace::Nowhere => return (vtable, 0),
+    };
     if id.is_none() {
         count(Counter::TargetMemory);
     }
@@ -135,7 +135,8 @@ fn parent(hit: &Hit) -> (u64, u16) {
     if flags & target_flag::CURRENT_TASK_TLS != 0 {
         // SAFETY: a helper without a precondition.
         let task = unsafe { bpf_get_current_task() };
-        let id = read::kernel(task + offsets::task_fsbase() as u64).and_then(|fs| read::user(fs.wrapping_add_signed(tls)));
+        let id =
+            read::kernel(task + offsets::task_fsbase() as u64).and_then(|fs| read::user(fs.wrapping_add_signed(tls)));
         return match id {
             Some(id) => (id, flag::PARENT_KNOWN),
             None => (0, 0),

@@ -36,10 +36,9 @@ pub struct Held {
 /// # Errors
 /// There is no such program, or it may not be traced.
 pub fn hold(command: &[OsString]) -> Result<Held, LaunchError> {
-    let (program, arguments) = command.split_first().ok_or_else(|| LaunchError::Spawn {
-        program: OsString::new(),
-        source: io::ErrorKind::InvalidInput.into(),
-    })?;
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| LaunchError::Spawn { program: OsString::new(), source: io::ErrorKind::InvalidInput.into() })?;
     let mut command = Command::new(program);
     command.args(arguments);
     // SAFETY: between fork and exec only this system call is made, which is async-signal-safe.

@@ -1,12 +1,41 @@
-fn main() {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let pids = std::env::args().skip(2).map(|a| a.parse().unwrap()).collect();
-    let secs: u64 = std::env::args().nth(1).unwrap().parse().unwrap();
-    let t = std::time::Instant::now();
-    let mut s = profiler::session::Session::start(profiler::session::Options { pids, ring_bytes: 1 << 22, limits: Default::default(), force: false, poll_stack: false }).unwrap_or_else(|e| { eprintln!("{e}"); std::process::exit(1) });
-    eprintln!("attached in {:?}", t.elapsed());
-    for _ in 0..secs * 10 { std::thread::sleep(std::time::Duration::from_millis(100)); s.drain(); s.tick(); }
-    println!("{:#?}", s.snapshot());
-    println!("{}", std::fs::read_to_string("/proc/self/status").unwrap().lines().filter(|l| l.starts_with("Vm")).collect::<Vec<_>>().join("\n"));
-    println!("stop {:?}", s.stop());
+//! The command: parses, runs, and turns an error into one line.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use profiler::cli::{Cli, Command};
+use profiler::command::{attach, check, ps};
+use profiler::metrics;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let environment = env_logger::Env::default().default_filter_or("info");
+    env_logger::Builder::from_env(environment).format_target(false).init();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Attach { pids, measure, web } => attach::attach(pids, &measure, &web),
+        Command::Run { command, measure, web } => attach::run(&command, &measure, &web),
+        Command::Ps => {
+            print!("{}", ps::list());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check => {
+            let report = check::check()?;
+            print!("{}", report.text);
+            Ok(if report.usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::MetricsDoc => {
+            print!("{}", metrics::document());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }

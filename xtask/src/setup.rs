@@ -104,7 +104,15 @@ fn compiler() -> Result<()> {
         packages(&["rustc-web", "cargo-web", "rust-web-src"])?;
         return process::run(Command::new("rustup").args(["toolchain", "link", LINKED_TOOLCHAIN, "/usr"]));
     }
-    process::run(Command::new("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]))
+    process::run(Command::new("rustup").args([
+        "toolchain",
+        "install",
+        "nightly",
+        "--profile",
+        "minimal",
+        "--component",
+        "rust-src",
+    ]))
 }
 
 /// The linker must know at least the compiler's LLVM. Debian has it as a library; elsewhere it is built in.
@@ -137,10 +145,12 @@ fn packages(names: &[&str]) -> Result<()> {
         bail!("no apt-get here: install {} with this system's package manager", names.join(", "));
     }
     let install = || {
-        process::run(Command::new("apt-get")
-            .args(["install", "-y", "--no-install-recommends"])
-            .args(names)
-            .env("DEBIAN_FRONTEND", "noninteractive"))
+        process::run(
+            Command::new("apt-get")
+                .args(["install", "-y", "--no-install-recommends"])
+                .args(names)
+                .env("DEBIAN_FRONTEND", "noninteractive"),
+        )
     };
     install().or_else(|_| {
         process::run(Command::new("apt-get").arg("update"))?;

@@ -1,0 +1,226 @@
+//! `profiler attach` and `profiler run`: one loop that takes records, answers scrapes and waits for the end.
+
+use std::future::pending;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::{Child, ExitCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
+
+use crate::cli::{Measure, Web};
+use crate::export::http::{self, Listener};
+use crate::export::{ExportError, SnapshotRequest, SnapshotSource, text};
+use crate::launch;
+use crate::metrics::{self, Own};
+use crate::model::table::Limits;
+use crate::session::{Options, Session};
+
+/// The ring is drained this often, and when the kernel half says that much is waiting.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
+/// What `--print` measures when no time is given.
+const PRINT_DURATION: Duration = Duration::from_secs(10);
+/// Scrapes that may wait at the same time.
+const WAITING_SCRAPES: usize = 16;
+
+/// Attaches to running processes.
+///
+/// # Errors
+/// It cannot start; then nothing was attached.
+pub fn attach(pids: Vec<u32>, measure: &Measure, web: &Web) -> Result<ExitCode> {
+    block_on(async {
+        let endpoint = Endpoint::bind(measure, web)?;
+        let session = Session::start(options(pids, measure))?;
+        watch(session, endpoint, measure, None).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Starts a program, attaches before its first instruction, and ends with it and with its exit status.
+///
+/// # Errors
+/// It cannot start; then the program has not run.
+pub fn run(command: &[std::ffi::OsString], measure: &Measure, web: &Web) -> Result<ExitCode> {
+    block_on(async {
+        let endpoint = Endpoint::bind(measure, web)?;
+        let held = launch::hold(command)?;
+        let pid = held.pid().context("the program is gone")?;
+        let session = Session::start(options(vec![pid], measure))?;
+        let mut child = held.release()?;
+        watch(session, endpoint, measure, Some(&mut child)).await?;
+        let status = match child.try_wait().context("failed to wait for the program")? {
+            Some(status) => status,
+            // The measurement is over before the program is: it is ours to end.
+            None => {
+                child.kill().context("failed to end the program")?;
+                child.wait().context("failed to wait for the program")?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
+        Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    })
+}
+
+fn block_on(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("failed to start the event loop")?.block_on(work)
+}
+
+fn options(pids: Vec<u32>, measure: &Measure) -> Options {
+    let mut unique = Vec::with_capacity(pids.len());
+    for pid in pids {
+        if !unique.contains(&pid) {
+            unique.push(pid);
+        }
+    }
+    Options {
+        pids: unique,
+        ring_bytes: measure.ring_mib << 20,
+        limits: Limits {
+            tracked_tasks: measure.max_tasks as usize,
+            retention_ns: u64::try_from(measure.retention.as_nanos()).unwrap_or(u64::MAX),
+            ..Limits::default()
+        },
+        force: measure.force,
+        poll_stack: measure.poll_stack,
+    }
+}
+
+/// Where metrics are served; nowhere when a page is printed instead.
+struct Endpoint {
+    listener: Option<Listener>,
+    path: String,
+}
+
+impl Endpoint {
+    fn bind(measure: &Measure, web: &Web) -> Result<Endpoint> {
+        let listener = if measure.print { None } else { Some(http::bind(web.listen_address)?) };
+        Ok(Endpoint { listener, path: web.telemetry_path.clone() })
+    }
+}
+
+/// The server, and how to end it.
+struct Server {
+    requests: mpsc::Receiver<SnapshotRequest>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), ExportError>>,
+}
+
+fn serve(endpoint: Endpoint) -> Option<Server> {
+    let listener = endpoint.listener?;
+    log::info!("serving http://{}{}", listener.address(), endpoint.path);
+    let (source, requests) = SnapshotSource::channel(WAITING_SCRAPES);
+    let (stop, stopped) = oneshot::channel();
+    let path = endpoint.path;
+    let task = tokio::spawn(async move {
+        http::serve(listener, &path, source, async {
+            let _ = stopped.await;
+        })
+        .await
+    });
+    Some(Server { requests, stop, task })
+}
+
+async fn watch(mut session: Session, endpoint: Endpoint, measure: &Measure, child: Option<&mut Child>) -> Result<()> {
+    let mut server = serve(endpoint);
+    let ring = session.ring_fd().context("failed to watch the ring")?;
+    // SAFETY: the descriptor is owned, and stays open and the same for as long as it is registered.
+    let ring = unsafe { AsyncFd::register(ring) }.context("failed to watch the ring")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to catch SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("failed to catch SIGTERM")?;
+    let mut drain = interval(DRAIN_INTERVAL);
+    drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut view = measure.watch.map(|every| interval_at(Instant::now() + every, every));
+    let duration = measure.duration.or_else(|| measure.print.then_some(PRINT_DURATION));
+    let end = async {
+        match duration {
+            Some(duration) => sleep(duration).await,
+            None => pending().await,
+        }
+    };
+    tokio::pin!(end);
+    let owns_child = child.is_some();
+    loop {
+        tokio::select! {
+            biased;
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            () = &mut end => break,
+            request = next(&mut server) => {
+                // Whoever asked may have hung up.
+                let _ = request.send(Arc::new(session.snapshot()));
+            }
+            _ = tick(&mut view) => show(&mut session),
+            ready = ring.readable() => {
+                if session.drain() {
+                    // More is there: scrapes and signals get their turn first.
+                    tokio::task::yield_now().await;
+                } else if let Ok(mut ready) = ready {
+                    ready.clear_ready();
+                }
+            }
+            _ = drain.tick() => {
+                while session.drain() {
+                    tokio::task::yield_now().await;
+                }
+                session.tick();
+                if !session.any_running() && (owns_child || !serves(&server)) {
+                    break;
+                }
+                if !session.any_running() && measure.duration.is_none() && session.all_expired() {
+                    log::info!("all processes have ended and their series have been kept for the retention time");
+                    break;
+                }
+            }
+        }
+    }
+    if measure.print {
+        let snapshot = Arc::new(session.snapshot());
+        let page = metrics::page(snapshot, Own::read(None))?;
+        std::io::stdout().write_all(page.as_bytes()).context("failed to print the metrics")?;
+    }
+    let took = session.stop();
+    log::info!("detached in {} ms", took.as_millis());
+    if let Some(server) = server {
+        let _ = server.stop.send(());
+        drop(server.requests);
+        server.task.await.context("the server panicked")??;
+    }
+    Ok(())
+}
+
+fn serves(server: &Option<Server>) -> bool {
+    server.is_some()
+}
+
+/// The next scrape; never, where nothing is served.
+async fn next(server: &mut Option<Server>) -> SnapshotRequest {
+    match server {
+        Some(server) => match server.requests.recv().await {
+            Some(request) => request,
+            None => pending().await,
+        },
+        None => pending().await,
+    }
+}
+
+async fn tick(view: &mut Option<tokio::time::Interval>) {
+    match view {
+        Some(view) => {
+            view.tick().await;
+        }
+        None => pending().await,
+    }
+}
+
+fn show(session: &mut Session) {
+    let mut out = std::io::stdout().lock();
+    let color = out.is_terminal();
+    // A reader that went away is no reason to stop measuring.
+    let _ = writeln!(out, "{}", text::render(&session.snapshot(), color));
+}

@@ -55,7 +55,11 @@ pub fn check() -> Result<Report, KernelError> {
             report.row("kernel types (BTF)", false, &e.to_string());
         }
     }
-    let verdict = if report.usable { "processes can be profiled on this host" } else { "processes cannot be profiled: see the rows marked no" };
+    let verdict = if report.usable {
+        "processes can be profiled on this host"
+    } else {
+        "processes cannot be profiled: see the rows marked no"
+    };
     let _ = writeln!(report.text, "\n{verdict}");
     Ok(report)
 }

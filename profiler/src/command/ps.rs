@@ -43,7 +43,10 @@ pub fn list() -> String {
     }
     let _ = writeln!(text, "\nRun queue and accept queue are measured for every process.");
     if unreadable > 0 {
-        let _ = writeln!(text, "{unreadable} processes of other users are not shown: CAP_SYS_PTRACE is needed to look into them.");
+        let _ = writeln!(
+            text,
+            "{unreadable} processes of other users are not shown: CAP_SYS_PTRACE is needed to look into them."
+        );
     }
     text
 }

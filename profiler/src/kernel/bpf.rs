@@ -9,6 +9,8 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
 const BPF_PERF_EVENT: u32 = 41;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
+/// Room for what the verifier says of a program that it refuses.
+const LOG_BYTES: usize = 1 << 20;
 
 /// The head of `union bpf_attr` for BPF_PROG_LOAD, up to `expected_attach_type` (include/uapi/linux/bpf.h).
 #[repr(C)]
@@ -85,7 +87,28 @@ pub fn load_uprobe_multi(name: &str, instructions: &[[u8; 8]], license: &CString
         expected_attach_type: BPF_TRACE_UPROBE_MULTI,
         ..ProgLoad::default()
     };
-    bpf(BPF_PROG_LOAD, &mut attributes).map(owned)
+    bpf(BPF_PROG_LOAD, &mut attributes).map(owned).map_err(|refused| {
+        // Only a refusal is worth the verifier's explanation: writing it takes longer than loading.
+        let mut explanation = vec![0_u8; LOG_BYTES];
+        attributes.log_level = 1;
+        attributes.log_size = LOG_BYTES as u32;
+        attributes.log_buf = explanation.as_mut_ptr() as u64;
+        match bpf(BPF_PROG_LOAD, &mut attributes) {
+            Err(_) => io::Error::new(refused.kind(), format!("{refused}: {}", last_words(&explanation))),
+            Ok(program) => {
+                drop(owned(program));
+                refused
+            }
+        }
+    })
+}
+
+/// The end of the verifier's log, where the reason is.
+fn last_words(log: &[u8]) -> String {
+    let text = String::from_utf8_lossy(log.split(|&b| b == 0).next().unwrap_or_default()).into_owned();
+    log::debug!("the verifier says:\n{text}");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("processed ")).collect();
+    lines[lines.len().saturating_sub(2)..].join("; ")
 }
 
 /// Links a program to `offsets` of the file at `path`, for one process or (`None`) for all. One cookie per offset.

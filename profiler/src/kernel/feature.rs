@@ -72,8 +72,7 @@ fn uprobe_multi() -> bool {
     let program = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
     let (license, path): (CString, CString) = (c"GPL".into(), c"/".into());
     let Ok(program) = bpf::load_uprobe_multi("probe", &program, &license) else { return false };
-    let error = |pid| {
-        bpf::link_uprobe_multi(program.as_fd(), &path, &[0], &[0], pid).err().and_then(|e| e.raw_os_error())
-    };
+    let error =
+        |pid| bpf::link_uprobe_multi(program.as_fd(), &path, &[0], &[0], pid).err().and_then(|e| e.raw_os_error());
     error(None) == Some(libc::EBADF) && error(Some(u32::MAX)) == Some(libc::EINVAL)
 }

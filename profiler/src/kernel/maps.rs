@@ -124,10 +124,8 @@ impl Kernel {
     /// The map cannot be written.
     pub fn clear_listener(&mut self, slot: u32) -> Result<(), KernelError> {
         let mut map: PerCpuArray<&mut MapData, Value<Listener>> = self.per_cpu("LISTENER_STATS")?;
-        let cpus = aya::util::nr_cpus().map_err(|(_, source)| KernelError::System {
-            what: "count the possible CPUs".to_owned(),
-            source,
-        })?;
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(_, source)| KernelError::System { what: "count the possible CPUs".to_owned(), source })?;
         let empty = Value(EMPTY_LISTENER);
         let values = aya::maps::PerCpuValues::try_from(vec![empty; cpus])
             .map_err(|source| KernelError::System { what: "prepare empty listener counts".to_owned(), source })?;

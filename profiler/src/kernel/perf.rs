@@ -29,9 +29,8 @@ const _: () = assert!(std::mem::offset_of!(Attributes, config1) == 56);
 fn open(mut attributes: Attributes, pid: i32, cpu: i32) -> io::Result<OwnedFd> {
     attributes.size = size_of::<Attributes>() as u32;
     // SAFETY: `attributes` is a live structure of the size that it names; the other arguments are plain numbers.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, &raw const attributes, pid, cpu, -1, PERF_FLAG_FD_CLOEXEC)
-    };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attributes, pid, cpu, -1, PERF_FLAG_FD_CLOEXEC) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

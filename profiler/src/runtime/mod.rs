@@ -5,6 +5,7 @@ pub mod tokio;
 
 use std::collections::HashMap;
 
+pub use profiler_common::map::IdPlace;
 use profiler_common::map::{Argument, TaskLayout};
 
 use crate::event::{TaskEvent, TypeId};
@@ -92,21 +93,6 @@ pub enum Hook {
     PollStart,
     /// A poll ends.
     PollEnd,
-}
-
-/// Where a probe finds the id of its task, which is one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IdPlace {
-    /// In the task, at the offset that its vtable tells.
-    Vtable,
-    /// At the task's address plus this displacement.
-    Task(i16),
-    /// At the stack pointer plus this displacement: the task is not yet where it will be, and holds nothing.
-    Stack(i16),
-    /// At the frame pointer (rbp) plus this displacement: as for the stack pointer.
-    Frame(i16),
-    /// Nowhere that is known.
-    Nowhere,
 }
 
 /// One probe.

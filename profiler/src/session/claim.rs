@@ -10,7 +10,9 @@ use crate::target::process::Process;
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// Another profiler has it.
-    #[error("process {pid} is being profiled by another profiler, and both would add to its cost: stop that one, or use --force")]
+    #[error(
+        "process {pid} is being profiled by another profiler, and both would add to its cost: stop that one, or use --force"
+    )]
     Taken {
         /// Which process.
         pid: u32,

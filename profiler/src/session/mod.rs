@@ -7,7 +7,8 @@ mod probes;
 mod target;
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Instant;
 
 use profiler_common::counter::Counter;
@@ -98,10 +99,8 @@ impl Session {
     pub fn start(options: Options) -> Result<Session, SessionError> {
         require_init_pid_namespace()?;
         let processes: Vec<Process> = options.pids.iter().map(|&pid| Process::find(pid)).collect::<Result<_, _>>()?;
-        let claims = processes
-            .iter()
-            .map(|process| claim::claim(process, options.force))
-            .collect::<Result<Vec<_>, _>>()?;
+        let claims =
+            processes.iter().map(|process| claim::claim(process, options.force)).collect::<Result<Vec<_>, _>>()?;
         for process in &processes {
             // Whether it may be looked into is known before anything is loaded.
             process.image()?;
@@ -150,9 +149,12 @@ impl Session {
         Ok(())
     }
 
-    /// The descriptor that becomes readable when the ring should be drained at once.
-    pub fn ring_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+    /// A descriptor that becomes readable when the ring should be drained at once.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn ring_fd(&self) -> io::Result<OwnedFd> {
+        self.ring.as_fd().try_clone_to_owned()
     }
 
     /// Takes what is in the ring, at most one batch; true when more may be there.
@@ -231,6 +233,11 @@ impl Session {
     /// Whether any target still runs.
     pub fn any_running(&self) -> bool {
         self.targets.iter().any(|watched| watched.running())
+    }
+
+    /// Whether nothing is left to be exported of any target.
+    pub fn all_expired(&self) -> bool {
+        self.targets.iter().all(|watched| watched.expired)
     }
 
     /// Everything that is exported, now.
@@ -312,7 +319,8 @@ fn take_task(
         kind::TASK_COMPLETED => tally.completed += 1,
         _ => {}
     }
-    let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed(record.header.pid)) else {
+    let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed(record.header.pid))
+    else {
         tally.foreign_process += 1;
         return;
     };

@@ -8,7 +8,7 @@ use profiler_common::map::Cookie;
 use crate::kernel::KernelError;
 use crate::kernel::load::Kernel;
 use crate::kernel::uprobe::{Mechanism, Site, Uprobes};
-use crate::runtime::{Hook, Plan};
+use crate::runtime::{Hook, Plan, ProbeSpec};
 
 /// The order in which hooks are attached. Ends before births: a task whose birth alone is seen would live for ever.
 const ORDER: [Hook; 4] = [Hook::Complete, Hook::PollEnd, Hook::PollStart, Hook::Spawn];
@@ -26,6 +26,9 @@ impl Probes {
     /// # Errors
     /// This kernel cannot attach so many.
     pub fn new(kernel: &Kernel, plan: &Plan, file: PathBuf) -> Result<Probes, String> {
+        if plan.probes.len() > usize::from(u16::MAX) {
+            return Err(format!("{} probes are more than can be told apart", plan.probes.len()));
+        }
         let mechanism = kernel.uprobe_mechanism(plan.probes.len())?;
         Ok(Probes { file, mechanism, by_process: HashMap::new() })
     }
@@ -50,10 +53,7 @@ impl Probes {
                 .iter()
                 .enumerate()
                 .filter(|(_, probe)| probe.hook == hook)
-                .map(|(number, probe)| Site {
-                    offset: probe.file_offset,
-                    cookie: Cookie::new(probe.argument, probe.displacement, number as u32).0,
-                })
+                .map(|(number, probe)| Site { offset: probe.file_offset, cookie: cookie(number, probe) })
                 .collect();
             if !sites.is_empty() {
                 attached.push(kernel.attach_uprobes(program(hook), self.mechanism, &self.file, &sites, Some(pid))?);
@@ -83,6 +83,11 @@ impl Drop for Probes {
             self.detach(pid);
         }
     }
+}
+
+/// The kernel half is told at each hit which site it was, and where its task is.
+fn cookie(number: usize, probe: &ProbeSpec) -> u64 {
+    Cookie::new(probe.argument, probe.displacement, probe.id, probe.kind.is_some(), number as u16).0
 }
 
 const fn program(hook: Hook) -> &'static str {

@@ -22,8 +22,7 @@ use crate::target::listener::{Listeners, ListeningSocket};
 use crate::target::process::{Image, Process};
 
 /// What is read from a process's image.
-const FLAGS: u32 =
-    target_flag::TASKS | target_flag::CURRENT_TASK_TLS | target_flag::POLL_STACK | target_flag::OUTCOME;
+const FLAGS: u32 = target_flag::TASKS | target_flag::CURRENT_TASK_TLS | target_flag::POLL_STACK | target_flag::OUTCOME;
 
 /// A watched process.
 pub(super) struct Watched {
@@ -111,7 +110,11 @@ impl Watched {
     /// Makes all threads known that were there before. The kernel half follows new ones already.
     pub fn follow_threads(&mut self, kernel: &mut Kernel) -> Result<(), crate::kernel::KernelError> {
         for &pid in &self.members {
-            let threads = if pid == self.process.pid { self.process.threads() } else { Process::find(pid).map_or(Vec::new(), |p| p.threads()) };
+            let threads = if pid == self.process.pid {
+                self.process.threads()
+            } else {
+                Process::find(pid).map_or(Vec::new(), |p| p.threads())
+            };
             for tid in threads {
                 kernel.add_thread(tid, self.slot)?;
             }
@@ -195,7 +198,10 @@ impl Watched {
             }
         }
         if plan.probes.is_empty() {
-            return Err((ProbeState::Unsupported, "nothing to probe was found in this build: see the rows of its signals".to_owned()));
+            return Err((
+                ProbeState::Unsupported,
+                "nothing to probe was found in this build: see the rows of its signals".to_owned(),
+            ));
         }
         let failed = |this: &mut Watched, state, why: String| {
             for signal in &plan.signals {
@@ -387,9 +393,8 @@ impl Watched {
     }
 
     fn listener_snapshots(&self, kernel: &mut Kernel, slots: &Slots) -> Vec<ListenerSnapshot> {
-        let attached = |probe: &str| {
-            self.status.probes.iter().any(|row| row.probe == probe && row.state == ProbeState::Attached)
-        };
+        let attached =
+            |probe: &str| self.status.probes.iter().any(|row| row.probe == probe && row.state == ProbeState::Attached);
         let (depth, wait) = (attached("accept_depth"), attached("accept_wait"));
         let mut seen: HashMap<String, u32> = HashMap::new();
         let mut snapshots = Vec::with_capacity(self.sockets.len());

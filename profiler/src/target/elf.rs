@@ -148,6 +148,15 @@ impl<'data> Binary<'data> {
         Ok(binary)
     }
 
+    /// The virtual address at which what is at `offset` of the file is loaded; `None` where nothing is.
+    /// A memory map begins at a page's start, which may be somewhat before its segment's.
+    pub fn address_of(&self, offset: u64) -> Option<u64> {
+        const PAGE: u64 = 4096;
+        let covers = |s: &&Segment| s.offset / PAGE * PAGE <= offset && offset < s.offset.saturating_add(s.file_size);
+        let segment = self.segments.iter().find(covers)?;
+        Some(segment.address.wrapping_add(offset).wrapping_sub(segment.offset))
+    }
+
     /// The offset in the file of a virtual address.
     pub fn file_offset(&self, address: u64) -> Option<u64> {
         let segment = self.segments.iter().find(|s| address.checked_sub(s.address).is_some_and(|d| d < s.file_size))?;

@@ -43,7 +43,9 @@ pub struct ListeningSocket {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenerError {
     /// Its network namespace cannot be entered.
-    #[error("failed to enter the network namespace of process {pid}: {source}; CAP_SYS_ADMIN is needed for another namespace's sockets")]
+    #[error(
+        "failed to enter the network namespace of process {pid}: {source}; CAP_SYS_ADMIN is needed for another namespace's sockets"
+    )]
     Namespace {
         /// Which process.
         pid: u32,
@@ -51,7 +53,9 @@ pub enum ListenerError {
         source: io::Error,
     },
     /// Its open files cannot be listed.
-    #[error("failed to list the open files of process {pid}: {source}; CAP_DAC_READ_SEARCH or CAP_SYS_PTRACE is needed for another user's")]
+    #[error(
+        "failed to list the open files of process {pid}: {source}; CAP_DAC_READ_SEARCH or CAP_SYS_PTRACE is needed for another user's"
+    )]
     Files {
         /// Which process.
         pid: u32,
@@ -197,7 +201,8 @@ fn socket_inodes(pid: u32) -> io::Result<HashSet<u32>> {
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         // A descriptor that was closed meanwhile is no error.
         let Ok(link) = entry.and_then(|entry| fs::read_link(entry.path())) else { continue };
-        let inode: Option<u32> = link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        let inode: Option<u32> =
+            link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
         inodes.extend(inode);
     }
     Ok(inodes)
@@ -219,7 +224,8 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).unwrap();
             assert_eq!(of_this_process(&listener).length, 0);
-            let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
+            let _clients: Vec<_> =
+                (0..3).map(|_| TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
             let socket = of_this_process(&listener);
             assert_eq!(socket.length, 3);
             assert!(socket.limit >= 3 && socket.cookie != 0 && socket.drops.is_some(), "{socket:?}");

@@ -36,7 +36,9 @@ pub enum ProcessError {
         pid: u32,
     },
     /// It is another user's, and this process may not look into it.
-    #[error("failed to look into process {pid} of user {uid}: run as root, or grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH")]
+    #[error(
+        "failed to look into process {pid} of user {uid}: run as root, or grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+    )]
     NotPermitted {
         /// Its id.
         pid: u32,
@@ -44,7 +46,9 @@ pub enum ProcessError {
         uid: u32,
     },
     /// The profiler itself is in a container's PID namespace.
-    #[error("the profiler is not in the host's PID namespace, whose ids the kernel reports: run it with the host's (`--pid=host`, `hostPID: true`)")]
+    #[error(
+        "the profiler is not in the host's PID namespace, whose ids the kernel reports: run it with the host's (`--pid=host`, `hostPID: true`)"
+    )]
     PidNamespace,
     /// Something else.
     #[error("failed to read {what} of process {pid}: {source}")]
@@ -145,7 +149,8 @@ impl Process {
             .iter()
             .filter(|map| {
                 let device = libc::makedev(map.dev.0 as u32, map.dev.1 as u32);
-                (device, map.inode) == image.identity || is_image(&map.pathname, &image.path, map.inode, image.identity.1)
+                (device, map.inode) == image.identity
+                    || is_image(&map.pathname, &image.path, map.inode, image.identity.1)
             })
             .map(|map| Placement { start: map.address.0, end: map.address.1, file_offset: map.offset })
             .collect())
@@ -164,7 +169,10 @@ impl Process {
         let mut parents = vec![self.pid];
         while let Some(parent) = parents.pop() {
             for child in children(parent) {
-                let same = Process::find(child).ok().and_then(|c| c.image().ok()).is_some_and(|i| i.identity == image.identity);
+                let same = Process::find(child)
+                    .ok()
+                    .and_then(|c| c.image().ok())
+                    .is_some_and(|i| i.identity == image.identity);
                 if same && !found.contains(&child) {
                     found.push(child);
                     parents.push(child);

@@ -96,10 +96,7 @@ fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: 
         runtime: "tokio",
         version: version.map(|version| version.to_string()),
         probes,
-        signals: vec![
-            Signal { name: "task_spawn", state: spawn },
-            Signal { name: "task_complete", state: complete },
-        ],
+        signals: vec![Signal { name: "task_spawn", state: spawn }, Signal { name: "task_complete", state: complete }],
         layout: TaskLayout {
             vtable: layout.vtable_in_header,
             id_offset_in_vtable: layout.id_in_vtable.unwrap_or(0),
