@@ -1,9 +1,9 @@
 //! Where a task becomes complete: `State::transition_to_complete`, inlined or not.
 
-use iced_x86::{FlowControl, Mnemonic, OpKind, Register};
+use iced_x86::{FlowControl, Mnemonic, Register};
 
 use crate::target::elf::{Binary, Function};
-use crate::target::site::code::Body;
+use crate::target::site::code::{Body, immediate};
 use crate::target::site::{self, Site};
 
 /// RUNNING | COMPLETE: what the transition flips in the state word (`runtime/task/state.rs`, since 1.9).
@@ -69,15 +69,12 @@ fn transitions(body: &Body) -> Vec<Transition> {
         let flipped = code[index.saturating_sub(3)..index].iter().any(|i| {
             i.mnemonic() == Mnemonic::Xor
                 && i.op0_register() == exchange.op1_register()
-                && i.op1_kind() != OpKind::Register
-                && i.op1_kind() != OpKind::Memory
-                && i.immediate(1) == FLIPPED
+                && immediate(i) == Some(FLIPPED)
         });
         // The transition asserts that the task was running.
         let asserted = code[index + 1..].iter().take(6).any(|i| {
             matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::Bt)
-                && !matches!(i.op1_kind(), OpKind::Register | OpKind::Memory)
-                && i.immediate(1) == u64::from(i.mnemonic() == Mnemonic::Test)
+                && immediate(i) == Some(u64::from(i.mnemonic() == Mnemonic::Test))
         });
         if flipped && asserted && exchange.memory_base().is_gpr64() {
             found.push(Transition { exchange: index, task: exchange.memory_base() });

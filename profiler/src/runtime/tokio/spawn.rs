@@ -17,7 +17,7 @@ use super::vtable::{Layout, Vtable};
 use crate::runtime::IdPlace;
 use crate::target::elf::Binary;
 use crate::target::site::Site;
-use crate::target::site::code::Body;
+use crate::target::site::code::{Body, immediate};
 
 /// A site that every creation of certain tasks passes exactly once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(super) fn find(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> C
         referenced.insert(reference.vtable);
         let vtable = &vtables[reference.vtable];
         let Some(found) = Path::find(body, start, layout, vtable.id) else {
-            creations.missed += 1; eprintln!("MISSED {:#x} vt {:#x}", reference.address, vtable.address);
+            creations.missed += 1;
             continue;
         };
         let creation = Creation {
@@ -98,7 +98,7 @@ impl Reference {
             (Mnemonic::Lea | Mnemonic::Mov, OpKind::Memory) => {
                 instruction.is_ip_rel_memory_operand() && instruction.ip_rel_memory_address() == self.to
             }
-            (Mnemonic::Mov, kind) => kind != OpKind::Register && instruction.immediate(1) == self.to,
+            (Mnemonic::Mov, _) => immediate(instruction) == Some(self.to),
             _ => false,
         };
         (ends && loads).then_some(index)
