@@ -139,3 +139,71 @@ fn behind(body: &Body, transition: Transition) -> Option<Site> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use profiler_common::map::Argument;
+
+    use super::*;
+
+    #[rustfmt::skip]
+    const COMPLETE: &[u8] = &[
+        0x53, // push rbx
+        0x48, 0x89, 0xfb, // mov rbx,rdi
+        0x48, 0x8b, 0x07, // mov rax,QWORD PTR [rdi]
+        0x48, 0x89, 0xc1, // mov rcx,rax
+        0x48, 0x83, 0xf1, 0x03, // xor rcx,0x3
+        0xf0, 0x48, 0x0f, 0xb1, 0x0b, // lock cmpxchg QWORD PTR [rbx],rcx
+        0x75, 0xf2, // jne 116
+        0xa8, 0x01, // test al,0x1
+        0x74, 0x01, // je 129
+        0xc3, // ret
+        0x0f, 0x0b, // ud2
+    ];
+
+    /// The transition is inlined into a function that does not always make it.
+    #[rustfmt::skip]
+    const COMPLETE_INLINED: &[u8] = &[
+        0x53, // push rbx
+        0x48, 0x89, 0xfb, // mov rbx,rdi
+        0x85, 0xf6, // test esi,esi
+        0x74, 0x16, // je 149
+        0x48, 0x8b, 0x03, // mov rax,QWORD PTR [rbx]
+        0x48, 0x89, 0xc1, // mov rcx,rax
+        0x48, 0x83, 0xf1, 0x03, // xor rcx,0x3
+        0xf0, 0x48, 0x0f, 0xb1, 0x0b, // lock cmpxchg QWORD PTR [rbx],rcx
+        0x75, 0xf2, // jne 136
+        0xa8, 0x01, // test al,0x1
+        0x74, 0x01, // je 149
+        0xc3, // ret
+        0x0f, 0x0b, // ud2
+    ];
+
+    fn find(code: &[u8]) -> Vec<(u64, Argument)> {
+        let function = Function { start: 0, end: code.len() as u64 };
+        in_body(&Body::of(code, 0), &function).iter().map(|site| (site.address, site.argument)).collect()
+    }
+
+    /// Check that a function which is the transition is probed at its entry, before the result can be taken away.
+    #[test]
+    fn the_entry_is_taken() {
+        assert_eq!(find(COMPLETE), [(0, Argument::Rdi)]);
+    }
+
+    /// Check that an inlined transition is probed behind its loop, which may run more than once.
+    #[test]
+    fn an_inlined_transition_is_found() {
+        assert_eq!(find(COMPLETE_INLINED), [(0x1b, Argument::Rbx)]);
+    }
+
+    /// Check that other exclusive-ors are not transitions.
+    #[test]
+    fn other_exchanges_are_passed() {
+        let mut code = COMPLETE.to_vec();
+        // xor rcx, 2
+        code[0xd] = 2;
+        assert_eq!(find(&code), []);
+        assert_eq!(candidates(&code).count(), 0);
+        assert_eq!(candidates(COMPLETE).count(), 1);
+    }
+}

@@ -215,3 +215,6 @@ fn outcome(flags: u16) -> Outcome {
         Outcome::Unknown
     }
 }
+
+#[cfg(test)]
+mod tests;

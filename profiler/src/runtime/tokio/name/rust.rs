@@ -131,10 +131,10 @@ mod tests {
     /// Check that we read the future from drop glue, in both manglings.
     #[test]
     fn futures_are_read_from_symbols() {
-        let legacy = "_ZN4core3ptr94drop_in_place$LT$tokio..runtime..task..core..Stage$LT$app..worky..$u7b$$u7b$closure\
-                      $u7d$$u7d$$GT$$GT$17h0123456789abcdefE";
+        let legacy = "_ZN4core3ptr104drop_in_place$LT$tokio..runtime..task..core..Stage$LT$sample..worky..$u7b$$u7b$closure\
+                      $u7d$$u7d$$GT$$GT$17hc3552cac1af1ab7eE.llvm.4490183991129919288";
         assert!(may_name(legacy));
-        assert_eq!(future(legacy).as_deref(), Some("app::worky::{{closure}}"));
+        assert_eq!(future(legacy).as_deref(), Some("sample::worky::{{closure}}"));
         assert_eq!(future("_ZN3std2io5stdio6_print17h0123456789abcdefE"), None);
     }
 
