@@ -20,7 +20,7 @@ use target::Watched;
 
 use crate::clock;
 use crate::decode::{Record, decode};
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, capability};
 use crate::kernel::attach::{AcceptHooks, Links};
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
@@ -99,6 +99,8 @@ impl Session {
     pub fn start(options: Options) -> Result<Session, SessionError> {
         let started = Instant::now();
         require_init_pid_namespace()?;
+        // Before the processes are looked at: who lacks these lacks them for every process.
+        capability::Effective::current()?.require()?;
         let processes: Vec<Process> = options.pids.iter().map(|&pid| Process::find(pid)).collect::<Result<_, _>>()?;
         let claims =
             processes.iter().map(|process| claim::claim(process, options.force)).collect::<Result<Vec<_>, _>>()?;
