@@ -11,8 +11,31 @@ use super::{KernelError, bpf, perf};
 /// What is attached; dropped, it is not.
 #[derive(Default)]
 pub struct Links {
-    /// Perf events and the links on them, in the order in which they must be closed.
-    descriptors: Vec<OwnedFd>,
+    /// Links, each with the perf events that it is on.
+    groups: Vec<Vec<OwnedFd>>,
+}
+
+impl Links {
+    pub(super) fn push(&mut self, group: Vec<OwnedFd>) {
+        self.groups.push(group);
+    }
+
+    /// Takes over what `other` holds.
+    pub fn absorb(&mut self, mut other: Links) {
+        self.groups.append(&mut other.groups);
+    }
+}
+
+impl Drop for Links {
+    /// Closing one waits for every CPU to have left the probe, some 40 ms: they wait together.
+    fn drop(&mut self) {
+        let groups = std::mem::take(&mut self.groups);
+        std::thread::scope(|scope| {
+            for group in groups {
+                scope.spawn(|| drop(group));
+            }
+        });
+    }
 }
 
 /// Which of the accept-queue hooks are attached, and why not where one is not.
@@ -97,8 +120,7 @@ impl Kernel {
             let system = |source| KernelError::System { what: format!("attach to tracepoint {name}"), source };
             let event = perf::tracepoint(name).map_err(system)?;
             let link = bpf::link_perf_event(program, event.as_fd(), 0).map_err(system)?;
-            links.descriptors.push(link);
-            links.descriptors.push(event);
+            links.push(vec![link, event]);
         }
         Ok(())
     }

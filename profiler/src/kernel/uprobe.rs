@@ -1,10 +1,11 @@
 //! Attaches uprobes: one link for many where the kernel has it, else a few perf events.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use super::attach::Links;
 use super::load::Kernel;
 use super::{KernelError, bpf, perf};
 
@@ -27,14 +28,6 @@ pub enum Mechanism {
     Multi,
     /// A perf event per site.
     PerfEvents,
-}
-
-/// Attached uprobes; dropped, they are gone.
-pub struct Uprobes {
-    /// How they are attached.
-    pub mechanism: Mechanism,
-    /// Links before the perf events that they are on.
-    _descriptors: Vec<OwnedFd>,
 }
 
 impl Kernel {
@@ -65,31 +58,27 @@ impl Kernel {
         file: &Path,
         sites: &[Site],
         pid: Option<u32>,
-    ) -> Result<Uprobes, KernelError> {
+    ) -> Result<Links, KernelError> {
         let system = |source| KernelError::System {
             what: format!("attach {program} to {} sites of `{}`", sites.len(), file.display()),
             source,
         };
         let path = CString::new(file.as_os_str().as_bytes()).map_err(|e| system(e.into()))?;
-        let descriptors = match mechanism {
+        let mut links = Links::default();
+        match mechanism {
             Mechanism::Multi => {
                 let (offsets, cookies): (Vec<u64>, Vec<u64>) = sites.iter().map(|s| (s.offset, s.cookie)).unzip();
                 let program = self.multi_program(program)?;
-                vec![bpf::link_uprobe_multi(program, &path, &offsets, &cookies, pid).map_err(system)?]
+                links.push(vec![bpf::link_uprobe_multi(program, &path, &offsets, &cookies, pid).map_err(system)?]);
             }
             Mechanism::PerfEvents => {
                 let program = self.single_program(program)?;
-                let mut links = Vec::with_capacity(sites.len());
-                let mut events = Vec::with_capacity(sites.len());
                 for site in sites {
                     let event = perf::uprobe(&path, site.offset, pid).map_err(system)?;
-                    links.push(bpf::link_perf_event(program, event.as_fd(), site.cookie).map_err(system)?);
-                    events.push(event);
+                    links.push(vec![bpf::link_perf_event(program, event.as_fd(), site.cookie).map_err(system)?, event]);
                 }
-                links.append(&mut events);
-                links
             }
-        };
-        Ok(Uprobes { mechanism, _descriptors: descriptors })
+        }
+        Ok(links)
     }
 }

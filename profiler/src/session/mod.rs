@@ -97,6 +97,7 @@ impl Session {
     /// # Errors
     /// Nothing is left attached.
     pub fn start(options: Options) -> Result<Session, SessionError> {
+        let started = Instant::now();
         require_init_pid_namespace()?;
         let processes: Vec<Process> = options.pids.iter().map(|&pid| Process::find(pid)).collect::<Result<_, _>>()?;
         let claims =
@@ -128,11 +129,13 @@ impl Session {
         }
         session.refreshed_ns = clock::monotonic_ns();
         trim_heap();
+        log::info!("attached in {} ms", started.elapsed().as_millis());
         Ok(session)
     }
 
     /// Watches one process: the kernel's signals first, since they need nothing of it, then its runtime's.
     fn watch(&mut self, slot: u32, process: Process, claim: claim::Claim) -> Result<(), SessionError> {
+        let started = Instant::now();
         let pid = process.pid;
         let index = self.targets.len();
         let mut watched = Watched::new(slot, process, claim);
@@ -144,7 +147,8 @@ impl Session {
         watched.open_listeners(&self.accept);
         watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
         watched.attach_runtime(&mut self.kernel, &mut self.table, self.options.poll_stack);
-        log::info!("watching process {pid} ({}), runtime {}", watched.process.comm, watched.runtime());
+        let took = started.elapsed().as_millis();
+        log::info!("watching process {pid} ({}), runtime {}: {took} ms", watched.process.comm, watched.runtime());
         self.targets.push(watched);
         Ok(())
     }
@@ -298,10 +302,11 @@ impl Session {
     /// Detaches everything, and says how long that took.
     pub fn stop(mut self) -> std::time::Duration {
         let started = Instant::now();
+        let mut links = std::mem::take(&mut self.links);
         for watched in &mut self.targets {
-            watched.detach_runtime();
+            links.absorb(watched.stop(&mut self.kernel));
         }
-        drop(std::mem::take(&mut self.links));
+        drop(links);
         drop(self);
         started.elapsed()
     }

@@ -6,18 +6,19 @@ use std::path::PathBuf;
 use profiler_common::map::Cookie;
 
 use crate::kernel::KernelError;
+use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
-use crate::kernel::uprobe::{Mechanism, Site, Uprobes};
+use crate::kernel::uprobe::{Mechanism, Site};
 use crate::runtime::{Hook, Plan, ProbeSpec};
 
-/// The order in which hooks are attached. Ends before births: a task whose birth alone is seen would live for ever.
-const ORDER: [Hook; 4] = [Hook::Complete, Hook::PollEnd, Hook::PollStart, Hook::Spawn];
+const HOOKS: [Hook; 4] = [Hook::Complete, Hook::PollEnd, Hook::PollStart, Hook::Spawn];
 
-/// Attached probes; dropped, births go first.
+/// Attached probes. The kernel half ignores their hits unless the process's entry says that tasks are wanted, so that
+/// neither their order nor the time that it takes matters.
 pub(super) struct Probes {
     file: PathBuf,
     mechanism: Mechanism,
-    by_process: HashMap<u32, Vec<Uprobes>>,
+    by_process: HashMap<u32, Links>,
 }
 
 impl Probes {
@@ -46,8 +47,8 @@ impl Probes {
     /// # Errors
     /// The kernel refuses; nothing of this call is left attached.
     pub fn attach(&mut self, kernel: &mut Kernel, plan: &Plan, pid: u32) -> Result<(), KernelError> {
-        let mut attached = Vec::with_capacity(ORDER.len());
-        for hook in ORDER {
+        let mut attached = Links::default();
+        for hook in HOOKS {
             let sites: Vec<Site> = plan
                 .probes
                 .iter()
@@ -56,7 +57,7 @@ impl Probes {
                 .map(|(number, probe)| Site { offset: probe.file_offset, cookie: cookie(number, probe) })
                 .collect();
             if !sites.is_empty() {
-                attached.push(kernel.attach_uprobes(program(hook), self.mechanism, &self.file, &sites, Some(pid))?);
+                attached.absorb(kernel.attach_uprobes(program(hook), self.mechanism, &self.file, &sites, Some(pid))?);
             }
         }
         self.by_process.insert(pid, attached);
@@ -68,20 +69,18 @@ impl Probes {
         self.by_process.contains_key(&pid)
     }
 
-    /// Detaches from one process.
-    pub fn detach(&mut self, pid: u32) {
-        if let Some(mut probes) = self.by_process.remove(&pid) {
-            while probes.pop().is_some() {}
-        }
+    /// Takes the probes off one process: they are detached when what is returned is dropped.
+    pub fn take(&mut self, pid: u32) -> Links {
+        self.by_process.remove(&pid).unwrap_or_default()
     }
-}
 
-impl Drop for Probes {
-    fn drop(&mut self) {
-        let pids: Vec<u32> = self.by_process.keys().copied().collect();
-        for pid in pids {
-            self.detach(pid);
+    /// Takes the probes off all processes.
+    pub fn take_all(&mut self) -> Links {
+        let mut all = Links::default();
+        for (_, links) in self.by_process.drain() {
+            all.absorb(links);
         }
+        all
     }
 }
 

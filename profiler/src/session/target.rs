@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use super::accept::Slots;
 use super::claim::Claim;
 use super::probes::Probes;
-use crate::kernel::attach::AcceptHooks;
+use crate::kernel::attach::{AcceptHooks, Links};
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
@@ -53,7 +53,6 @@ pub(super) struct Runtime {
     load_bias: u64,
     table: TargetId,
     probes: Probes,
-    entry: TargetEntry,
 }
 
 impl Runtime {
@@ -228,7 +227,7 @@ impl Watched {
         self.tables.push(table);
         let detail = format!("{} sites by {}", plan.probes.len(), probes.mechanism());
         self.status.set("tasks", ProbeState::Attached, detail);
-        self.runtime = Some(Runtime { plan: Arc::new(plan), load_bias, table, probes, entry });
+        self.runtime = Some(Runtime { plan: Arc::new(plan), load_bias, table, probes });
         Ok(())
     }
 
@@ -293,7 +292,7 @@ impl Watched {
             }
         }
         if let Some(runtime) = &mut self.runtime {
-            runtime.probes.detach(pid);
+            drop(runtime.probes.take(pid));
         }
     }
 
@@ -316,7 +315,7 @@ impl Watched {
     pub fn exited(&mut self, pid: u32, table: &mut Table, time_ns: u64) {
         self.members.remove(&pid);
         if let Some(runtime) = &mut self.runtime {
-            runtime.probes.detach(pid);
+            drop(runtime.probes.take(pid));
         }
         if pid == self.process.pid {
             log::info!("process {pid} has ended");
@@ -329,9 +328,12 @@ impl Watched {
         }
     }
 
-    /// Detaches the task probes.
-    pub fn detach_runtime(&mut self) {
-        self.runtime = None;
+    /// Ends all measuring: hits count no more, and what was attached is handed over to be detached with the rest.
+    pub fn stop(&mut self, kernel: &mut Kernel) -> Links {
+        for &pid in &self.members {
+            kernel.remove_target(pid);
+        }
+        self.runtime.as_mut().map(|runtime| runtime.probes.take_all()).unwrap_or_default()
     }
 
     /// Leaves the snapshots once its retention is over.

@@ -1,9 +1,9 @@
 //! Where a task becomes complete: `State::transition_to_complete`, inlined or not.
 
-use iced_x86::{FlowControl, Mnemonic, OpKind, Register};
+use iced_x86::{FlowControl, Mnemonic, Register};
 
 use crate::target::elf::{Binary, Function};
-use crate::target::site::code::Body;
+use crate::target::site::code::{Body, immediate};
 use crate::target::site::{self, Site};
 
 /// RUNNING | COMPLETE: what the transition flips in the state word (`runtime/task/state.rs`, since 1.9).
@@ -69,15 +69,12 @@ fn transitions(body: &Body) -> Vec<Transition> {
         let flipped = code[index.saturating_sub(3)..index].iter().any(|i| {
             i.mnemonic() == Mnemonic::Xor
                 && i.op0_register() == exchange.op1_register()
-                && i.op1_kind() != OpKind::Register
-                && i.op1_kind() != OpKind::Memory
-                && i.immediate(1) == FLIPPED
+                && immediate(i) == Some(FLIPPED)
         });
         // The transition asserts that the task was running.
         let asserted = code[index + 1..].iter().take(6).any(|i| {
             matches!(i.mnemonic(), Mnemonic::Test | Mnemonic::Bt)
-                && !matches!(i.op1_kind(), OpKind::Register | OpKind::Memory)
-                && i.immediate(1) == u64::from(i.mnemonic() == Mnemonic::Test)
+                && immediate(i) == Some(u64::from(i.mnemonic() == Mnemonic::Test))
         });
         if flipped && asserted && exchange.memory_base().is_gpr64() {
             found.push(Transition { exchange: index, task: exchange.memory_base() });
@@ -139,4 +136,72 @@ fn behind(body: &Body, transition: Transition) -> Option<Site> {
         values.step(instruction);
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_common::map::Argument;
+
+    use super::*;
+
+    #[rustfmt::skip]
+    const COMPLETE: &[u8] = &[
+        0x53, // push rbx
+        0x48, 0x89, 0xfb, // mov rbx,rdi
+        0x48, 0x8b, 0x07, // mov rax,QWORD PTR [rdi]
+        0x48, 0x89, 0xc1, // mov rcx,rax
+        0x48, 0x83, 0xf1, 0x03, // xor rcx,0x3
+        0xf0, 0x48, 0x0f, 0xb1, 0x0b, // lock cmpxchg QWORD PTR [rbx],rcx
+        0x75, 0xf2, // jne 116
+        0xa8, 0x01, // test al,0x1
+        0x74, 0x01, // je 129
+        0xc3, // ret
+        0x0f, 0x0b, // ud2
+    ];
+
+    /// The transition is inlined into a function that does not always make it.
+    #[rustfmt::skip]
+    const COMPLETE_INLINED: &[u8] = &[
+        0x53, // push rbx
+        0x48, 0x89, 0xfb, // mov rbx,rdi
+        0x85, 0xf6, // test esi,esi
+        0x74, 0x16, // je 149
+        0x48, 0x8b, 0x03, // mov rax,QWORD PTR [rbx]
+        0x48, 0x89, 0xc1, // mov rcx,rax
+        0x48, 0x83, 0xf1, 0x03, // xor rcx,0x3
+        0xf0, 0x48, 0x0f, 0xb1, 0x0b, // lock cmpxchg QWORD PTR [rbx],rcx
+        0x75, 0xf2, // jne 136
+        0xa8, 0x01, // test al,0x1
+        0x74, 0x01, // je 149
+        0xc3, // ret
+        0x0f, 0x0b, // ud2
+    ];
+
+    fn find(code: &[u8]) -> Vec<(u64, Argument)> {
+        let function = Function { start: 0, end: code.len() as u64 };
+        in_body(&Body::of(code, 0), &function).iter().map(|site| (site.address, site.argument)).collect()
+    }
+
+    /// Check that a function which is the transition is probed at its entry, before the result can be taken away.
+    #[test]
+    fn the_entry_is_taken() {
+        assert_eq!(find(COMPLETE), [(0, Argument::Rdi)]);
+    }
+
+    /// Check that an inlined transition is probed behind its loop, which may run more than once.
+    #[test]
+    fn an_inlined_transition_is_found() {
+        assert_eq!(find(COMPLETE_INLINED), [(0x1b, Argument::Rbx)]);
+    }
+
+    /// Check that other exclusive-ors are not transitions.
+    #[test]
+    fn other_exchanges_are_passed() {
+        let mut code = COMPLETE.to_vec();
+        // xor rcx, 2
+        code[0xd] = 2;
+        assert_eq!(find(&code), []);
+        assert_eq!(candidates(&code).count(), 0);
+        assert_eq!(candidates(COMPLETE).count(), 1);
+    }
 }

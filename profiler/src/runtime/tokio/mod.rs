@@ -1,6 +1,11 @@
 //! Tokio: hooks found by the shape of data and code.
 
 mod complete;
+mod lineage;
+mod location;
+mod name;
+mod poll;
+mod reach;
 mod spawn;
 mod version;
 mod vtable;
@@ -10,9 +15,10 @@ use std::collections::HashMap;
 use profiler_common::event::{TaskRecord, flag, kind};
 use profiler_common::map::TaskLayout;
 
+use self::reach::Reach;
 use self::version::Version;
 use self::vtable::{Layout, Vtable};
-use super::{DetectError, Hook, IdPlace, Instance, Lineage, Plan, ProbeSpec, Runtime, Signal, TaskType, Untranslated};
+use super::{DetectError, Hook, IdPlace, Instance, Lineage, Plan, ProbeSpec, Runtime, Signal, Untranslated};
 use crate::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
 use crate::target::elf::Binary;
 use crate::target::site::Site;
@@ -65,23 +71,13 @@ fn without_probes(version: Version) -> Plan {
 
 fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: &[Vtable], how: &str) -> Plan {
     let type_id = |index: usize| TypeId(index as u32);
-    let spec = |hook, site: &Site, kind, id| {
-        Some(ProbeSpec {
-            hook,
-            file_offset: binary.file_offset(site.address)?,
-            argument: site.argument,
-            displacement: site.displacement,
-            kind,
-            id,
-            emulated: site.emulated,
-        })
-    };
     let creations = spawn::find(binary, layout, vtables);
     let completions = complete::sites(binary);
     let mut probes = Vec::new();
-    probes.extend(creations.found.iter().filter_map(|c| spec(Hook::Spawn, &c.site, c.vtable.map(type_id), c.id)));
+    probes
+        .extend(creations.found.iter().filter_map(|c| spec(binary, Hook::Spawn, &c.site, c.vtable.map(type_id), c.id)));
     let id = if layout.id_in_vtable.is_some() { IdPlace::Vtable } else { IdPlace::Nowhere };
-    probes.extend(completions.iter().filter_map(|site| spec(Hook::Complete, site, None, id)));
+    probes.extend(completions.iter().filter_map(|site| spec(binary, Hook::Complete, site, None, id)));
     let spawn = match (&creations.found[..], creations.missed) {
         ([], _) => Err("no creation of a task was understood".to_owned()),
         (found, 0) => Ok(format!("{how}, {} creation sites", found.len())),
@@ -92,30 +88,87 @@ fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: 
     } else {
         Ok(format!("by shape, {} sites", completions.len()))
     };
+    let mut reach = Reach::new(binary);
+    let current_task = lineage::current_task(binary, &mut reach, version, layout, vtables);
+    let (lineage, parent) = match &current_task {
+        Ok((_, how)) => (Lineage::ThreadLocal, Ok(format!("{how}, in thread-local storage"))),
+        Err(reason) => match poll_specs(binary, layout, vtables) {
+            Some(polls) => {
+                probes.extend(polls);
+                (Lineage::PollStack, Ok(format!("by a stack of polls: {reason}")))
+            }
+            None => (Lineage::Unknown, Err(format!("{reason}, and the ends of polls were not found"))),
+        },
+    };
+    let (types, named) = name::types(binary, &mut reach, layout, vtables);
+    let names = match named {
+        0 => Err("neither symbols nor source locations name any task".to_owned()),
+        named => Ok(format!("{named} of {} types", types.len())),
+    };
     Plan {
         runtime: "tokio",
         version: version.map(|version| version.to_string()),
         probes,
-        signals: vec![Signal { name: "task_spawn", state: spawn }, Signal { name: "task_complete", state: complete }],
+        signals: SIGNALS
+            .into_iter()
+            .zip([spawn, complete, parent, outcome_signal(layout), names])
+            .map(|(name, state)| Signal { name, state })
+            .collect(),
         layout: TaskLayout {
             vtable: layout.vtable_in_header,
             id_offset_in_vtable: layout.id_in_vtable.unwrap_or(0),
+            current_task_tls: current_task.map_or(0, |(word, _)| word),
             ..TaskLayout::default()
         },
-        lineage: Lineage::Unknown,
-        outcome: false,
-        types: vtables
-            .iter()
-            .map(|vtable| TaskType {
-                name: format!("task@{:x}", vtable.address),
-                full_name: None,
-                aliases: Vec::new(),
-                blocking: false,
-                internal: false,
-            })
-            .collect(),
+        lineage,
+        outcome: layout.id_in_vtable.is_some(),
+        types,
         type_by_vtable: vtables.iter().enumerate().map(|(index, v)| (v.address, type_id(index))).collect(),
     }
+}
+
+fn outcome_signal(layout: Layout) -> Result<String, String> {
+    match layout.id_in_vtable {
+        Some(_) => Ok("by the result that the task stores".to_owned()),
+        None => Ok("by the cancellation mark alone: a panic looks like a return".to_owned()),
+    }
+}
+
+/// The probes of a poll stack: starts and ends of all polls. `None` where either is not found.
+fn poll_specs(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> Option<Vec<ProbeSpec>> {
+    let (starts, ends) = (poll::starts(binary, vtables), poll::ends(binary, layout));
+    if starts.is_empty() || ends.is_empty() {
+        return None;
+    }
+    let of = |hook, sites: Vec<Site>| {
+        sites.into_iter().filter_map(|site| spec(binary, hook, &site, None, IdPlace::Nowhere)).collect::<Vec<_>>()
+    };
+    let mut specs = of(Hook::PollStart, starts);
+    specs.extend(of(Hook::PollEnd, ends));
+    Some(specs)
+}
+
+/// The probes that a poll stack needs, for a plan that does without: to compare both ways of finding parents.
+pub fn poll_probes(binary: &Binary<'_>) -> Option<Vec<ProbeSpec>> {
+    let vtables = vtable::by_shape(binary);
+    if !vtables.is_empty() {
+        return poll_specs(binary, vtable::WITH_OFFSETS, &vtables);
+    }
+    let (layout, vtables) = vtable::by_symbol(binary, Version::find(binary.data)?)?;
+    poll_specs(binary, layout, &vtables)
+}
+
+/// A probe at a site.
+fn spec(binary: &Binary<'_>, hook: Hook, site: &Site, kind: Option<TypeId>, id: IdPlace) -> Option<ProbeSpec> {
+    Some(ProbeSpec {
+        hook,
+        file_offset: binary.file_offset(site.address)?,
+        argument: site.argument,
+        displacement: site.displacement,
+        kind,
+        id,
+        emulated: site.emulated,
+    })
 }
 
 /// Makes a neutral event of a raw record.
@@ -160,3 +213,6 @@ fn outcome(flags: u16) -> Outcome {
         Outcome::Unknown
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use super::vtable::{Layout, Vtable};
 use crate::runtime::IdPlace;
 use crate::target::elf::Binary;
 use crate::target::site::Site;
-use crate::target::site::code::Body;
+use crate::target::site::code::{Body, immediate};
 
 /// A site that every creation of certain tasks passes exactly once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,10 +74,12 @@ pub(super) fn find(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> C
     creations
 }
 
-/// A place in code that names a vtable.
+/// A place in code that may name a vtable.
 struct Reference {
     /// Address of the four bytes that name it.
     address: u64,
+    /// What they name, if they are a distance: the vtable, or a word that holds its address.
+    to: u64,
     /// Index of the vtable.
     vtable: usize,
 }
@@ -87,13 +89,15 @@ impl Reference {
     fn instruction(&self, body: &Body) -> Option<usize> {
         let index = body.instructions.partition_point(|i| i.ip() <= self.address).checked_sub(1)?;
         let instruction = &body.instructions[index];
-        let loads = match instruction.mnemonic() {
-            Mnemonic::Lea => instruction.is_ip_rel_memory_operand(),
-            Mnemonic::Mov if instruction.is_ip_rel_memory_operand() => instruction.op0_kind() == OpKind::Register,
-            Mnemonic::Mov => !matches!(instruction.op1_kind(), OpKind::Register | OpKind::Memory),
+        let ends = self.address.checked_add(4) == Some(instruction.next_ip());
+        let loads = match (instruction.mnemonic(), instruction.op1_kind()) {
+            (Mnemonic::Lea | Mnemonic::Mov, OpKind::Memory) => {
+                instruction.is_ip_rel_memory_operand() && instruction.ip_rel_memory_address() == self.to
+            }
+            (Mnemonic::Mov, _) => immediate(instruction) == Some(self.to),
             _ => false,
         };
-        (loads && self.address < instruction.next_ip()).then_some(index)
+        (ends && loads).then_some(index)
     }
 }
 
@@ -117,11 +121,11 @@ fn references(binary: &Binary<'_>, vtables: &[Vtable]) -> Vec<Reference> {
             if (lowest..=highest).contains(&to)
                 && let Some(&vtable) = names.get(&to)
             {
-                found.push(Reference { address, vtable });
+                found.push(Reference { address, to, vtable });
             } else if !binary.relocatable
                 && let Some(&vtable) = direct.get(&(value as u32).into())
             {
-                found.push(Reference { address, vtable });
+                found.push(Reference { address, to: (value as u32).into(), vtable });
             }
         }
     }

@@ -69,6 +69,11 @@ pub fn call(instruction: &Instruction) -> Option<u64> {
     (instruction.flow_control() == FlowControl::Call).then(|| near_target(instruction)).flatten()
 }
 
+/// The immediate second operand.
+pub fn immediate(instruction: &Instruction) -> Option<u64> {
+    instruction.try_immediate(1).ok()
+}
+
 fn near_target(instruction: &Instruction) -> Option<u64> {
     (instruction.op0_kind() == OpKind::NearBranch64).then(|| instruction.near_branch64())
 }

@@ -4,6 +4,8 @@ use iced_x86::{
     FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
 };
 
+use super::code::immediate;
+
 /// A value that some instruction made. Equal values are equal; different ones may still be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Value(u32);
@@ -127,10 +129,10 @@ impl Values {
                 self.stack += 8;
                 self.set(instruction.op0_register(), Some(value));
             }
-            (Mnemonic::Sub | Mnemonic::Add, OpKind::Register, kind)
-                if instruction.op0_register() == Register::RSP && is_immediate(kind) =>
+            (Mnemonic::Sub | Mnemonic::Add, OpKind::Register, _)
+                if instruction.op0_register() == Register::RSP && immediate(instruction).is_some() =>
             {
-                let amount = instruction.immediate(1) as i64;
+                let amount = immediate(instruction).unwrap_or_default() as i64;
                 let change = if instruction.mnemonic() == Mnemonic::Sub { amount.checked_neg() } else { Some(amount) };
                 self.stack = change.and_then(|change| self.stack.checked_add(change)).unwrap_or(0);
             }
@@ -203,8 +205,4 @@ impl Default for Values {
     fn default() -> Self {
         Values::new()
     }
-}
-
-fn is_immediate(kind: OpKind) -> bool {
-    !matches!(kind, OpKind::Register | OpKind::Memory)
 }

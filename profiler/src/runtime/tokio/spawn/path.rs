@@ -337,12 +337,25 @@ impl<'b> Path<'b> {
         })
     }
 
-    /// Whether other code branches into the path, between its positions `from` and `to`.
+    /// Whether other code leads into the path, between its positions `from` and `to`.
     fn joined(&self, from: usize, to: usize) -> bool {
         (from..to).any(|position| {
-            let address = self.body.instructions[self.passed[position]].ip();
-            let own = self.body.instructions[self.passed[position - 1]].ip();
-            self.body.sources(address).any(|source| source != own)
+            let (own, index) = (self.passed[position - 1], self.passed[position]);
+            let code = &self.body.instructions;
+            let branched = self.body.sources(code[index].ip()).any(|source| source != code[own].ip());
+            // After a jump, what stands in front of its target may run into it. Calls that never return look as if.
+            let before = index.checked_sub(1).filter(|&before| before != own);
+            let runs_on = |before: usize| {
+                !matches!(
+                    code[before].flow_control(),
+                    FlowControl::UnconditionalBranch
+                        | FlowControl::IndirectBranch
+                        | FlowControl::Return
+                        | FlowControl::Exception
+                        | FlowControl::Interrupt
+                )
+            };
+            branched || before.is_some_and(runs_on)
         })
     }
 
