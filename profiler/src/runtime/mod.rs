@@ -105,6 +105,8 @@ pub enum IdPlace {
     Stack(i16),
     /// At the frame pointer (rbp) plus this displacement: as for the stack pointer.
     Frame(i16),
+    /// In this register: the task is not yet filled.
+    Register(Argument),
     /// Nowhere that is known.
     Nowhere,
 }
