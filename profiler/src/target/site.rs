@@ -1,9 +1,9 @@
 //! Where a probe costs little: instructions that the kernel emulates instead of single-stepping. Never a runtime's shapes.
 
 pub mod code;
-pub mod values;
 #[cfg(test)]
 mod tests;
+pub mod values;
 
 use iced_x86::{Code, FlowControl, Instruction, Register};
 use profiler_common::map::Argument;
@@ -37,9 +37,7 @@ pub fn is_emulated(instruction: &Instruction) -> bool {
         // Only REX.B, which the high registers need.
         (Code::Push_r64, 2) => instruction.op0_register().number() >= 8,
         (Code::Nopd, 1) | (Code::Call_rel32_64, 5) | (Code::Jmp_rel8_64, 2) | (Code::Jmp_rel32_64, 5) => true,
-        (_, length) => {
-            (instruction.is_jcc_short() && length == 2) || (instruction.is_jcc_near() && length == 6)
-        }
+        (_, length) => (instruction.is_jcc_short() && length == 2) || (instruction.is_jcc_near() && length == 6),
     }
 }
 

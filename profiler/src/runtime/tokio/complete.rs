@@ -87,18 +87,16 @@ fn transitions(body: &Body) -> Vec<Transition> {
 /// each call is one transition, of the task in the first argument.
 fn at_entry(body: &Body, function: &Function, transition: Transition) -> Option<Site> {
     let first = body.index_of(function.start)?;
-    let straight = body.instructions.get(first..transition.exchange)?.iter().all(|instruction| {
-        matches!(instruction.flow_control(), FlowControl::Next)
-    });
+    let straight = body
+        .instructions
+        .get(first..transition.exchange)?
+        .iter()
+        .all(|instruction| matches!(instruction.flow_control(), FlowControl::Next));
     if !straight || !reaches(body, first, transition) {
         return None;
     }
-    let fallback = Site {
-        address: function.start,
-        argument: site::argument(Register::RDI)?,
-        displacement: 0,
-        emulated: false,
-    };
+    let fallback =
+        Site { address: function.start, argument: site::argument(Register::RDI)?, displacement: 0, emulated: false };
     let before = body.instructions[transition.exchange].ip();
     let site = site::in_body(body, function.start, Register::RDI).filter(|site| site.address < before);
     Some(site.or_else(|| behind(body, transition)).unwrap_or(fallback))

@@ -51,10 +51,12 @@ const SIGNALS: [&str; 5] = ["task_spawn", "task_complete", "task_parent", "task_
 
 /// A plan that says why nothing can be observed.
 fn without_probes(version: Version) -> Plan {
-    let reason = match version.minor {
-        ..vtable::OLDEST => format!("Tokio {version} is older than 1.{}", vtable::OLDEST),
-        ..=22 => format!("Tokio {version} is only understood with symbols, and this binary is stripped"),
-        _ => format!("no task type of Tokio {version} was found: the binary may never spawn a task"),
+    let reason = if version.minor < vtable::OLDEST {
+        format!("Tokio {version} is older than 1.{}", vtable::OLDEST)
+    } else if version.minor < 23 {
+        format!("Tokio {version} is only understood with symbols, and this binary is stripped")
+    } else {
+        format!("no task type of Tokio {version} was found: the binary may never spawn a task")
     };
     Plan {
         runtime: "tokio",
@@ -74,7 +76,8 @@ fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: 
     let creations = spawn::find(binary, layout, vtables);
     let completions = complete::sites(binary);
     let mut probes = Vec::new();
-    probes.extend(creations.found.iter().filter_map(|c| spec(binary, Hook::Spawn, &c.site, c.vtable.map(type_id), c.id)));
+    probes
+        .extend(creations.found.iter().filter_map(|c| spec(binary, Hook::Spawn, &c.site, c.vtable.map(type_id), c.id)));
     let id = if layout.id_in_vtable.is_some() { IdPlace::Vtable } else { IdPlace::Nowhere };
     probes.extend(completions.iter().filter_map(|site| spec(binary, Hook::Complete, site, None, id)));
     let spawn = match (&creations.found[..], creations.missed) {
@@ -140,10 +143,7 @@ fn poll_specs(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> Option
         return None;
     }
     let of = |hook, sites: Vec<Site>| {
-        sites
-            .into_iter()
-            .filter_map(|site| spec(binary, hook, &site, None, IdPlace::Nowhere))
-            .collect::<Vec<_>>()
+        sites.into_iter().filter_map(|site| spec(binary, hook, &site, None, IdPlace::Nowhere)).collect::<Vec<_>>()
     };
     let mut specs = of(Hook::PollStart, starts);
     specs.extend(of(Hook::PollEnd, ends));

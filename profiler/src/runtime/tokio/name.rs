@@ -104,13 +104,7 @@ impl<'b, 'data> Futures<'b, 'data> {
     }
 
     /// The future of a task: the name that most of its functions lead to, then the others.
-    fn of_task(
-        &self,
-        binary: &Binary<'_>,
-        reach: &mut Reach<'_, '_>,
-        layout: Layout,
-        vtable: &Vtable,
-    ) -> Vec<String> {
+    fn of_task(&self, binary: &Binary<'_>, reach: &mut Reach<'_, '_>, layout: Layout, vtable: &Vtable) -> Vec<String> {
         debug_assert!(std::ptr::eq(self.binary.data, binary.data));
         if self.symbols.is_empty() {
             return Vec::new();

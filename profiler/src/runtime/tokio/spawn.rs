@@ -58,11 +58,7 @@ pub(super) fn find(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> C
             creations.missed += 1;
             continue;
         };
-        let creation = Creation {
-            site: found.site,
-            vtable: (!found.shared).then_some(reference.vtable),
-            id: found.id,
-        };
+        let creation = Creation { site: found.site, vtable: (!found.shared).then_some(reference.vtable), id: found.id };
         sites
             .entry(creation.site.address)
             .and_modify(|known| {

@@ -11,7 +11,8 @@ const VTABLE: u64 = 0x1000;
 
 fn plan() -> Plan {
     let version = Version { minor: 54, patch: 1 };
-    let task = TaskType { name: "a".to_owned(), full_name: None, aliases: Vec::new(), blocking: false, internal: false };
+    let task =
+        TaskType { name: "a".to_owned(), full_name: None, aliases: Vec::new(), blocking: false, internal: false };
     let probe = ProbeSpec {
         hook: Hook::Spawn,
         file_offset: 0,

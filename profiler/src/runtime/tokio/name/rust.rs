@@ -7,7 +7,8 @@ const MAX_SHORT: usize = 80;
 
 /// Whether a mangled symbol may name the future of a task. Few do, and only those are demangled.
 pub(super) fn may_name(mangled: &str) -> bool {
-    let holds = ["runtime..task..core..", "7runtime4task4core", "runtime4task3raw", "7runtime4task7harness", "4task4core"];
+    let holds =
+        ["runtime..task..core..", "7runtime4task4core", "runtime4task3raw", "7runtime4task7harness", "4task4core"];
     holds.iter().any(|part| mangled.contains(part)) && (mangled.contains("drop_in_place") || mangled.starts_with("_R"))
 }
 

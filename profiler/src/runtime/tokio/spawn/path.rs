@@ -344,12 +344,7 @@ impl<'b> Path<'b> {
     fn before(&self, task: Value) -> Option<Found> {
         let (position, values) = self.emulated.iter().rev().find(|(_, values)| values.register(task).is_some())?;
         let address = self.body.instructions[self.passed[*position]].ip();
-        let site = Site {
-            address,
-            argument: site::argument(values.register(task)?)?,
-            displacement: 0,
-            emulated: true,
-        };
+        let site = Site { address, argument: site::argument(values.register(task)?)?, displacement: 0, emulated: true };
         let id = self.images.iter().find_map(|image| {
             let id = image.plus(self.id?)?;
             self.is_stored(id, *position).then_some(())?;

@@ -1,8 +1,8 @@
 use iced_x86::Mnemonic;
 use profiler_common::map::Argument;
 
-use super::path::{Found, Path};
 use super::super::vtable::WITH_OFFSETS;
+use super::path::{Found, Path};
 use super::*;
 
 /// Offset of the id in the tasks of these examples.
