@@ -51,10 +51,12 @@ const SIGNALS: [&str; 5] = ["task_spawn", "task_complete", "task_parent", "task_
 
 /// A plan that says why nothing can be observed.
 fn without_probes(version: Version) -> Plan {
-    let reason = match version.minor {
-        ..vtable::OLDEST => format!("Tokio {version} is older than 1.{}", vtable::OLDEST),
-        ..=22 => format!("Tokio {version} is only understood with symbols, and this binary is stripped"),
-        _ => format!("no task type of Tokio {version} was found: the binary may never spawn a task"),
+    let reason = if version.minor < vtable::OLDEST {
+        format!("Tokio {version} is older than 1.{}", vtable::OLDEST)
+    } else if version.minor < 23 {
+        format!("Tokio {version} is only understood with symbols, and this binary is stripped")
+    } else {
+        format!("no task type of Tokio {version} was found: the binary may never spawn a task")
     };
     Plan {
         runtime: "tokio",
