@@ -23,6 +23,7 @@ for program in "$profiler" "$fixture"; do
     [ -x "$program" ] || { echo "error: no $program: run \`cargo xtask test\`, which builds it" >&2; exit 1; }
 done
 
+jq -e "[.panels[].id] | length == (unique | length)" "$dashboard" >/dev/null || { echo "error: panels share an id" >&2; exit 1; }
 promtool check rules "$rules"
 promtool test rules "$root/deploy/prometheus/rules_test.yml"
 
