@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_task};
 use aya_ebpf::programs::ProbeContext;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, flag, kind};
-use profiler_common::map::{Argument, Cookie, POLL_STACK_FRAMES, PollStack, Target, id_place, target_flag};
+use profiler_common::map::{Argument, Cookie, POLL_STACK_FRAMES, PollStack, Target, TaskLayout, id_place, target_flag};
 
 use crate::maps::{POLL_STACKS, TARGETS, count};
 use crate::sched::now;
@@ -104,8 +104,74 @@ pub fn spawned(ctx: &ProbeContext) -> u32 {
 pub fn completed(ctx: &ProbeContext) -> u32 {
     let Some(hit) = hit(ctx, Counter::CompleteHits) else { return 0 };
     let (vtable, id) = identity(&hit);
-    emit_task(&hit, kind::TASK_COMPLETED, 0, vtable, id, 0);
+    emit_task(&hit, kind::TASK_COMPLETED, outcome(&hit, vtable, id), vtable, id, 0);
     0
+}
+
+/// The bit of a task's state word that says that it was asked to cancel (runtime/task/state.rs, since 1.9).
+const CANCELLED_BIT: u64 = 0x20;
+/// Words behind the id among which a task's stored error is found: a niche in the output's type may move it.
+const RESULT_WORDS: usize = 12;
+/// No panic payload's type is larger or more aligned.
+const MAX_PAYLOAD_SIZE: u64 = 1 << 20;
+const MAX_PAYLOAD_ALIGN: u64 = 4096;
+
+/// How the task ended, from its stored result. A `JoinError` there holds the task's own id, and beside it a
+/// `Box<dyn Any>`: the payload of a panic, or null when it was cancelled (runtime/task/error.rs). The order of the two
+/// is the compiler's: both are tried.
+#[inline(always)]
+fn outcome(hit: &Hit, vtable: u64, id: u64) -> u16 {
+    let Some(state) = read::user(hit.task) else { return 0 };
+    let asked = if state & CANCELLED_BIT != 0 { flag::CANCEL_REQUESTED } else { 0 };
+    // SAFETY: a live map value.
+    let (flags, layout) = unsafe { ((*hit.target).flags, &(*hit.target).layout) };
+    if flags & target_flag::OUTCOME == 0 || vtable == 0 || id == 0 {
+        return asked;
+    }
+    let Some(id_offset) = read::user(vtable + u64::from(layout.id_offset_in_vtable)) else { return asked };
+    let mut words = [0_u64; RESULT_WORDS];
+    if !read::user_words(hit.task + id_offset + 8, &mut words) {
+        return asked;
+    }
+    let mut i = 0;
+    while i < RESULT_WORDS {
+        if words[i] == id {
+            if i + 2 < RESULT_WORDS {
+                let told = payload(layout, asked, words[i + 1], words[i + 2]);
+                if told != 0 {
+                    return told | asked | flag::OUTCOME_KNOWN;
+                }
+            }
+            if i >= 2 {
+                let told = payload(layout, asked, words[i - 2], words[i - 1]);
+                if told != 0 {
+                    return told | asked | flag::OUTCOME_KNOWN;
+                }
+            }
+        }
+        i += 1;
+    }
+    asked | flag::OUTCOME_KNOWN
+}
+
+/// Whether two words are an error's `Box<dyn Any>`, and of which kind. What an earlier poll left behind may look like
+/// one: a cancellation needs the mark in the task's state besides, a panic a payload whose vtable is one.
+#[inline(always)]
+fn payload(layout: &TaskLayout, asked: u16, data: u64, vtable: u64) -> u16 {
+    if data == 0 {
+        return if asked != 0 { flag::CANCELLED } else { 0 };
+    }
+    let in_image = |address: u64| address >= layout.image_start && address < layout.image_end;
+    if !in_image(vtable) {
+        return 0;
+    }
+    let mut words = [0_u64; 4];
+    if !read::user_words(vtable, &mut words) {
+        return 0;
+    }
+    let [_drop, size, align, type_id] = words;
+    let plausible = size < MAX_PAYLOAD_SIZE && align != 0 && align & (align - 1) == 0 && align <= MAX_PAYLOAD_ALIGN;
+    if plausible && in_image(type_id) { flag::PANICKED } else { 0 }
 }
 
 #[inline(always)]

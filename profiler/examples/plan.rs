@@ -42,7 +42,7 @@ fn show(path: &str, probes: bool, polls: bool) -> Result<(), Box<dyn std::error:
             Some(mut plan) => {
                 // As if the current task could not be found in thread-local storage.
                 if polls && plan.lineage != Lineage::PollStack {
-                    plan.probes.extend(profiler::runtime::tokio::poll_probes(&binary).unwrap_or_default());
+                    plan.probes.extend(runtime.poll_probes(&binary).unwrap_or_default());
                 }
                 print(&plan, took, probes);
             }

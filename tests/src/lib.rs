@@ -1,1 +1,12 @@
-//! Shared by the integration tests.
+//! Shared by the integration tests: programs that are started and ended, what they say, and what the kernel says.
+
+pub mod fixture;
+pub mod http;
+pub mod kernel;
+pub mod page;
+pub mod place;
+pub mod profiler;
+pub mod program;
+pub mod status;
+pub mod table;
+pub mod wait;

@@ -21,7 +21,6 @@ use target::Watched;
 use crate::clock;
 use crate::decode::{Record, decode};
 use crate::kernel::KernelError;
-use crate::kernel::attach::{AcceptHooks, Links};
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
 use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
@@ -79,8 +78,7 @@ struct Tally {
 pub struct Session {
     kernel: Kernel,
     ring: Ring,
-    links: Links,
-    accept: AcceptHooks,
+    accept: accept::Returns,
     targets: Vec<Watched>,
     /// Which target a process belongs to: the watched ones and their forked children.
     by_pid: HashMap<u32, usize>,
@@ -109,13 +107,11 @@ impl Session {
         let sizes = Sizes { targets: processes.len() as u32, ring_bytes: options.ring_bytes };
         let mut kernel = Kernel::load(sizes)?;
         let ring = kernel.ring()?;
-        let mut links = Links::default();
-        let accept = kernel.attach(&mut links)?;
+        let hooks = kernel.attach()?;
         let mut session = Session {
             kernel,
             ring,
-            links,
-            accept,
+            accept: accept::Returns::new(hooks),
             targets: Vec::new(),
             by_pid: HashMap::new(),
             table: Table::new(options.limits),
@@ -144,7 +140,8 @@ impl Session {
             self.by_pid.insert(member, index);
         }
         watched.follow_threads(&mut self.kernel)?;
-        watched.open_listeners(&self.accept);
+        watched.open_listeners();
+        watched.attach_accept(&mut self.kernel, &mut self.accept);
         watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
         watched.attach_runtime(&mut self.kernel, &mut self.table, self.options.poll_stack);
         let took = started.elapsed().as_millis();
@@ -227,6 +224,7 @@ impl Session {
         for watched in &mut self.targets {
             watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
             watched.adopt_children(&mut self.kernel);
+            watched.attach_accept(&mut self.kernel, &mut self.accept);
         }
         let gone = self.table.expire(now);
         for watched in &mut self.targets {
@@ -302,7 +300,7 @@ impl Session {
     /// Detaches everything, and says how long that took.
     pub fn stop(mut self) -> std::time::Duration {
         let started = Instant::now();
-        let mut links = std::mem::take(&mut self.links);
+        let mut links = self.accept.take_tracepoints();
         for watched in &mut self.targets {
             links.absorb(watched.stop(&mut self.kernel));
         }

@@ -44,6 +44,15 @@ impl Runtime for Tokio {
             None => without_probes(version),
         }))
     }
+
+    fn poll_probes(&self, binary: &Binary<'_>) -> Option<Vec<ProbeSpec>> {
+        let vtables = vtable::by_shape(binary);
+        if !vtables.is_empty() {
+            return poll_specs(binary, vtable::WITH_OFFSETS, &vtables);
+        }
+        let (layout, vtables) = vtable::by_symbol(binary, Version::find(binary.data)?)?;
+        poll_specs(binary, layout, &vtables)
+    }
 }
 
 /// The signals of a plan, in the order of the rows.
@@ -148,16 +157,6 @@ fn poll_specs(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> Option
     let mut specs = of(Hook::PollStart, starts);
     specs.extend(of(Hook::PollEnd, ends));
     Some(specs)
-}
-
-/// The probes that a poll stack needs, for a plan that does without: to compare both ways of finding parents.
-pub fn poll_probes(binary: &Binary<'_>) -> Option<Vec<ProbeSpec>> {
-    let vtables = vtable::by_shape(binary);
-    if !vtables.is_empty() {
-        return poll_specs(binary, vtable::WITH_OFFSETS, &vtables);
-    }
-    let (layout, vtables) = vtable::by_symbol(binary, Version::find(binary.data)?)?;
-    poll_specs(binary, layout, &vtables)
 }
 
 /// A probe at a site.

@@ -1,0 +1,174 @@
+//! What the kernel itself says: BPF objects, listening sockets, schedulers' accounts. Never through the profiler.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+
+/// Numbers of the kernel's BPF objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BpfObjects {
+    pub programs: BTreeSet<u32>,
+    pub links: BTreeSet<u32>,
+    pub maps: BTreeSet<u32>,
+}
+
+// Commands of bpf(2), include/uapi/linux/bpf.h.
+const PROG_GET_NEXT_ID: i32 = 11;
+const MAP_GET_NEXT_ID: i32 = 12;
+const LINK_GET_NEXT_ID: i32 = 31;
+
+impl BpfObjects {
+    /// All that exist just now.
+    pub fn all() -> BpfObjects {
+        BpfObjects { programs: ids(PROG_GET_NEXT_ID), links: ids(LINK_GET_NEXT_ID), maps: ids(MAP_GET_NEXT_ID) }
+    }
+
+    /// Those that a running process holds a descriptor of.
+    pub fn held() -> BpfObjects {
+        let mut held = BpfObjects::default();
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            for info in fs::read_dir(process.path().join("fdinfo")).into_iter().flatten().flatten() {
+                for line in fs::read_to_string(info.path()).unwrap_or_default().lines() {
+                    let Some((name, value)) = line.split_once(':') else { continue };
+                    let set = match name {
+                        "prog_id" => &mut held.programs,
+                        "link_id" => &mut held.links,
+                        "map_id" => &mut held.maps,
+                        _ => continue,
+                    };
+                    set.extend(value.trim().parse::<u32>());
+                }
+            }
+        }
+        held
+    }
+
+    /// Those that came since `before`, and that no process holds: they have outlived whoever made them. What another
+    /// program of this host loads meanwhile is not among them.
+    pub fn left_over_since(before: &BpfObjects) -> BpfObjects {
+        let (now, held) = (BpfObjects::all(), BpfObjects::held());
+        let left = |now: BTreeSet<u32>, held: &BTreeSet<u32>, before: &BTreeSet<u32>| {
+            now.into_iter().filter(|id| !held.contains(id) && !before.contains(id)).collect()
+        };
+        BpfObjects {
+            programs: left(now.programs, &held.programs, &before.programs),
+            links: left(now.links, &held.links, &before.links),
+            maps: left(now.maps, &held.maps, &before.maps),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.programs.is_empty() && self.links.is_empty() && self.maps.is_empty()
+    }
+}
+
+fn ids(command: i32) -> BTreeSet<u32> {
+    #[repr(C, align(8))]
+    struct Attributes {
+        start: u32,
+        next: u32,
+        flags: u32,
+        reserved: u32,
+    }
+    let mut ids = BTreeSet::new();
+    let mut start = 0;
+    loop {
+        let mut attributes = Attributes { start, next: 0, flags: 0, reserved: 0 };
+        // SAFETY: the attributes are live, writable, and of the size that is passed.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<Attributes>()) };
+        if result != 0 {
+            let error = io::Error::last_os_error();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "failed to list BPF objects: {error}");
+            return ids;
+        }
+        start = attributes.next;
+        ids.insert(start);
+    }
+}
+
+/// A listening socket as /proc shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listening {
+    pub inode: u64,
+    pub port: u16,
+    /// Connections that wait to be accepted.
+    pub queue: u64,
+}
+
+/// The listening sockets of a process's network namespace.
+///
+/// # Panics
+/// The process has ended.
+pub fn listening(pid: u32) -> Vec<Listening> {
+    const LISTEN: &str = "0A";
+    ["tcp", "tcp6"]
+        .iter()
+        .flat_map(|table| {
+            let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).expect("the kernel lists its sockets");
+            text.lines().skip(1).filter_map(row).collect::<Vec<_>>()
+        })
+        .filter_map(|(state, socket)| (state == LISTEN).then_some(socket))
+        .collect()
+}
+
+/// A row of /proc/net/tcp: the state, and what it says of a listening socket.
+fn row(line: &str) -> Option<(String, Listening)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let port = u16::from_str_radix(words.get(1)?.rsplit(':').next()?, 16).ok()?;
+    // tx_queue:rx_queue
+    let queue = u64::from_str_radix(words.get(4)?.split(':').nth(1)?, 16).ok()?;
+    Some(((*words.get(3)?).to_owned(), Listening { inode: words.get(9)?.parse().ok()?, port, queue }))
+}
+
+/// A counter of the table TcpExt in a process's network namespace.
+///
+/// # Panics
+/// There is none of that name.
+pub fn tcp_counter(pid: u32, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/net/netstat")).expect("the kernel counts");
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("TcpExt:")).collect();
+    let [names, values] = rows[..] else { panic!("TcpExt has {} rows", rows.len()) };
+    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+    let (_, value) = pairs.find(|(n, _)| *n == name).unwrap_or_else(|| panic!("the kernel has no counter {name}"));
+    value.parse().expect("a counter is a number")
+}
+
+/// What the scheduler accounts for a thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    pub on_cpu_ns: u64,
+    /// Time in the run queue.
+    pub wait_ns: u64,
+    pub voluntary_switches: u64,
+    pub involuntary_switches: u64,
+}
+
+/// The scheduler's account of one thread.
+///
+/// # Panics
+/// The thread has ended.
+pub fn account(pid: u32, tid: u32) -> Account {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}")).expect("the thread lives");
+    let (schedstat, status) = (read("schedstat"), read("status"));
+    let mut times = schedstat.split_whitespace().map(|field| field.parse().expect("times are numbers"));
+    let mut time = || times.next().expect("schedstat has three fields");
+    let count = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.trim_start_matches(':').trim().parse().ok()).expect("the kernel counts switches")
+    };
+    Account {
+        on_cpu_ns: time(),
+        wait_ns: time(),
+        voluntary_switches: count("voluntary_ctxt_switches"),
+        involuntary_switches: count("nonvoluntary_ctxt_switches"),
+    }
+}
+
+/// CLOCK_MONOTONIC, nanoseconds: the clock of the fixtures, and of BPF.
+pub fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is live; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

@@ -1,0 +1,113 @@
+//! A running profiler: the program itself, seen through what it serves and prints.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use crate::http::{self, Response};
+use crate::page::Page;
+use crate::place;
+use crate::program::{Ended, Program};
+use crate::status::Status;
+
+/// A profiler that has attached and serves; dropped, it is ended.
+pub struct Profiler {
+    program: Program,
+    pub address: SocketAddr,
+}
+
+/// Any free port.
+const LISTEN: [&str; 2] = ["--web.listen-address", "127.0.0.1:0"];
+
+impl Profiler {
+    /// Attaches to a process, and waits until that is done.
+    pub fn attach(pid: u32) -> Profiler {
+        Profiler::attach_with(pid, &[])
+    }
+
+    /// Attaches to a process with more arguments.
+    pub fn attach_with(pid: u32, more: &[&str]) -> Profiler {
+        let pid = pid.to_string();
+        Profiler::start(&[&["attach", "--pid", &pid], &LISTEN[..], more].concat())
+    }
+
+    /// Starts a program under the profiler.
+    pub fn run(command: &[&str]) -> Profiler {
+        Profiler::start(&[&["run"], &LISTEN[..], &["--"], command].concat())
+    }
+
+    /// Starts it with any arguments, and waits until it serves.
+    ///
+    /// # Panics
+    /// It does not.
+    pub fn start(arguments: &[&str]) -> Profiler {
+        let program = launch(arguments);
+        let Some(line) = program.error_line(|line| line.contains("serving http://")) else {
+            panic!("`profiler {}` does not serve: {:?}", arguments.join(" "), program.errors());
+        };
+        let address = line.split_once("http://").and_then(|(_, rest)| rest.split('/').next());
+        let address = address.and_then(|address| address.parse().ok());
+        Profiler { program, address: address.unwrap_or_else(|| panic!("no address in `{line}`")) }
+    }
+
+    /// Gets a page.
+    ///
+    /// # Panics
+    /// There is no answer.
+    pub fn get(&self, path: &str) -> Response {
+        http::get(self.address, path)
+            .unwrap_or_else(|e| panic!("failed to get {path}: {e}; the profiler said {:?}", self.program.errors()))
+    }
+
+    /// The metrics.
+    pub fn page(&self) -> Page {
+        let response = self.get("/metrics");
+        assert_eq!(response.status, 200, "{response:?}");
+        Page::parse(&response.body)
+    }
+
+    /// The status.
+    ///
+    /// # Panics
+    /// It is no JSON.
+    pub fn status(&self) -> Status {
+        let response = self.get("/status");
+        assert_eq!(response.status, 200, "{response:?}");
+        Status(serde_json::from_str(&response.body).unwrap_or_else(|e| panic!("{e}: {}", response.body)))
+    }
+
+    /// The program itself.
+    pub fn program(&mut self) -> &mut Program {
+        &mut self.program
+    }
+
+    /// Ends it as Ctrl-C does.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn stop(self) -> Ended {
+        let ended = self.end(libc::SIGINT);
+        assert_eq!(ended.code(), Some(0), "{ended:?}");
+        ended
+    }
+
+    /// Ends it by a signal.
+    pub fn end(self, signal: i32) -> Ended {
+        self.program.signal(signal);
+        self.program.wait()
+    }
+
+    /// Waits for its own end.
+    pub fn wait(self) -> Ended {
+        self.program.wait()
+    }
+}
+
+/// Starts it, and waits for nothing.
+pub fn launch(arguments: &[&str]) -> Program {
+    Program::start(Command::new(place::profiler()).args(arguments))
+}
+
+/// Runs it to its end.
+pub fn run_to_end(arguments: &[&str]) -> Ended {
+    launch(arguments).wait()
+}
