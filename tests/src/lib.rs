@@ -7,6 +7,7 @@ pub mod page;
 pub mod place;
 pub mod profiler;
 pub mod program;
+pub mod random;
 pub mod status;
 pub mod table;
 pub mod wait;

@@ -15,19 +15,16 @@ pub struct Profiler {
     pub address: SocketAddr,
 }
 
+/// What it says once it has attached.
+const SERVING: &str = "serving http://";
 /// Any free port.
 const LISTEN: [&str; 2] = ["--web.listen-address", "127.0.0.1:0"];
 
 impl Profiler {
     /// Attaches to a process, and waits until that is done.
     pub fn attach(pid: u32) -> Profiler {
-        Profiler::attach_with(pid, &[])
-    }
-
-    /// Attaches to a process with more arguments.
-    pub fn attach_with(pid: u32, more: &[&str]) -> Profiler {
         let pid = pid.to_string();
-        Profiler::start(&[&["attach", "--pid", &pid], &LISTEN[..], more].concat())
+        Starting::new(&["attach", "--pid", &pid]).serving()
     }
 
     /// Starts a program under the profiler.
@@ -36,17 +33,8 @@ impl Profiler {
     }
 
     /// Starts it with any arguments, and waits until it serves.
-    ///
-    /// # Panics
-    /// It does not.
     pub fn start(arguments: &[&str]) -> Profiler {
-        let program = launch(arguments);
-        let Some(line) = program.error_line(|line| line.contains("serving http://")) else {
-            panic!("`profiler {}` does not serve: {:?}", arguments.join(" "), program.errors());
-        };
-        let address = line.split_once("http://").and_then(|(_, rest)| rest.split('/').next());
-        let address = address.and_then(|address| address.parse().ok());
-        Profiler { program, address: address.unwrap_or_else(|| panic!("no address in `{line}`")) }
+        Starting(launch(arguments)).serving()
     }
 
     /// Gets a page.
@@ -99,6 +87,39 @@ impl Profiler {
     /// Waits for its own end.
     pub fn wait(self) -> Ended {
         self.program.wait()
+    }
+}
+
+/// A profiler that may not have attached yet; dropped, it is ended.
+pub struct Starting(Program);
+
+impl Starting {
+    /// Starts it to serve on any free port.
+    pub fn new(arguments: &[&str]) -> Starting {
+        Starting(launch(&[arguments, &LISTEN].concat()))
+    }
+
+    /// Whether it has attached, and serves.
+    pub fn serves(&self) -> bool {
+        self.0.errors().iter().any(|line| line.contains(SERVING))
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Panics
+    /// It does not.
+    pub fn serving(self) -> Profiler {
+        let Some(line) = self.0.error_line(|line| line.contains(SERVING)) else {
+            panic!("the profiler does not serve: {:?}", self.0.errors());
+        };
+        let address = line.split_once("http://").and_then(|(_, rest)| rest.split('/').next());
+        let address = address.and_then(|address| address.parse().ok());
+        Profiler { program: self.0, address: address.unwrap_or_else(|| panic!("no address in `{line}`")) }
+    }
+
+    /// The program itself.
+    pub fn into_program(self) -> Program {
+        self.0
     }
 }
 

@@ -24,6 +24,19 @@ pub fn until<T>(what: &str, mut state: impl FnMut() -> Result<T, String>) -> T {
     }
 }
 
+/// Waits a while until `done`, and returns the last value in any case: what it lacks is for a table to show.
+pub fn until_or_last<T>(mut read: impl FnMut() -> T, done: impl Fn(&T) -> bool) -> T {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let begin = Instant::now();
+    loop {
+        let value = read();
+        if done(&value) || begin.elapsed() > LIMIT {
+            return value;
+        }
+        sleep(PAUSE);
+    }
+}
+
 /// Waits until `state` holds.
 ///
 /// # Panics

@@ -1,0 +1,200 @@
+//! Attaching and detaching, over and over and by force, leaves the target and the kernel as they were.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle, sleep};
+use std::time::Duration;
+
+use profiler::runtime::RUNTIMES;
+use profiler::target::elf::Binary;
+use profiler::target::process::Process;
+use tests::fixture::Fixture;
+use tests::http;
+use tests::kernel::BpfObjects;
+use tests::place;
+use tests::profiler::{Profiler, Starting, launch};
+use tests::random::Random;
+use tests::status::number;
+use tests::table::Table;
+use tests::wait;
+
+/// Clients that ask a fixture for pages, each of which makes it spawn tasks.
+struct Load {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicU64>,
+    failed: Arc<Mutex<Vec<String>>>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(fixture: &Fixture) -> Load {
+        let address: SocketAddr = (Ipv4Addr::LOCALHOST, number(&fixture.ready["port"]) as u16).into();
+        let (stop, served, failed) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::default());
+        let client = |_| {
+            let (stop, served, failed) = (Arc::clone(&stop), Arc::clone(&served), Arc::clone(&failed));
+            thread::spawn(move || ask_until(&stop, &served, &failed, address))
+        };
+        let clients = (0..2).map(client).collect();
+        Load { stop, served, failed, clients }
+    }
+
+    /// Requests that were answered, and what went wrong.
+    fn end(self) -> (u64, Vec<String>) {
+        self.stop.store(true, Relaxed);
+        for client in self.clients {
+            client.join().expect("a client does not panic");
+        }
+        (self.served.load(Relaxed), std::mem::take(&mut *self.failed.lock().expect("no client panicked")))
+    }
+}
+
+fn ask_until(stop: &AtomicBool, served: &AtomicU64, failed: &Mutex<Vec<String>>, address: SocketAddr) {
+    while !stop.load(Relaxed) {
+        match http::get(address, "/spawn") {
+            Ok(response) if response.status == 200 => drop(served.fetch_add(1, Relaxed)),
+            other => failed.lock().expect("no client panicked").push(format!("{other:?}")),
+        }
+        // The load is there to be disturbed, not to fill the host.
+        sleep(Duration::from_micros(300));
+    }
+}
+
+/// Probed places whose instruction in memory is not that of the file.
+fn changed_code(pid: u32) -> (usize, Vec<u64>) {
+    let process = Process::find(pid).expect("the target lives");
+    let image = process.image().expect("it has an image");
+    let data = fs::read(&image.path).expect("the image can be read");
+    let binary = Binary::parse(&data).expect("the image is a program");
+    let plan = RUNTIMES.iter().find_map(|runtime| runtime.detect(&binary).expect("it is well-formed"));
+    let probes = plan.expect("the fixture uses Tokio").probes;
+    let placements = process.placements(&image).expect("it has a memory map");
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("its memory can be read");
+    let changed = probes.iter().map(|probe| probe.file_offset).filter(|&offset| {
+        let holds = |p: &&profiler::target::process::Placement| {
+            (p.file_offset..p.file_offset + (p.end - p.start)).contains(&offset)
+        };
+        let place = placements.iter().find(holds).expect("code is mapped");
+        let mut byte = [0];
+        memory.read_exact_at(&mut byte, place.start + offset - place.file_offset).expect("code can be read");
+        byte[0] != data[offset as usize]
+    });
+    let changed = changed.collect();
+    (probes.len(), changed)
+}
+
+/// Waits until the target's code is as in its file: the kernel restores it after the descriptors were closed.
+fn code_is_restored(table: &mut Table, pid: u32) {
+    let (probes, changed) = wait::until_or_last(|| changed_code(pid), |(_, changed)| changed.is_empty());
+    table.holds("changed instructions", format!("0 of {probes}"), changed.len(), changed.is_empty());
+}
+
+fn nothing_is_left(table: &mut Table, before: &BpfObjects) {
+    let left = wait::until_or_last(|| BpfObjects::left_over_since(before), BpfObjects::is_empty);
+    table.holds("BPF objects left", "none", format!("{left:?}"), left.is_empty());
+}
+
+fn target_served(table: &mut Table, mut fixture: Fixture, load: Load) {
+    let (served, failed) = load.end();
+    let told = number(&fixture.ask("truth")["requests"]);
+    table.holds("requests failed", 0, failed.len(), failed.is_empty());
+    table.holds("requests served", told, served, served == told && served > 1000);
+    table.equal("exit code", 0, fixture.quit().unwrap_or(-1));
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+/// Check that no request fails while a profiler comes and goes a hundred times, and that nothing of it stays.
+#[test]
+fn attach_and_detach_100_times() {
+    const CYCLES: usize = 100;
+    place::require_root();
+    let fixture = Fixture::tokio("latest", "release", &["http", "0"]);
+    let before = BpfObjects::all();
+    let load = Load::start(&fixture);
+    let mut table = Table::new(format!("{CYCLES} times attached and detached under load"));
+    let (mut counted, mut probed) = (0, 0);
+    for _ in 0..CYCLES {
+        let profiler = Profiler::attach(fixture.pid());
+        let status = wait::until_or_last(|| profiler.status(), |s| s.target(fixture.pid()).spawned() > 0);
+        counted += usize::from(status.target(fixture.pid()).spawned() > 0 && status.losses().is_empty());
+        if probed == 0 {
+            probed = changed_code(fixture.pid()).1.len();
+        }
+        profiler.stop();
+    }
+    table.equal("cycles that counted tasks and lost none", CYCLES, counted);
+    // Else the next comparison would compare nothing.
+    table.holds("changed instructions while attached", "some", probed, probed > 0);
+    code_is_restored(&mut table, fixture.pid());
+    nothing_is_left(&mut table, &before);
+    target_served(&mut table, fixture, load);
+    table.finish();
+}
+
+/// Check the same when the profiler is killed at any moment, also while it attaches.
+#[test]
+fn killed_30_times() {
+    const CYCLES: usize = 30;
+    place::require_root();
+    let fixture = Fixture::tokio("latest", "release", &["http", "0"]);
+    let pid = fixture.pid().to_string();
+    let before = BpfObjects::all();
+    let load = Load::start(&fixture);
+    let mut table = Table::new(format!("{CYCLES} times killed under load"));
+    let mut random = Random::new(30);
+    let mut early = 0;
+    for _ in 0..CYCLES {
+        let starting = Starting::new(&["attach", "--pid", &pid]);
+        // An attach takes about 300 ms.
+        sleep(Duration::from_millis(random.below(600)));
+        early += usize::from(!starting.serves());
+        let program = starting.into_program();
+        program.signal(libc::SIGKILL);
+        table.holds("killed by a signal", "yes", "", program.wait().code().is_none());
+    }
+    println!("{early} of {CYCLES} had not attached yet");
+    code_is_restored(&mut table, fixture.pid());
+    nothing_is_left(&mut table, &before);
+    // The claim on the process is free again, and everything is counted as before.
+    let profiler = Profiler::attach(fixture.pid());
+    let spawned = wait::until_or_last(|| profiler.status().target(fixture.pid()).spawned(), |&spawned| spawned > 0);
+    table.holds("tasks counted afterwards", "some", spawned, spawned > 0);
+    profiler.stop();
+    nothing_is_left(&mut table, &before);
+    target_served(&mut table, fixture, load);
+    table.finish();
+}
+
+/// Check that targets which end while they are attached to do no harm.
+#[test]
+fn short_lived_targets() {
+    const TARGETS: usize = 20;
+    place::require_root();
+    let before = BpfObjects::all();
+    let mut table = Table::new(format!("{TARGETS} targets that end while they are attached to"));
+    let mut random = Random::new(7);
+    let (mut measured, mut refused) = (0, 0);
+    for _ in 0..TARGETS {
+        let mut fixture = Fixture::tokio("latest", "release", &["tasks"]);
+        let pid = fixture.pid().to_string();
+        let profiler = launch(&["attach", "--pid", &pid, "--duration", "300ms", "--print"]);
+        sleep(Duration::from_millis(random.below(400)));
+        fixture.program().signal(libc::SIGKILL);
+        drop(fixture);
+        let ended = profiler.wait();
+        let errors = ended.stderr.iter().filter(|line| line.starts_with("error:")).count();
+        let panicked = ended.stderr.iter().any(|line| line.contains("panicked"));
+        match ended.code() {
+            Some(0) => measured += 1,
+            Some(1) => refused += 1,
+            _ => {}
+        }
+        let right = !panicked && ((ended.code() == Some(0) && errors == 0) || (ended.code() == Some(1) && errors == 1));
+        table.holds("ends well", "0, or 1 and one line", format!("{:?}, {:?}", ended.code(), ended.stderr), right);
+    }
+    println!("{measured} were measured, {refused} were gone");
+    nothing_is_left(&mut table, &before);
+    table.finish();
+}
