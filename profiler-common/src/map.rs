@@ -103,7 +103,7 @@ pub struct PollStack {
 
 /// The cookie of a task probe: where the task pointer and the task's id are at this site, and which site it is.
 ///
-/// Bits 0–3: [`Argument`] code; 4–6: [`IdPlace`] code; 7: the site tells the type, the vtable is not to be read;
+/// Bits 0–3: [`Argument`] code; 4–6: one of [`id_place`]; 7: the site tells the type, the vtable is not to be read;
 /// 16–31: signed displacement of the task pointer; 32–47: signed displacement of the id; 48–63: site number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cookie(pub u64);
@@ -112,11 +112,12 @@ impl Cookie {
     /// Packs what is known of a site.
     pub const fn new(argument: Argument, displacement: i16, id: IdPlace, kind_told: bool, site: u16) -> Cookie {
         let (place, id_displacement) = match id {
-            IdPlace::Vtable => (0, 0),
-            IdPlace::Task(at) => (1, at),
-            IdPlace::Stack(at) => (2, at),
-            IdPlace::Frame(at) => (3, at),
-            IdPlace::Nowhere => (4, 0),
+            IdPlace::Vtable => (id_place::VTABLE, 0),
+            IdPlace::Task(at) => (id_place::TASK, at),
+            IdPlace::Stack(at) => (id_place::STACK, at),
+            IdPlace::Frame(at) => (id_place::FRAME, at),
+            IdPlace::Nowhere => (id_place::NOWHERE, 0),
+            IdPlace::Register(register) => (id_place::REGISTER, register as i16),
         };
         Cookie(
             argument as u64
@@ -146,17 +147,16 @@ impl Cookie {
         (self.0 >> 16) as u16 as i16 as i64
     }
 
-    /// Where the id is.
+    /// Where the id is: one of [`id_place`].
     #[inline(always)]
-    pub const fn id(self) -> IdPlace {
-        let at = (self.0 >> 32) as u16 as i16;
-        match (self.0 >> 4) & 7 {
-            0 => IdPlace::Vtable,
-            1 => IdPlace::Task(at),
-            2 => IdPlace::Stack(at),
-            3 => IdPlace::Frame(at),
-            _ => IdPlace::Nowhere,
-        }
+    pub const fn id_place(self) -> u64 {
+        (self.0 >> 4) & 7
+    }
+
+    /// Signed displacement of the id; for [`id_place::REGISTER`] the register's code.
+    #[inline(always)]
+    pub const fn id_displacement(self) -> i64 {
+        (self.0 >> 32) as u16 as i16 as i64
     }
 
     /// Site number.
@@ -177,8 +177,26 @@ pub enum IdPlace {
     Stack(i16),
     /// At the frame pointer (rbp) plus this displacement: as for the stack pointer.
     Frame(i16),
+    /// In this register: the task is not yet filled.
+    Register(Argument),
     /// Nowhere that is known.
     Nowhere,
+}
+
+/// Codes of [`IdPlace`] in a [`Cookie`].
+pub mod id_place {
+    /// [`super::IdPlace::Vtable`]
+    pub const VTABLE: u64 = 0;
+    /// [`super::IdPlace::Task`]
+    pub const TASK: u64 = 1;
+    /// [`super::IdPlace::Stack`]
+    pub const STACK: u64 = 2;
+    /// [`super::IdPlace::Frame`]
+    pub const FRAME: u64 = 3;
+    /// [`super::IdPlace::Nowhere`]
+    pub const NOWHERE: u64 = 4;
+    /// [`super::IdPlace::Register`]
+    pub const REGISTER: u64 = 5;
 }
 
 /// Where a probe finds the task pointer (x86-64).
@@ -232,12 +250,19 @@ mod tests {
 
     #[test]
     fn a_cookie_keeps_its_parts() {
-        for id in [IdPlace::Vtable, IdPlace::Task(40), IdPlace::Stack(-8), IdPlace::Frame(-300), IdPlace::Nowhere] {
+        for (id, place, displacement) in [
+            (IdPlace::Vtable, id_place::VTABLE, 0),
+            (IdPlace::Task(40), id_place::TASK, 40),
+            (IdPlace::Stack(-8), id_place::STACK, -8),
+            (IdPlace::Frame(-300), id_place::FRAME, -300),
+            (IdPlace::Register(Argument::R15), id_place::REGISTER, 14),
+            (IdPlace::Nowhere, id_place::NOWHERE, 0),
+        ] {
             let cookie = Cookie::new(Argument::Stack, -24, id, true, u16::MAX);
             assert_eq!(cookie.argument(), Argument::Stack as u8);
             assert_eq!(cookie.displacement(), -24);
             assert_eq!(cookie.site(), u32::from(u16::MAX));
-            assert_eq!(cookie.id(), id);
+            assert_eq!((cookie.id_place(), cookie.id_displacement()), (place, displacement));
             assert!(cookie.kind_told());
         }
         assert!(!Cookie::new(Argument::Rdi, 0, IdPlace::Vtable, false, 1).kind_told());

@@ -1,9 +1,9 @@
-//! Accept queues: how long they are, and how long connections wait in them. Only tracepoints.
+//! Accept queues: how long they are, and how long connections wait in them.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use profiler_common::counter::Counter;
 use profiler_common::map::Listener;
 
@@ -53,38 +53,58 @@ pub fn data_ready(socket: *const u8) -> i32 {
     0
 }
 
-/// A target's accept or accept4 returned.
+/// A target's accept or accept4 returned, in its C library.
 #[inline(always)]
-pub fn accepted(ctx: &TracePointContext) -> u32 {
-    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if TARGETS.get_ptr(pid).is_none() {
+pub fn returned(ctx: &ProbeContext) -> u32 {
+    if !in_target() {
+        count(Counter::ForeignHits);
+        return 0;
+    }
+    // SAFETY: the registers are this program's context.
+    let (result, listener) = unsafe { ((*ctx.regs).rax, (*ctx.regs).rdi) };
+    accepted(result as i64, listener)
+}
+
+/// The same, seen by the kernel's tracepoint.
+#[inline(always)]
+pub fn syscall_returned(ctx: &TracePointContext) -> u32 {
+    if !in_target() {
         return 0;
     }
     // SAFETY: the field is part of every syscall exit tracepoint; the context is only read.
-    let returned: i64 = unsafe { *ctx.as_ptr().cast::<u8>().add(SYSCALL_RETURN).cast::<i64>() };
-    if returned < 0 {
-        return 0;
-    }
-    count(Counter::AcceptHits);
+    let result: i64 = unsafe { *ctx.as_ptr().cast::<u8>().add(SYSCALL_RETURN).cast::<i64>() };
     // SAFETY: helpers without a precondition.
-    let (task, regs) = unsafe {
-        let task = bpf_get_current_task_btf();
-        (task as u64, bpf_task_pt_regs(task) as u64)
-    };
-    let Some(listener) =
-        read::kernel(regs + offsets::regs_di() as u64).and_then(|fd| socket_of(task, fd & 0xffff_ffff))
-    else {
+    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as u64 };
+    let Some(listener) = read::kernel(regs + offsets::regs_di() as u64) else {
         count(Counter::AcceptUnknownListener);
         return 0;
     };
-    let cookie = read::kernel(listener + offsets::sock_cookie() as u64).unwrap_or_default();
-    let Some(stats) = stats(cookie) else {
+    accepted(result, listener)
+}
+
+#[inline(always)]
+fn in_target() -> bool {
+    TARGETS.get_ptr((bpf_get_current_pid_tgid() >> 32) as u32).is_some()
+}
+
+#[inline(always)]
+fn accepted(result: i64, listener: u64) -> u32 {
+    if result < 0 {
+        return 0;
+    }
+    count(Counter::AcceptHits);
+    // SAFETY: a helper without a precondition.
+    let task = unsafe { bpf_get_current_task() };
+    // A descriptor is an `int`: what is above it in the register is not defined.
+    let cookie =
+        socket_of(task, listener & 0xffff_ffff).and_then(|socket| read::kernel(socket + offsets::sock_cookie() as u64));
+    let Some(stats) = cookie.and_then(stats) else {
         count(Counter::AcceptUnknownListener);
         return 0;
     };
     // SAFETY: a per-CPU map value.
     unsafe { (*stats).accepted += 1 };
-    let Some(connection) = socket_of(task, returned as u64) else {
+    let Some(connection) = socket_of(task, result as u64 & 0xffff_ffff) else {
         count(Counter::AcceptUnmatched);
         return 0;
     };

@@ -61,9 +61,16 @@ fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
     accept::data_ready(ctx.arg(0))
 }
 
+/// Where the C library returns from accept(2).
+#[uprobe]
+fn accept_return(ctx: ProbeContext) -> u32 {
+    accept::returned(&ctx)
+}
+
+/// The same for programs that have no such place: costs every system call of the machine.
 #[tracepoint]
 fn sys_exit_accept(ctx: TracePointContext) -> u32 {
-    accept::accepted(&ctx)
+    accept::syscall_returned(&ctx)
 }
 
 #[uprobe]

@@ -1,5 +1,6 @@
 //! Reading memory that is not ours: BTF-typed kernel pointers, other kernel memory, the target's memory.
 
+use aya_ebpf::helpers::generated::bpf_probe_read_user as bpf_probe_read_user_raw;
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
 
 /// Reads a member through a pointer that the verifier knows to be of a BTF type.
@@ -31,4 +32,11 @@ pub fn kernel_u32(address: u64) -> Option<u32> {
 pub fn user(address: u64) -> Option<u64> {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_user(address as *const u64) }.ok()
+}
+
+/// Reads words of the current process; false where one of them cannot be read.
+#[inline(always)]
+pub fn user_words<const N: usize>(address: u64, words: &mut [u64; N]) -> bool {
+    // SAFETY: the destination is as long as is said; the helper checks the source.
+    unsafe { bpf_probe_read_user_raw(words.as_mut_ptr().cast(), (N * 8) as u32, address as *const _) == 0 }
 }

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_task};
 use aya_ebpf::programs::ProbeContext;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, flag, kind};
-use profiler_common::map::{Argument, Cookie, IdPlace, POLL_STACK_FRAMES, PollStack, Target, target_flag};
+use profiler_common::map::{Argument, Cookie, POLL_STACK_FRAMES, PollStack, Target, TaskLayout, id_place, target_flag};
 
 use crate::maps::{POLL_STACKS, TARGETS, count};
 use crate::sched::now;
@@ -21,6 +21,7 @@ struct Hit {
     tid: u32,
     cookie: Cookie,
     task: u64,
+    registers: Registers,
 }
 
 #[inline(always)]
@@ -38,19 +39,26 @@ fn hit(ctx: &ProbeContext, counter: Counter) -> Option<Hit> {
     count(counter);
     // SAFETY: `ctx` is this program's context.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-    let Some(task) = argument(ctx, cookie) else {
-        count(Counter::TargetMemory);
-        return None;
+    let registers = registers(ctx);
+    let code = usize::from(cookie.argument());
+    let task = if code == Argument::Stack as usize {
+        let Some(task) = read::user(registers.stack().wrapping_add_signed(cookie.displacement())) else {
+            count(Counter::TargetMemory);
+            return None;
+        };
+        task
+    } else {
+        registers.get(code)
     };
-    Some(Hit { target, pid, tid, cookie, task })
+    Some(Hit { target, pid, tid, cookie, task, registers })
 }
 
-/// The task pointer, from the register or stack slot that the cookie names.
+/// All registers, in the order of [`Argument`]'s codes, the stack pointer last.
 ///
-/// All registers are copied first: the verifier allows loads from the context at constant offsets only, and the
-/// compiler would make one load at a computed offset of a choice between them.
+/// They are copied first: the verifier allows loads from the context at constant offsets only, and the compiler would
+/// make one load at a computed offset of a choice between them.
 #[inline(always)]
-fn argument(ctx: &ProbeContext, cookie: Cookie) -> Option<u64> {
+fn registers(ctx: &ProbeContext) -> Registers {
     let regs = ctx.regs.cast_const();
     macro_rules! copies {
         ($($register:ident),*) => {
@@ -58,22 +66,34 @@ fn argument(ctx: &ProbeContext, cookie: Cookie) -> Option<u64> {
             unsafe { [$(read_volatile(&raw const (*regs).$register)),*] }
         };
     }
-    // In the order of `Argument`'s codes.
-    let registers: [u64; 16] = copies!(rdi, rsi, rdx, rcx, rax, rbx, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rsp);
-    let code = usize::from(cookie.argument() & 15);
-    // SAFETY: `code` is below 16. Volatile, so that the array stays an array.
-    let value = unsafe { read_volatile(registers.as_ptr().add(code)) };
-    if code == Argument::Stack as usize {
-        return read::user(value.wrapping_add_signed(cookie.displacement()));
+    Registers(copies!(rdi, rsi, rdx, rcx, rax, rbx, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rsp))
+}
+
+struct Registers([u64; 16]);
+
+impl Registers {
+    #[inline(always)]
+    fn get(&self, code: usize) -> u64 {
+        // SAFETY: the index is below 16. Volatile, so that the array stays an array.
+        unsafe { read_volatile(self.0.as_ptr().add(code & 15)) }
     }
-    Some(value)
+
+    #[inline(always)]
+    fn stack(&self) -> u64 {
+        self.0[15]
+    }
+
+    #[inline(always)]
+    fn frame(&self) -> u64 {
+        self.0[Argument::Rbp as usize]
+    }
 }
 
 /// A task was created.
 #[inline(always)]
 pub fn spawned(ctx: &ProbeContext) -> u32 {
     let Some(hit) = hit(ctx, Counter::SpawnHits) else { return 0 };
-    let (vtable, id) = identity(ctx, &hit);
+    let (vtable, id) = identity(&hit);
     let (parent, flags) = parent(&hit);
     emit_task(&hit, kind::TASK_SPAWNED, flags, vtable, id, parent);
     0
@@ -83,9 +103,75 @@ pub fn spawned(ctx: &ProbeContext) -> u32 {
 #[inline(always)]
 pub fn completed(ctx: &ProbeContext) -> u32 {
     let Some(hit) = hit(ctx, Counter::CompleteHits) else { return 0 };
-    let (vtable, id) = identity(ctx, &hit);
-    emit_task(&hit, kind::TASK_COMPLETED, 0, vtable, id, 0);
+    let (vtable, id) = identity(&hit);
+    emit_task(&hit, kind::TASK_COMPLETED, outcome(&hit, vtable, id), vtable, id, 0);
     0
+}
+
+/// The bit of a task's state word that says that it was asked to cancel (runtime/task/state.rs, since 1.9).
+const CANCELLED_BIT: u64 = 0x20;
+/// Words behind the id among which a task's stored error is found: a niche in the output's type may move it.
+const RESULT_WORDS: usize = 12;
+/// No panic payload's type is larger or more aligned.
+const MAX_PAYLOAD_SIZE: u64 = 1 << 20;
+const MAX_PAYLOAD_ALIGN: u64 = 4096;
+
+/// How the task ended, from its stored result. A `JoinError` there holds the task's own id, and beside it a
+/// `Box<dyn Any>`: the payload of a panic, or null when it was cancelled (runtime/task/error.rs). The order of the two
+/// is the compiler's: both are tried.
+#[inline(always)]
+fn outcome(hit: &Hit, vtable: u64, id: u64) -> u16 {
+    let Some(state) = read::user(hit.task) else { return 0 };
+    let asked = if state & CANCELLED_BIT != 0 { flag::CANCEL_REQUESTED } else { 0 };
+    // SAFETY: a live map value.
+    let (flags, layout) = unsafe { ((*hit.target).flags, &(*hit.target).layout) };
+    if flags & target_flag::OUTCOME == 0 || vtable == 0 || id == 0 {
+        return asked;
+    }
+    let Some(id_offset) = read::user(vtable + u64::from(layout.id_offset_in_vtable)) else { return asked };
+    let mut words = [0_u64; RESULT_WORDS];
+    if !read::user_words(hit.task + id_offset + 8, &mut words) {
+        return asked;
+    }
+    let mut i = 0;
+    while i < RESULT_WORDS {
+        if words[i] == id {
+            if i + 2 < RESULT_WORDS {
+                let told = payload(layout, asked, words[i + 1], words[i + 2]);
+                if told != 0 {
+                    return told | asked | flag::OUTCOME_KNOWN;
+                }
+            }
+            if i >= 2 {
+                let told = payload(layout, asked, words[i - 2], words[i - 1]);
+                if told != 0 {
+                    return told | asked | flag::OUTCOME_KNOWN;
+                }
+            }
+        }
+        i += 1;
+    }
+    asked | flag::OUTCOME_KNOWN
+}
+
+/// Whether two words are an error's `Box<dyn Any>`, and of which kind. What an earlier poll left behind may look like
+/// one: a cancellation needs the mark in the task's state besides, a panic a payload whose vtable is one.
+#[inline(always)]
+fn payload(layout: &TaskLayout, asked: u16, data: u64, vtable: u64) -> u16 {
+    if data == 0 {
+        return if asked != 0 { flag::CANCELLED } else { 0 };
+    }
+    let in_image = |address: u64| address >= layout.image_start && address < layout.image_end;
+    if !in_image(vtable) {
+        return 0;
+    }
+    let mut words = [0_u64; 4];
+    if !read::user_words(vtable, &mut words) {
+        return 0;
+    }
+    let [_drop, size, align, type_id] = words;
+    let plausible = size < MAX_PAYLOAD_SIZE && align != 0 && align & (align - 1) == 0 && align <= MAX_PAYLOAD_ALIGN;
+    if plausible && in_image(type_id) { flag::PANICKED } else { 0 }
 }
 
 #[inline(always)]
@@ -96,11 +182,12 @@ fn emit_task(hit: &Hit, kind: u16, flags: u16, vtable: u64, id: u64, parent: u64
 
 /// The task's vtable and id; 0 where they cannot be read, and for the vtable where the site tells the type.
 #[inline(always)]
-fn identity(ctx: &ProbeContext, hit: &Hit) -> (u64, u64) {
+fn identity(hit: &Hit) -> (u64, u64) {
     // SAFETY: a live map value.
     let layout = unsafe { &(*hit.target).layout };
-    let place = hit.cookie.id();
-    let in_vtable = place == IdPlace::Vtable && layout.id_offset_in_vtable != 0;
+    let place = hit.cookie.id_place();
+    let at = hit.cookie.id_displacement();
+    let in_vtable = place == id_place::VTABLE && layout.id_offset_in_vtable != 0;
     let mut vtable = 0;
     if in_vtable || !hit.cookie.kind_told() {
         let Some(read) = read::user(hit.task + u64::from(layout.vtable)) else {
@@ -109,17 +196,15 @@ fn identity(ctx: &ProbeContext, hit: &Hit) -> (u64, u64) {
         };
         vtable = read;
     }
-    // SAFETY: the registers are this program's context.
-    let (rsp, rbp) = unsafe { (read_volatile(&raw const (*ctx.regs).rsp), read_volatile(&raw const (*ctx.regs).rbp)) };
     let id = match place {
-        IdPlace::Vtable if !in_vtable => return (vtable, 0),
-        IdPlace::Vtable => {
+        id_place::VTABLE if in_vtable => {
             read::user(vtable + u64::from(layout.id_offset_in_vtable)).and_then(|offset| read::user(hit.task + offset))
         }
-        IdPlace::Task(at) => read::user(hit.task.wrapping_add_signed(i64::from(at))),
-        IdPlace::Stack(at) => read::user(rsp.wrapping_add_signed(i64::from(at))),
-        IdPlace::Frame(at) => read::user(rbp.wrapping_add_signed(i64::from(at))),
-        IdPlace::Nowhere => return (vtable, 0),
+        id_place::TASK => read::user(hit.task.wrapping_add_signed(at)),
+        id_place::STACK => read::user(hit.registers.stack().wrapping_add_signed(at)),
+        id_place::FRAME => read::user(hit.registers.frame().wrapping_add_signed(at)),
+        id_place::REGISTER => Some(hit.registers.get(at as usize)),
+        _ => return (vtable, 0),
     };
     if id.is_none() {
         count(Counter::TargetMemory);

@@ -1,19 +1,20 @@
-//! Prints how a file would be observed, and how long it took to find out: `plan FILE [--probes]`.
+//! Prints how a file would be observed, and how long it took to find out: `plan FILE [--probes [--polls]]`.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use profiler::runtime::{Plan, RUNTIMES};
+use profiler::runtime::{Lineage, Plan, RUNTIMES};
 use profiler::target::elf::Binary;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let Some(path) = arguments.next() else {
-        eprintln!("usage: plan FILE [--probes]");
+        eprintln!("usage: plan FILE [--probes [--polls]]");
         return ExitCode::from(2);
     };
     let probes = arguments.next().is_some_and(|flag| flag == "--probes");
-    match show(&path, probes) {
+    let polls = arguments.next().is_some_and(|flag| flag == "--polls");
+    match show(&path, probes, polls) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("failed to plan `{path}`: {error}");
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn show(path: &str, probes: bool) -> Result<(), Box<dyn std::error::Error>> {
+fn show(path: &str, probes: bool, polls: bool) -> Result<(), Box<dyn std::error::Error>> {
     let data = std::fs::read(path)?;
     let start = Instant::now();
     let binary = Binary::parse(&data)?;
@@ -38,7 +39,13 @@ fn show(path: &str, probes: bool) -> Result<(), Box<dyn std::error::Error>> {
         let plan = runtime.detect(&binary)?;
         let took = start.elapsed();
         match plan {
-            Some(plan) => print(&plan, took, probes),
+            Some(mut plan) => {
+                // As if the current task could not be found in thread-local storage.
+                if polls && plan.lineage != Lineage::PollStack {
+                    plan.probes.extend(runtime.poll_probes(&binary).unwrap_or_default());
+                }
+                print(&plan, took, probes);
+            }
             None => println!("not {} ({took:.1?})", runtime.name()),
         }
     }

@@ -21,8 +21,7 @@ impl Fixture {
     /// # Panics
     /// It does not become ready.
     pub fn start(path: &Path, arguments: &[&str]) -> Fixture {
-        let mut fixture =
-            Fixture { program: Program::start(Command::new(path).args(arguments)), ready: Value::Null };
+        let mut fixture = Fixture { program: Program::start(Command::new(path).args(arguments)), ready: Value::Null };
         fixture.ready = fixture.answer();
         assert_eq!(fixture.ready["ready"], true, "{}", fixture.ready);
         fixture

@@ -172,7 +172,8 @@ pub fn account(pid: u32, tid: u32) -> Account {
 pub fn stolen_seconds() -> f64 {
     let text = fs::read_to_string("/proc/stat").expect("the kernel keeps statistics");
     // user nice system idle iowait irq softirq steal, in ticks
-    let ticks: Vec<u64> = text.lines().next().into_iter().flat_map(str::split_whitespace).flat_map(str::parse).collect();
+    let ticks: Vec<u64> =
+        text.lines().next().into_iter().flat_map(str::split_whitespace).flat_map(str::parse).collect();
     // SAFETY: no precondition.
     let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     ticks[5..8].iter().sum::<u64>() as f64 / per_second as f64

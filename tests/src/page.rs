@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn quotes_and_braces_in_a_value_are_part_of_it() {
-        let page = Page::parse("# TYPE a counter\na{x=\"1,\\\"}\\n\\\\\",y=\"\"} 2\na 3e2 17\nb_bucket{le=\"+Inf\"} +Inf\n");
+        let page =
+            Page::parse("# TYPE a counter\na{x=\"1,\\\"}\\n\\\\\",y=\"\"} 2\na 3e2 17\nb_bucket{le=\"+Inf\"} +Inf\n");
         assert_eq!(page.value("a", &[("x", "1,\"}\n\\")]), 2.0);
         assert_eq!(page.sum("a", &[]), 302.0);
         assert_eq!(page.value("b_bucket", &[("le", "+Inf")]), f64::INFINITY);

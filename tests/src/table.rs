@@ -32,7 +32,12 @@ impl Table {
     /// `seen` must be within `per_cent` of the truth.
     pub fn within(&mut self, what: impl Into<String>, truth: f64, seen: f64, per_cent: f64) {
         let off = 100.0 * (seen - truth) / truth;
-        self.row(what, format!("{truth:.6}"), format!("{seen:.6} ({off:+.2} %, of {per_cent} %)"), off.abs() <= per_cent);
+        self.row(
+            what,
+            format!("{truth:.6}"),
+            format!("{seen:.6} ({off:+.2} %, of {per_cent} %)"),
+            off.abs() <= per_cent,
+        );
     }
 
     /// Something must hold.
@@ -62,8 +67,18 @@ impl Table {
             println!("  and {} more that are right", right.len() - SHOWN);
         }
         assert!(!self.rows.is_empty(), "nothing was compared");
-        let list: Vec<String> =
-            wrong.iter().take(SHOWN).map(|row| format!("{}: {} is seen as {}", row.what, row.truth, row.seen)).collect();
-        assert!(wrong.is_empty(), "{}: {} of {} are wrong: {}", self.title, wrong.len(), self.rows.len(), list.join("; "));
+        let list: Vec<String> = wrong
+            .iter()
+            .take(SHOWN)
+            .map(|row| format!("{}: {} is seen as {}", row.what, row.truth, row.seen))
+            .collect();
+        assert!(
+            wrong.is_empty(),
+            "{}: {} of {} are wrong: {}",
+            self.title,
+            wrong.len(),
+            self.rows.len(),
+            list.join("; ")
+        );
     }
 }

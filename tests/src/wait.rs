@@ -16,7 +16,9 @@ pub fn until<T>(what: &str, mut state: impl FnMut() -> Result<T, String>) -> T {
     loop {
         match state() {
             Ok(value) => return value,
-            Err(wrong) if begin.elapsed() > LIMIT => panic!("{what} did not come within {} s: {wrong}", LIMIT.as_secs()),
+            Err(wrong) if begin.elapsed() > LIMIT => {
+                panic!("{what} did not come within {} s: {wrong}", LIMIT.as_secs())
+            }
             Err(_) => sleep(PAUSE),
         }
     }

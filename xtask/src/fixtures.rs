@@ -27,10 +27,17 @@ pub fn tokio(version: &str, profile: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// A fixture without Tokio.
+pub fn plain(name: &str) -> Result<PathBuf> {
+    let target = target().join(name);
+    build(&root().join("tests/fixtures").join(name), &target, "release")?;
+    Ok(target.join("release").join(name))
+}
+
 /// All fixtures.
 pub fn all() -> Result<()> {
     for name in PLAIN {
-        build(&root().join("tests/fixtures").join(name), &target().join(name), "release")?;
+        plain(name)?;
     }
     for version in TOKIO {
         for profile in PROFILES {

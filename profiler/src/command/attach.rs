@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
@@ -35,8 +35,9 @@ const WAITING_SCRAPES: usize = 16;
 pub fn attach(pids: Vec<u32>, measure: &Measure, web: &Web) -> Result<ExitCode> {
     block_on(async {
         let endpoint = Endpoint::bind(measure, web)?;
+        let signals = Signals::catch()?;
         let session = Session::start(options(pids, measure))?;
-        watch(session, endpoint, measure, None).await?;
+        watch(session, endpoint, measure, signals, None).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -48,11 +49,12 @@ pub fn attach(pids: Vec<u32>, measure: &Measure, web: &Web) -> Result<ExitCode> 
 pub fn run(command: &[std::ffi::OsString], measure: &Measure, web: &Web) -> Result<ExitCode> {
     block_on(async {
         let endpoint = Endpoint::bind(measure, web)?;
+        let signals = Signals::catch()?;
         let held = launch::hold(command)?;
         let pid = held.pid().context("the program is gone")?;
         let session = Session::start(options(vec![pid], measure))?;
         let mut child = held.release()?;
-        watch(session, endpoint, measure, Some(&mut child)).await?;
+        watch(session, endpoint, measure, signals, Some(&mut child)).await?;
         let status = match child.try_wait().context("failed to wait for the program")? {
             Some(status) => status,
             // The measurement is over before the program is: it is ours to end.
@@ -104,6 +106,28 @@ impl Endpoint {
     }
 }
 
+/// The signals that end a measurement. Caught before anything is attached: one that comes meanwhile detaches, too.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt()).context("failed to catch SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("failed to catch SIGTERM")?,
+        })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
 /// The server, and how to end it.
 struct Server {
     requests: mpsc::Receiver<SnapshotRequest>,
@@ -126,13 +150,17 @@ fn serve(endpoint: Endpoint) -> Option<Server> {
     Some(Server { requests, stop, task })
 }
 
-async fn watch(mut session: Session, endpoint: Endpoint, measure: &Measure, child: Option<&mut Child>) -> Result<()> {
+async fn watch(
+    mut session: Session,
+    endpoint: Endpoint,
+    measure: &Measure,
+    mut signals: Signals,
+    child: Option<&mut Child>,
+) -> Result<()> {
     let mut server = serve(endpoint);
     let ring = session.ring_fd().context("failed to watch the ring")?;
     // SAFETY: the descriptor is owned, and stays open and the same for as long as it is registered.
     let ring = unsafe { AsyncFd::register(ring) }.context("failed to watch the ring")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("failed to catch SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("failed to catch SIGTERM")?;
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut view = measure.watch.map(|every| interval_at(Instant::now() + every, every));
@@ -148,8 +176,7 @@ async fn watch(mut session: Session, endpoint: Endpoint, measure: &Measure, chil
     loop {
         tokio::select! {
             biased;
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            () = signals.recv() => break,
             () = &mut end => break,
             request = next(&mut server) => {
                 // Whoever asked may have hung up.

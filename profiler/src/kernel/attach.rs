@@ -41,22 +41,28 @@ impl Drop for Links {
 /// Which of the accept-queue hooks are attached, and why not where one is not.
 pub struct AcceptHooks {
     /// The queue length at each enqueue.
-    pub depth: Result<&'static str, String>,
-    /// The wait of each connection, and the number that was accepted.
-    pub wait: Result<&'static str, String>,
+    pub depth: Result<(), String>,
+    /// When a connection was established.
+    pub arrival: Result<(), String>,
 }
 
 const ACCEPT_SYSCALLS: [&str; 2] = ["syscalls/sys_exit_accept4", "syscalls/sys_exit_accept"];
 
 impl Kernel {
-    /// Attaches all of the kernel's own hooks.
+    /// Attaches the hooks that concern every target.
     ///
     /// # Errors
     /// The kernel refuses one that follows processes or measures scheduling; those of the accept queue are optional.
-    pub fn attach(&mut self, links: &mut Links) -> Result<AcceptHooks, KernelError> {
+    pub fn attach(&mut self) -> Result<AcceptHooks, KernelError> {
         let btf = Btf::from_sys_fs()?;
         self.attach_sched(&btf)?;
-        Ok(self.attach_accept(&btf, links))
+        let depth = if self.features.sk_data_ready {
+            self.attach_btf(&btf, "sk_data_ready", "sk_data_ready").map_err(|e| e.to_string())
+        } else {
+            Err("this kernel has no tracepoint sk_data_ready (6.12 and later)".to_owned())
+        };
+        let arrival = self.attach_btf(&btf, "inet_sock_set_state", "inet_sock_set_state").map_err(|e| e.to_string());
+        Ok(AcceptHooks { depth, arrival })
     }
 
     /// Attaches the hooks that follow processes and measure scheduling.
@@ -83,23 +89,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// Attaches the hooks of the accept queue, as many as the kernel permits.
-    fn attach_accept(&mut self, btf: &Btf, links: &mut Links) -> AcceptHooks {
-        let depth = if self.features.sk_data_ready {
-            self.attach_btf(btf, "sk_data_ready", "sk_data_ready")
-                .map(|()| "by BTF tracepoint sk_data_ready")
-                .map_err(|e| e.to_string())
-        } else {
-            Err("this kernel has no tracepoint sk_data_ready (6.12 and later)".to_owned())
-        };
-        let wait = self
-            .attach_btf(btf, "inet_sock_set_state", "inet_sock_set_state")
-            .and_then(|()| self.attach_accept_exit(links))
-            .map(|()| "by tracepoints inet_sock_set_state and sys_exit_accept")
-            .map_err(|e| e.to_string());
-        AcceptHooks { depth, wait }
-    }
-
     fn attach_btf(&mut self, btf: &Btf, program: &'static str, tracepoint: &str) -> Result<(), KernelError> {
         let failed = |source: ProgramError| KernelError::Program { program, source };
         let loaded: &mut BtfTracePoint =
@@ -109,19 +98,25 @@ impl Kernel {
         Ok(())
     }
 
-    fn attach_accept_exit(&mut self, links: &mut Links) -> Result<(), KernelError> {
+    /// Attaches to accept(2) for all processes of the machine. Every system call of every process then takes the
+    /// kernel's slow path, some 80 ns more: only for targets that have no place of their own to probe.
+    ///
+    /// # Errors
+    /// The kernel refuses, or tracefs cannot be read.
+    pub fn attach_accept_tracepoints(&mut self) -> Result<Links, KernelError> {
         const PROGRAM: &str = "sys_exit_accept";
         let failed = |source: ProgramError| KernelError::Program { program: PROGRAM, source };
         let loaded: &mut TracePoint =
             self.ebpf.program_mut(PROGRAM).ok_or(KernelError::Missing(PROGRAM))?.try_into().map_err(failed)?;
         loaded.load().map_err(failed)?;
         let program = loaded.fd().map_err(failed)?.as_fd();
+        let mut links = Links::default();
         for name in ACCEPT_SYSCALLS {
             let system = |source| KernelError::System { what: format!("attach to tracepoint {name}"), source };
             let event = perf::tracepoint(name).map_err(system)?;
             let link = bpf::link_perf_event(program, event.as_fd(), 0).map_err(system)?;
             links.push(vec![link, event]);
         }
-        Ok(())
+        Ok(links)
     }
 }

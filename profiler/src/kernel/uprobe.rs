@@ -47,6 +47,11 @@ impl Kernel {
         }
     }
 
+    /// How this kernel attaches a handful of uprobes.
+    pub fn few_uprobes(&self) -> Mechanism {
+        if self.features.uprobe_multi { Mechanism::Multi } else { Mechanism::PerfEvents }
+    }
+
     /// Attaches `program` to all `sites` of `file`, for one process or (`None`) for all that map it.
     ///
     /// # Errors

@@ -24,6 +24,9 @@ pub trait Runtime: Sync {
     /// # Errors
     /// It is this runtime's binary, but it is broken (truncated, hostile, contradictory).
     fn detect(&self, binary: &Binary<'_>) -> Result<Option<Plan>, DetectError>;
+
+    /// The probes of [`Lineage::PollStack`], for a plan that does without; `None` where they are not found.
+    fn poll_probes(&self, binary: &Binary<'_>) -> Option<Vec<ProbeSpec>>;
 }
 
 /// A binary that could not be understood.

@@ -1,10 +1,15 @@
-//! Which listening socket is counted in which slot of the kernel half.
+//! Accept queues of targets: which listening socket is counted in which slot of the kernel half, and how the kernel
+//! half learns of accepts.
 
 use std::collections::HashMap;
 
 use crate::kernel::KernelError;
+use crate::kernel::attach::{AcceptHooks, Links};
 use crate::kernel::load::Kernel;
 use crate::kernel::maps::LISTENER_SLOTS;
+use crate::kernel::uprobe::Site;
+use crate::target::accept_site::{self, AcceptSites};
+use crate::target::process::Process;
 
 /// Slots in use, by the socket's cookie.
 #[derive(Default)]
@@ -57,5 +62,82 @@ impl Slots {
             kernel.remove_port(slot.port);
         }
         self.free.push(slot.number);
+    }
+}
+
+/// How accepts are seen: by probes in each target, else for the whole machine.
+pub(super) struct Returns {
+    /// The hooks that are the same for all targets.
+    pub hooks: AcceptHooks,
+    tracepoints: Option<Result<Links, String>>,
+}
+
+/// The probes of one process.
+pub(super) struct Probed {
+    sites: AcceptSites,
+    links: Links,
+}
+
+impl Returns {
+    pub fn new(hooks: AcceptHooks) -> Returns {
+        Returns { hooks, tracepoints: None }
+    }
+
+    /// Attaches to one process, and says how.
+    ///
+    /// # Errors
+    /// Why its accepts cannot be seen.
+    pub fn attach(
+        &mut self,
+        kernel: &mut Kernel,
+        process: &Process,
+        pids: &[u32],
+    ) -> Result<(Option<Probed>, String), String> {
+        if let Err(why) = &self.hooks.arrival {
+            return Err(why.clone());
+        }
+        if let Some(sites) = accept_site::find(process) {
+            let mut probed = Probed { sites, links: Links::default() };
+            for &pid in pids {
+                probed.add(kernel, pid).map_err(|e| e.to_string())?;
+            }
+            let detail =
+                format!("by {} uprobes behind accept in `{}`", probed.sites.offsets.len(), probed.sites.file.display());
+            return Ok((Some(probed), detail));
+        }
+        let attach = || kernel.attach_accept_tracepoints().map_err(|e| e.to_string());
+        match self.tracepoints.get_or_insert_with(attach) {
+            Ok(_) => Ok((
+                None,
+                "by tracepoint sys_exit_accept, since this program has no C library whose accept could be probed; \
+                 that costs every system call on this machine some 80 ns"
+                    .to_owned(),
+            )),
+            Err(why) => Err(why.clone()),
+        }
+    }
+
+    /// Hands the machine-wide hooks over to be detached.
+    pub fn take_tracepoints(&mut self) -> Links {
+        self.tracepoints.take().and_then(Result::ok).unwrap_or_default()
+    }
+}
+
+impl Probed {
+    /// Attaches to another process that runs the same image.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn add(&mut self, kernel: &mut Kernel, pid: u32) -> Result<(), KernelError> {
+        let sites: Vec<Site> = self.sites.offsets.iter().map(|&offset| Site { offset, cookie: 0 }).collect();
+        let mechanism = kernel.few_uprobes();
+        let links = kernel.attach_uprobes("accept_return", mechanism, &self.sites.file, &sites, Some(pid))?;
+        self.links.absorb(links);
+        Ok(())
+    }
+
+    /// Hands the probes over to be detached.
+    pub fn take(self) -> Links {
+        self.links
     }
 }

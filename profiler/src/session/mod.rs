@@ -20,10 +20,9 @@ use target::Watched;
 
 use crate::clock;
 use crate::decode::{Record, decode};
-use crate::kernel::{KernelError, capability};
-use crate::kernel::attach::{AcceptHooks, Links};
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
+use crate::kernel::{KernelError, capability};
 use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
 use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
@@ -79,8 +78,7 @@ struct Tally {
 pub struct Session {
     kernel: Kernel,
     ring: Ring,
-    links: Links,
-    accept: AcceptHooks,
+    accept: accept::Returns,
     targets: Vec<Watched>,
     /// Which target a process belongs to: the watched ones and their forked children.
     by_pid: HashMap<u32, usize>,
@@ -111,13 +109,11 @@ impl Session {
         let sizes = Sizes { targets: processes.len() as u32, ring_bytes: options.ring_bytes };
         let mut kernel = Kernel::load(sizes)?;
         let ring = kernel.ring()?;
-        let mut links = Links::default();
-        let accept = kernel.attach(&mut links)?;
+        let hooks = kernel.attach()?;
         let mut session = Session {
             kernel,
             ring,
-            links,
-            accept,
+            accept: accept::Returns::new(hooks),
             targets: Vec::new(),
             by_pid: HashMap::new(),
             table: Table::new(options.limits),
@@ -129,6 +125,7 @@ impl Session {
         for (slot, (process, claim)) in processes.into_iter().zip(claims).enumerate() {
             session.watch(slot as u32, process, claim)?;
         }
+        session.notice_gone();
         session.refreshed_ns = clock::monotonic_ns();
         trim_heap();
         log::info!("attached in {} ms", started.elapsed().as_millis());
@@ -146,13 +143,27 @@ impl Session {
             self.by_pid.insert(member, index);
         }
         watched.follow_threads(&mut self.kernel)?;
-        watched.open_listeners(&self.accept);
+        watched.open_listeners();
+        watched.attach_accept(&mut self.kernel, &mut self.accept);
         watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
         watched.attach_runtime(&mut self.kernel, &mut self.table, self.options.poll_stack);
         let took = started.elapsed().as_millis();
         log::info!("watching process {pid} ({}), runtime {}: {took} ms", watched.process.comm, watched.runtime());
         self.targets.push(watched);
         Ok(())
+    }
+
+    /// A process that ended before the kernel half knew of it is reported by nobody.
+    fn notice_gone(&mut self) {
+        let gone: Vec<u32> =
+            self.targets.iter().map(|watched| &watched.process).filter(|p| !p.is_running()).map(|p| p.pid).collect();
+        // Whose end was reported is not running any more after this.
+        while self.drain() {}
+        let now = clock::monotonic_ns();
+        for watched in self.targets.iter_mut().filter(|w| w.running() && gone.contains(&w.process.pid)) {
+            self.by_pid.remove(&watched.process.pid);
+            watched.exited(watched.process.pid, &mut self.table, now);
+        }
     }
 
     /// A descriptor that becomes readable when the ring should be drained at once.
@@ -229,6 +240,7 @@ impl Session {
         for watched in &mut self.targets {
             watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
             watched.adopt_children(&mut self.kernel);
+            watched.attach_accept(&mut self.kernel, &mut self.accept);
         }
         let gone = self.table.expire(now);
         for watched in &mut self.targets {
@@ -304,7 +316,7 @@ impl Session {
     /// Detaches everything, and says how long that took.
     pub fn stop(mut self) -> std::time::Duration {
         let started = Instant::now();
-        let mut links = std::mem::take(&mut self.links);
+        let mut links = self.accept.take_tracepoints();
         for watched in &mut self.targets {
             links.absorb(watched.stop(&mut self.kernel));
         }

@@ -7,15 +7,15 @@ use memmap2::Mmap;
 use profiler_common::map::{SchedStats, Target as TargetEntry, target_flag};
 use rustc_hash::FxHashMap;
 
-use super::accept::Slots;
+use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
 use super::probes::Probes;
-use crate::kernel::attach::{AcceptHooks, Links};
+use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::model::task::TypeInfo;
-use crate::runtime::{Instance, Lineage, Plan, RUNTIMES, TaskType};
+use crate::runtime::{Instance, Lineage, Plan, ProbeSpec, RUNTIMES, TaskType};
 use crate::status::{ProbeState, TargetStatus};
 use crate::target::elf::Binary;
 use crate::target::listener::{Listeners, ListeningSocket};
@@ -41,6 +41,8 @@ pub(super) struct Watched {
     tables: Vec<TargetId>,
     listeners: Option<Listeners>,
     sockets: Vec<ListeningSocket>,
+    accepts: Option<Probed>,
+    accept_tried: bool,
     ended_ns: Option<u64>,
     pub expired: bool,
     /// Totals that were exported: a counter must not fall when a running span ends between two readings.
@@ -83,6 +85,8 @@ impl Watched {
             tables: Vec::new(),
             listeners: None,
             sockets: Vec::new(),
+            accepts: None,
+            accept_tried: false,
             ended_ns: None,
             expired: false,
             exported: (0, 0),
@@ -122,7 +126,7 @@ impl Watched {
         Ok(())
     }
 
-    pub fn open_listeners(&mut self, hooks: &AcceptHooks) {
+    pub fn open_listeners(&mut self) {
         match Listeners::open(self.process.pid) {
             Ok(listeners) => {
                 self.listeners = Some(listeners);
@@ -130,11 +134,24 @@ impl Watched {
             }
             Err(e) => self.status.set("accept_queue", ProbeState::Broken, e.to_string()),
         }
-        for (probe, hook) in [("accept_depth", &hooks.depth), ("accept_wait", &hooks.wait)] {
-            match hook {
-                Ok(how) => self.status.set(probe, ProbeState::Attached, *how),
-                Err(why) => self.status.set(probe, ProbeState::Unsupported, why),
+    }
+
+    /// Attaches to accept where it is not: a program that listens on nothing pays nothing.
+    pub fn attach_accept(&mut self, kernel: &mut Kernel, returns: &mut Returns) {
+        if !self.running() || self.accepts.is_some() || self.accept_tried {
+            return;
+        }
+        match &returns.hooks.depth {
+            Ok(()) => self.status.set("accept_depth", ProbeState::Attached, "by BTF tracepoint sk_data_ready"),
+            Err(why) => self.status.set("accept_depth", ProbeState::Unsupported, why),
+        }
+        self.accept_tried = true;
+        match returns.attach(kernel, &self.process, &self.members()) {
+            Ok((probed, how)) => {
+                self.accepts = probed;
+                self.status.set("accept_wait", ProbeState::Attached, how);
             }
+            Err(why) => self.status.set("accept_wait", ProbeState::Broken, why),
         }
     }
 
@@ -239,7 +256,10 @@ impl Watched {
         let mut plan = None;
         for runtime in RUNTIMES {
             plan = runtime.detect(&binary).map_err(|e| broken(&e))?;
-            if plan.is_some() {
+            if let Some(plan) = &mut plan {
+                if poll_stack && plan.lineage == Lineage::ThreadLocal {
+                    with_poll_stack(plan, runtime.poll_probes(&binary))?;
+                }
                 break;
             }
         }
@@ -270,6 +290,11 @@ impl Watched {
         for child in std::mem::take(&mut self.forked) {
             if !self.members.contains(&child) {
                 continue;
+            }
+            if let Some(accepts) = &mut self.accepts
+                && let Err(e) = accepts.add(kernel, child)
+            {
+                log::debug!("process {child}: {e}");
             }
             let Some(runtime) = &mut self.runtime else { continue };
             if runtime.probes.covers(child) {
@@ -306,6 +331,7 @@ impl Watched {
             Err(e) => log::debug!("{e}"),
         }
         self.status.probes.retain(|row| !row.probe.starts_with("task"));
+        (self.accepts, self.accept_tried) = (None, false);
         (self.runtime_name, self.runtime_version) = ("none", None);
         self.attach_runtime(kernel, table, poll_stack);
         log::info!("process {} has replaced its image, runtime {}", self.process.pid, self.runtime_name);
@@ -322,6 +348,7 @@ impl Watched {
             if let Some(runtime) = self.runtime.take() {
                 table.end_target(runtime.table, time_ns);
             }
+            self.accepts = None;
             self.status.ended();
             self.ended_ns = Some(time_ns);
             self.listeners = None;
@@ -333,7 +360,9 @@ impl Watched {
         for &pid in &self.members {
             kernel.remove_target(pid);
         }
-        self.runtime.as_mut().map(|runtime| runtime.probes.take_all()).unwrap_or_default()
+        let mut links = self.runtime.as_mut().map(|runtime| runtime.probes.take_all()).unwrap_or_default();
+        links.absorb(self.accepts.take().map(Probed::take).unwrap_or_default());
+        links
     }
 
     /// Leaves the snapshots once its retention is over.
@@ -433,6 +462,17 @@ fn entry(slot: u32, plan: &Plan, (image_start, image_end): (u64, u64)) -> Target
     let mut layout = plan.layout;
     (layout.image_start, layout.image_end) = (image_start, image_end);
     TargetEntry { slot, flags: flags & FLAGS, layout }
+}
+
+/// Makes a plan find parents by poll probes, as it was asked to.
+fn with_poll_stack(plan: &mut Plan, polls: Option<Vec<ProbeSpec>>) -> Result<(), (ProbeState, String)> {
+    let polls = polls.ok_or((ProbeState::Unsupported, "the starts and ends of polls were not found".to_owned()))?;
+    plan.probes.extend(polls);
+    plan.lineage = Lineage::PollStack;
+    if let Some(signal) = plan.signals.iter_mut().find(|signal| signal.name == "task_parent") {
+        signal.state = Ok("by a stack of polls, as asked for".to_owned());
+    }
+    Ok(())
 }
 
 fn type_info(kind: &TaskType) -> TypeInfo {

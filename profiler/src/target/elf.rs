@@ -106,6 +106,8 @@ pub struct Binary<'data> {
     pub relocatable: bool,
     /// The thread-local segment.
     pub thread_local: Option<ThreadLocal>,
+    /// Whether it is linked when it is started.
+    pub interpreter: bool,
     /// The GNU build id.
     pub build_id: Option<&'data [u8]>,
     /// Symbols sorted by address; those of the dynamic table where the file is stripped.
@@ -131,6 +133,7 @@ impl<'data> Binary<'data> {
             segments: segments(data, programs)?,
             relocatable: header.e_type.get(Le) == elf::ET_DYN,
             thread_local: thread_local(programs)?,
+            interpreter: programs.iter().any(|program| program.p_type.get(Le) == elf::PT_INTERP),
             build_id: None,
             symbols: Vec::new(),
             functions: Vec::new(),

@@ -1,5 +1,6 @@
 //! Which processes, and what is in them. Never a runtime.
 
+pub mod accept_site;
 pub mod elf;
 pub mod listener;
 pub mod process;

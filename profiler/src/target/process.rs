@@ -156,6 +156,21 @@ impl Process {
             .collect())
     }
 
+    /// Paths of the files that are mapped with code, as the process sees them.
+    pub fn mapped_files(&self) -> Vec<String> {
+        let Ok(maps) = open(self.pid).and_then(|p| p.maps().map_err(|e| translate(self.pid, "the memory map", e)))
+        else {
+            return Vec::new();
+        };
+        maps.iter()
+            .filter(|map| map.perms.contains(procfs::process::MMPermissions::EXECUTE))
+            .filter_map(|map| match &map.pathname {
+                procfs::process::MMapPath::Path(path) => path.to_str().map(str::to_owned),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// Ids of all threads.
     pub fn threads(&self) -> Vec<u32> {
         let Ok(entries) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return Vec::new() };

@@ -106,10 +106,15 @@ fn check_queue(arguments: &[&str]) {
     table.equal("accepted so far", 0, watched.metric(&page, "accepted_total", 1));
     watched.fixture.ask("sleep 400");
     let accepted = watched.fixture.ask(&format!("accept {CONNECTIONS}"));
-    let waits: Vec<u64> = accepted["accepted"].as_array().expect("a list").iter().map(|connection| {
-        let (_, established) = &clients[&(number(&connection["peer_port"]) as u16)];
-        number(&connection["ns"]) - established
-    }).collect();
+    let waits: Vec<u64> = accepted["accepted"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|connection| {
+            let (_, established) = &clients[&(number(&connection["peer_port"]) as u16)];
+            number(&connection["ns"]) - established
+        })
+        .collect();
     let page = watched.profiler.page();
     table.equal("accepted", waits.len() as u64, watched.metric(&page, "accepted_total", 1));
     table.equal("length afterwards", watched.queue(&inode), watched.metric(&page, "accept_queue_length", 1));
@@ -212,7 +217,11 @@ fn reuseport() {
     for (nth, &index) in order.iter().enumerate() {
         let seen = watched.metric(&page, "accept_queue_length", nth + 1);
         table.equal(format!("length of socket {index}"), watched.queue(&inodes[index]), seen);
-        table.equal(format!("depths of socket {index}"), seen, watched.metric(&page, "accept_queue_depth_count", nth + 1));
+        table.equal(
+            format!("depths of socket {index}"),
+            seen,
+            watched.metric(&page, "accept_queue_depth_count", nth + 1),
+        );
     }
     // One socket alone, then all that is left.
     watched.fixture.ask("accept-on 0 5");

@@ -188,8 +188,16 @@ fn ends_with_its_target() {
     let pid = fixture.pid().to_string();
     let printing = launch(&["attach", "--pid", &pid, "--duration", "10m", "--print"]);
     assert!(printing.error_line(|line| line.contains("watching process")).is_some(), "{:?}", printing.errors());
-    let serving =
-        Profiler::start(&["attach", "--pid", &pid, "--force", "--retention", "2s", "--web.listen-address", "127.0.0.1:0"]);
+    let serving = Profiler::start(&[
+        "attach",
+        "--pid",
+        &pid,
+        "--force",
+        "--retention",
+        "2s",
+        "--web.listen-address",
+        "127.0.0.1:0",
+    ]);
     table.equal("exit code of the target", 0, fixture.quit().unwrap_or(-1));
     let up = wait::until_or_last(|| serving.page().value("profiler_target_up", &[]), |&up| up == 0.0);
     table.equal("up", 0.0, up);

@@ -65,7 +65,9 @@ fn spinning_thread() {
     let cpu = (after.on_cpu_ns - before.on_cpu_ns) as f64 / 1e9;
     let seen = (seen_after.on_cpu_ns - seen_before.on_cpu_ns) as f64 / 1e9;
     on_cpu(&mut table, cpu, seen, kernel::stolen_seconds() - stolen);
-    let switches = |a: Account, b: Account| (b.voluntary_switches - a.voluntary_switches, b.involuntary_switches - a.involuntary_switches);
+    let switches = |a: Account, b: Account| {
+        (b.voluntary_switches - a.voluntary_switches, b.involuntary_switches - a.involuntary_switches)
+    };
     let (truth, seen) = (switches(before, after), switches(seen_before, seen_after));
     table.equal("voluntary switches", truth.0, seen.0);
     table.equal("involuntary switches", truth.1, seen.1);

@@ -171,7 +171,12 @@ fn v1_20_stripped_is_unsupported() {
         table.holds(format!("{probe}: {detail}"), "unsupported", state, state == "unsupported");
     }
     let (_, detail) = target.probe("task_spawn").unwrap_or_default();
-    table.holds("the reason names", "1.20 and stripped", detail, detail.contains("1.20") && detail.contains("stripped"));
+    table.holds(
+        "the reason names",
+        "1.20 and stripped",
+        detail,
+        detail.contains("1.20") && detail.contains("stripped"),
+    );
     let page = profiler.page();
     table.equal("series of tasks", false, page.has("profiler_tasks_spawned_total", &[]));
     let switches = page.sum("profiler_sched_switches_total", &[]);

@@ -44,6 +44,15 @@ impl Runtime for Tokio {
             None => without_probes(version),
         }))
     }
+
+    fn poll_probes(&self, binary: &Binary<'_>) -> Option<Vec<ProbeSpec>> {
+        let vtables = vtable::by_shape(binary);
+        if !vtables.is_empty() {
+            return poll_specs(binary, vtable::WITH_OFFSETS, &vtables);
+        }
+        let (layout, vtables) = vtable::by_symbol(binary, Version::find(binary.data)?)?;
+        poll_specs(binary, layout, &vtables)
+    }
 }
 
 /// The signals of a plan, in the order of the rows.
@@ -51,10 +60,12 @@ const SIGNALS: [&str; 5] = ["task_spawn", "task_complete", "task_parent", "task_
 
 /// A plan that says why nothing can be observed.
 fn without_probes(version: Version) -> Plan {
-    let reason = match version.minor {
-        ..vtable::OLDEST => format!("Tokio {version} is older than 1.{}", vtable::OLDEST),
-        ..=22 => format!("Tokio {version} is only understood with symbols, and this binary is stripped"),
-        _ => format!("no task type of Tokio {version} was found: the binary may never spawn a task"),
+    let reason = if version.minor < vtable::OLDEST {
+        format!("Tokio {version} is older than 1.{}", vtable::OLDEST)
+    } else if version.minor < 23 {
+        format!("Tokio {version} is only understood with symbols, and this binary is stripped")
+    } else {
+        format!("no task type of Tokio {version} was found: the binary may never spawn a task")
     };
     Plan {
         runtime: "tokio",
@@ -146,16 +157,6 @@ fn poll_specs(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> Option
     let mut specs = of(Hook::PollStart, starts);
     specs.extend(of(Hook::PollEnd, ends));
     Some(specs)
-}
-
-/// The probes that a poll stack needs, for a plan that does without: to compare both ways of finding parents.
-pub fn poll_probes(binary: &Binary<'_>) -> Option<Vec<ProbeSpec>> {
-    let vtables = vtable::by_shape(binary);
-    if !vtables.is_empty() {
-        return poll_specs(binary, vtable::WITH_OFFSETS, &vtables);
-    }
-    let (layout, vtables) = vtable::by_symbol(binary, Version::find(binary.data)?)?;
-    poll_specs(binary, layout, &vtables)
 }
 
 /// A probe at a site.

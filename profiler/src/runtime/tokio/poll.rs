@@ -1,5 +1,7 @@
 //! Where polls begin and end, for the stack of polled tasks that each thread then keeps.
 
+use std::collections::HashSet;
+
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::vtable::{Layout, Vtable};
@@ -9,6 +11,8 @@ use crate::target::site::{self, Site};
 
 /// Instructions between the load of the vtable and the call of its first function.
 const BEFORE: usize = 8;
+/// Instructions of a function that does nothing but pass a task on to its poll.
+const PASSING: usize = 6;
 /// Instructions between the call and the end of the poll.
 const BEHIND: usize = 30;
 
@@ -27,40 +31,84 @@ pub(super) fn starts(binary: &Binary<'_>, vtables: &[Vtable]) -> Vec<Site> {
 /// Where each poll has ended: behind the calls through a task's vtable, which are not monomorphised.
 pub(super) fn ends(binary: &Binary<'_>, layout: Layout) -> Vec<Site> {
     let mut found = Vec::new();
-    let mut bodies: Vec<(u64, Body)> = Vec::new();
+    // Functions that only pass a task on to its poll, in whose callers the poll then ends.
+    let mut passing = HashSet::new();
+    let mut bodies = Recent::default();
     for (base, code) in binary.code() {
         for (at, pair) in code.windows(2).enumerate() {
-            // `call [r]`, but for rsp and rbp, which are encoded otherwise.
-            if pair[0] != 0xff || !matches!(pair[1], 0x10..=0x13 | 0x16 | 0x17) {
+            // `call [r]` and `jmp [r]`, but for rsp and rbp, which are encoded otherwise.
+            if pair[0] != 0xff || !matches!(pair[1], 0x10..=0x13 | 0x16 | 0x17 | 0x20..=0x23 | 0x26 | 0x27) {
                 continue;
             }
             let address = base + at as u64;
-            let Some(function) = binary.function_at(address).copied() else { continue };
-            if bodies.last().is_none_or(|(start, _)| *start != function.start) {
-                let Some(body) = Body::decode(binary, &function) else { continue };
-                bodies.clear();
-                bodies.push((function.start, body));
-            }
-            let Some((_, body)) = bodies.last() else { continue };
+            let Some((function, body)) = bodies.at(binary, address) else { continue };
             // The prefix of a high register comes first.
-            let call = body.index_of(address).or_else(|| body.index_of(address - 1));
-            if let Some(call) = call.filter(|&call| is_poll(body, call, layout)) {
-                found.extend(behind(body, call));
+            let Some(call) = body.index_of(address).or_else(|| body.index_of(address - 1)) else { continue };
+            if !is_poll(body, call, layout) {
+                continue;
+            }
+            match body.instructions[call].flow_control() {
+                FlowControl::IndirectCall => found.extend(behind(body, call)),
+                FlowControl::IndirectBranch if call < PASSING => {
+                    passing.insert(function);
+                }
+                _ => {}
             }
         }
+    }
+    if !passing.is_empty() {
+        found.extend(behind_callers(binary, &passing));
     }
     found.sort_unstable_by_key(|site| site.address);
     found.dedup();
     found
 }
 
-/// `mov rA, [rB + vtable]; …; call [rA]`, with rB, the task, in rdi too.
+/// The sites behind the calls of some functions: `call f`, or `call [rip + slot]` of a slot that holds its address.
+fn behind_callers(binary: &Binary<'_>, functions: &HashSet<u64>) -> Vec<Site> {
+    let mut found = Vec::new();
+    let mut bodies = Recent::default();
+    for (base, code) in binary.code() {
+        for (at, bytes) in code.windows(6).enumerate() {
+            let (length, distance) = match *bytes {
+                [0xe8, a, b, c, d, _] => (5, i32::from_le_bytes([a, b, c, d])),
+                [0xff, 0x15, a, b, c, d] => (6, i32::from_le_bytes([a, b, c, d])),
+                _ => continue,
+            };
+            let address = base + at as u64;
+            let to = (address + length).wrapping_add_signed(distance.into());
+            let to = if length == 5 { Some(to) } else { binary.word(to) };
+            if !to.is_some_and(|to| functions.contains(&to)) {
+                continue;
+            }
+            let Some((_, body)) = bodies.at(binary, address) else { continue };
+            found.extend(body.index_of(address).and_then(|call| behind(body, call)));
+        }
+    }
+    found
+}
+
+/// The function that was decoded last: scans ask for the same one many times.
+#[derive(Default)]
+struct Recent(Option<(u64, Body)>);
+
+impl Recent {
+    /// The start and the code of the function at `address`.
+    fn at(&mut self, binary: &Binary<'_>, address: u64) -> Option<(u64, &Body)> {
+        let function = binary.function_at(address)?;
+        if self.0.as_ref().is_none_or(|(start, _)| *start != function.start) {
+            self.0 = Some((function.start, Body::decode(binary, function)?));
+        }
+        self.0.as_ref().map(|(start, body)| (*start, body))
+    }
+}
+
+/// `mov rA, [rB + vtable]; …; call [rA]` or `jmp [rA]`, with rB, the task, in rdi too.
 fn is_poll(body: &Body, call: usize, layout: Layout) -> bool {
     let code = &body.instructions;
     let instruction = &code[call];
     let table = instruction.memory_base();
-    let plain = instruction.flow_control() == FlowControl::IndirectCall
-        && instruction.op0_kind() == OpKind::Memory
+    let plain = instruction.op0_kind() == OpKind::Memory
         && instruction.memory_displacement64() == 0
         && instruction.memory_index() == Register::None;
     if !plain {

@@ -16,6 +16,8 @@ const MAX_STEPS: usize = 4000;
 const MAX_LENGTH: usize = 800;
 /// Instructions that are followed behind the copy.
 const MAX_BEHIND: usize = 48;
+/// Instructions between the allocation and the reference.
+const MAX_AHEAD: usize = 24;
 /// Instructions before the reference that may have stored the id.
 const MAX_BEFORE: usize = 200;
 
@@ -288,7 +290,54 @@ impl<'b> Path<'b> {
         {
             return before;
         }
-        self.behind(task, shared).or(before)
+        self.behind(task, shared).or(before).or_else(|| self.ahead().filter(|_| !shared))
+    }
+
+    /// The last emulated instruction ahead of the path, where the task is built on the heap at once: the check of the
+    /// allocator's answer. The id is then in the register from which it will be stored.
+    fn ahead(&self) -> Option<Found> {
+        let code = &self.body.instructions;
+        let (start, store) = (*self.passed.first()?, *self.passed.last()?);
+        let straight = self.passed.windows(2).all(|pair| pair[1] == pair[0] + 1);
+        let from = (start.saturating_sub(MAX_AHEAD)..start).rev().find(|&index| site::is_emulated(&code[index]))?;
+        let between = &code[from + 1..start];
+        let branched = self.body.is_joined(code[from].ip(), code[start].ip());
+        if !straight || branched || between.iter().any(|i| i.flow_control() != FlowControl::Next) {
+            return None;
+        }
+        let begin = Values::new();
+        let mut values = begin.clone();
+        code[from..store].iter().for_each(|instruction| values.step(instruction));
+        let task = values.of(code[store].memory_base())?;
+        let argument = site::argument(begin.register(task)?)?;
+        let site = Site { address: code[from].ip(), argument, displacement: 0, emulated: true };
+        Some(Found { site, shared: false, id: self.stored_id(&begin, values, task, from, store) })
+    }
+
+    /// The register that held the id when the path to `from` began, by the store that follows `store`.
+    fn stored_id(&self, begin: &Values, mut values: Values, task: Value, from: usize, store: usize) -> IdPlace {
+        let code = &self.body.instructions;
+        let mut earlier = begin.clone();
+        for (index, instruction) in code.iter().enumerate().take(store + MAX_BEHIND).skip(from) {
+            // The id may be stored on either side of the vtable.
+            let state = if index < store { &mut earlier } else { &mut values };
+            let place = instruction.memory_displacement64() as i64;
+            let stores = instruction.mnemonic() == Mnemonic::Mov
+                && instruction.op0_kind() == OpKind::Memory
+                && instruction.op1_register().is_gpr64()
+                && instruction.memory_index() == Register::None
+                && Some(place) == self.id
+                && state.of(instruction.memory_base()) == Some(task);
+            if stores {
+                let register = state.of(instruction.op1_register()).and_then(|id| begin.register(id));
+                return register.and_then(site::argument).map_or(IdPlace::Nowhere, IdPlace::Register);
+            }
+            if index > from && instruction.flow_control() != FlowControl::Next {
+                break;
+            }
+            state.step(instruction);
+        }
+        IdPlace::Nowhere
     }
 
     /// The last emulated instruction before the copy at which a register holds the task's address.

@@ -1,0 +1,168 @@
+#!/usr/bin/env bash
+# Proves the dashboard and the rules against a real Prometheus: it scrapes the profiler, which watches a Tokio server
+# under load, and every query of every panel, of every variable and of every recording rule must return data.
+#
+#   deploy/grafana/check.sh [PROFILER [FIXTURE]]
+#
+# Needs root, prometheus, promtool, curl and jq. Ends only what it has started.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+profiler=${1:-$root/target/release/profiler}
+fixture=${2:-$root/target/fixtures/latest/release/fixture}
+dashboard=$here/profiler-tokio.json
+rules=$root/deploy/prometheus/rules.yml
+rate_interval=10s # what Grafana would put in for $__rate_interval: four scrapes at least
+warm_up=20        # seconds of load before the first query
+
+for tool in prometheus promtool curl jq; do
+    command -v "$tool" >/dev/null || { echo "error: $tool is missing (Debian: apt-get install prometheus curl jq)" >&2; exit 1; }
+done
+for program in "$profiler" "$fixture"; do
+    [ -x "$program" ] || { echo "error: no $program: run \`cargo xtask test\`, which builds it" >&2; exit 1; }
+done
+
+jq -e "[.panels[].id] | length == (unique | length)" "$dashboard" >/dev/null || { echo "error: panels share an id" >&2; exit 1; }
+promtool check rules "$rules"
+promtool test rules "$root/deploy/prometheus/rules_test.yml"
+
+work=$(mktemp -d)
+started=()
+finish() {
+    status=$?
+    # The fixture ends with its standard input; the others end when they are told to.
+    exec 9>&- || true
+    for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
+    for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
+    rm -rf "$work"
+    exit "$status"
+}
+trap finish EXIT
+
+# A free port of the loopback address: one that nobody listens on.
+free_port() {
+    local port
+    for _ in $(seq 50); do
+        port=$((20000 + RANDOM % 12000))
+        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "$port"; return; fi
+    done
+    echo "error: no free port" >&2; return 1
+}
+
+await() { # URL SECONDS
+    for _ in $(seq "$(($2 * 10))"); do
+        if curl -sf -o "$work/answer" "$1"; then return; fi
+        sleep 0.1
+    done
+    echo "error: no answer from $1" >&2
+    cat "$work"/*.log >&2
+    return 1
+}
+
+# The server that is watched.
+mkfifo "$work/stdin"
+"$fixture" http 0 <"$work/stdin" >"$work/ready" 2>"$work/fixture.log" &
+started+=($!)
+exec 9>"$work/stdin"
+for _ in $(seq 100); do [ -s "$work/ready" ] && break; sleep 0.1; done
+pid=$(jq -r .pid "$work/ready")
+port=$(jq -r .port "$work/ready")
+
+# The profiler.
+metrics_port=$(free_port)
+"$profiler" attach --pid "$pid" --web.listen-address "127.0.0.1:$metrics_port" 2>"$work/profiler.log" &
+started+=($!)
+await "http://127.0.0.1:$metrics_port/readyz" 30
+
+# The load: new connections (for the accept queue), and many requests on old ones (for tasks and the run queue).
+load() {
+    while true; do
+        curl -s "http://127.0.0.1:$port/spawn#[1-200]" "http://127.0.0.1:$port/work?us=300#[1-20]" >/dev/null || true
+        for _ in 1 2 3 4 5; do curl -s "http://127.0.0.1:$port/" >/dev/null || true; done
+    done
+}
+load & started+=($!)
+load & started+=($!)
+
+# Prometheus.
+prometheus_port=$(free_port)
+cat >"$work/prometheus.yml" <<YAML
+global: { scrape_interval: 1s, evaluation_interval: 1s }
+rule_files: ["$rules"]
+scrape_configs:
+  - job_name: profiler
+    static_configs: [{ targets: ["127.0.0.1:$metrics_port"] }]
+YAML
+promtool check config "$work/prometheus.yml"
+prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/data" \
+    --web.listen-address="127.0.0.1:$prometheus_port" --log.level=error 2>"$work/prometheus.log" &
+started+=($!)
+api=http://127.0.0.1:$prometheus_port
+await "$api/-/ready" 30
+echo "measuring for $warm_up s ..."
+sleep "$warm_up"
+
+failures=0
+checked=0
+expect_data() { # WHAT QUERY
+    local query=$2 answer rows
+    query=${query//'$__rate_interval'/$rate_interval}
+    query=${query//'$instance'/.*}
+    query=${query//'$process'/fixture}
+    query=${query//'$pid'/$pid}
+    checked=$((checked + 1))
+    answer=$(curl -s --get --data-urlencode "query=$query" "$api/api/v1/query")
+    # NaN is what a quantile of nothing is: it is no data.
+    rows=$(jq '[.data.result[]? | select(.value[1] != "NaN")] | length' <<<"$answer")
+    if [ "${rows:-0}" -gt 0 ]; then
+        printf 'ok    %3d series  %s\n' "$rows" "$1"
+    else
+        printf 'FAIL  %s\n      %s\n      %s\n' "$1" "$query" "$(jq -r '.error // "no data"' <<<"$answer")"
+        failures=$((failures + 1))
+    fi
+}
+
+while IFS=$'\t' read -r title query; do
+    expect_data "panel: $title" "$query"
+done < <(jq -r '.panels[] | .title as $t | .targets[]? | [$t, .expr] | join("\t")' "$dashboard")
+
+while IFS=$'\t' read -r name definition; do
+    inner=${definition#label_values(}
+    inner=${inner%)}
+    selector=${inner%,*}
+    label=${inner##*, }
+    expect_data "variable: $name" "count by ($label) ($selector)"
+done < <(jq -r '.templating.list[] | select(.type == "query") | [.name, .definition] | join("\t")' "$dashboard")
+
+while read -r record; do
+    expect_data "recording rule: $record" "$record"
+done < <(sed -n 's/^ *- record: //p' "$rules")
+
+# No alert fires on a healthy server, and every rule can be evaluated.
+alerts=$(curl -s "$api/api/v1/alerts" | jq -r '.data.alerts[] | select(.state == "firing") | .labels.alertname')
+if [ -n "$alerts" ]; then
+    echo "FAIL  alerts fire on a healthy server: $alerts"
+    failures=$((failures + 1))
+fi
+unhealthy=$(curl -s "$api/api/v1/rules" | jq -r '.data.groups[].rules[] | select(.health != "ok") | "\(.name): \(.lastError)"')
+if [ -n "$unhealthy" ]; then
+    echo "FAIL  rules: $unhealthy"
+    failures=$((failures + 1))
+fi
+
+# Every metric that the page has is on the dashboard, but for those that are standard and say nothing of this program.
+queries=$(jq -r '.. | .expr? // empty' "$dashboard")
+exempt=' process_virtual_memory_bytes process_max_fds process_start_time_seconds '
+while read -r metric; do
+    if [[ $exempt != *" $metric "* ]] && ! grep -qE "\b${metric}(_bucket)?\b" <<<"$queries"; then
+        echo "FAIL  no panel shows $metric"
+        failures=$((failures + 1))
+    fi
+done < <(curl -s "http://127.0.0.1:$metrics_port/metrics" | sed -n 's/^# TYPE \([^ ]*\) .*/\1/p')
+
+if [ "$failures" -gt 0 ]; then
+    echo "$failures failures; $checked queries"
+    exit 1
+fi
+echo "all $checked queries have data, and every metric has a panel"
