@@ -139,14 +139,15 @@ impl Session {
         let pid = process.pid;
         let index = self.targets.len();
         let mut watched = Watched::new(slot, process, claim);
+        // Arrivals before accepts: what is accepted at a listener that is not known yet would count as lost.
+        watched.open_listeners();
+        watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
         for member in watched.members() {
             self.kernel.set_target(member, TargetEntry { slot, ..TargetEntry::default() })?;
             self.by_pid.insert(member, index);
         }
         watched.follow_threads(&mut self.kernel)?;
-        watched.open_listeners();
         watched.attach_accept(&mut self.kernel, &mut self.accept);
-        watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
         watched.attach_runtime(&mut self.kernel, &mut self.table, self.options.poll_stack);
         let took = started.elapsed().as_millis();
         log::info!("watching process {pid} ({}), runtime {}: {took} ms", watched.process.comm, watched.runtime());
