@@ -278,6 +278,6 @@ mod tests {
             0x48, 0xff, 0xc0, //
             0x64, 0x48, 0x89, 0x04, 0x25, 0xf8, 0xff, 0xff, 0xff,
         ];
-        assert_eq!(exchanges(&code), []);
+        assert_eq!(exchanges(&code), Vec::<i64>::new());
     }
 }
