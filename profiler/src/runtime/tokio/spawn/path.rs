@@ -1,6 +1,6 @@
 //! The way of one task from the store of its vtable to its place on the heap.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
@@ -297,14 +297,6 @@ impl<'b> Path<'b> {
         let (Some(to), Some(from)) = (self.values.of(Register::RDI), self.values.of(Register::RSI)) else {
             return Event::None;
         };
-        if !self.place(from).is_some_and(|from| self.images.contains(&from)) {
-            return Event::None;
-        }
-        // Moved within the frame.
-        if let Some(to) = self.place(to) {
-            self.images.push(to);
-            return Event::None;
-        }
         // A function that only looks at what is in the frame is told no size, or that of something else.
         let (register, unit) = match instruction.mnemonic() {
             Mnemonic::Movsq => (Register::RCX, 8),
@@ -313,35 +305,58 @@ impl<'b> Path<'b> {
             _ => (Register::RDX, 1),
         };
         let size = self.values.of(register).and_then(|count| self.constant(count)).and_then(|n| n.checked_mul(unit));
-        if size.is_some_and(|size| size >= self.least) { Event::Copied(to) } else { Event::None }
+        let whole = size.is_some_and(|size| size >= self.least);
+        if !whole || !self.place(from).is_some_and(|from| self.images.contains(&from)) {
+            return Event::None;
+        }
+        match self.place(to) {
+            // Moved within the frame.
+            Some(to) => {
+                self.images.push(to);
+                Event::None
+            }
+            None => Event::Copied(to),
+        }
     }
 
     /// The place in the frame whose address `value` is.
     fn place(&self, value: Value) -> Option<Frame> {
         let known = self.pointers.iter().rev().find(|&&(known, _)| known == value).map(|&(_, place)| place);
-        known.or_else(|| self.pointer(self.origin(value)?))
+        known.or_else(|| self.origins(value).into_iter().find_map(|origin| self.pointer(origin)))
     }
 
     /// The constant that `value` is.
     fn constant(&self, value: Value) -> Option<u64> {
         let known = self.constants.iter().rev().find(|&&(known, _)| known == value).map(|&(_, constant)| constant);
-        known.or_else(|| self.origin(value).filter(|i| i.mnemonic() == Mnemonic::Mov).and_then(immediate))
+        known.or_else(|| {
+            self.origins(value).into_iter().filter(|i| i.mnemonic() == Mnemonic::Mov).find_map(immediate)
+        })
     }
 
-    /// The instruction ahead of the path that made `value`: code that runs once, outside the loop of the path.
-    fn origin(&self, value: Value) -> Option<&'b Instruction> {
-        let register = Values::new().register(value).filter(|register| KEPT_BY_CALLS.contains(register))?;
-        let writes = |instruction: &&Instruction| {
-            let to = |operand: Register| operand.full_register() == register;
-            match instruction.mnemonic() {
-                // The end of the function, of which the path is not the continuation.
-                Mnemonic::Pop => false,
-                Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt | Mnemonic::Push => false,
-                Mnemonic::Xchg | Mnemonic::Xadd if to(instruction.op1_register()) => true,
-                _ => instruction.op0_kind() == OpKind::Register && to(instruction.op0_register()),
+    /// The instructions ahead of the path that may have made `value`, the nearest first: what a loop needs each time
+    /// is made once, outside of it.
+    fn origins(&self, value: Value) -> Vec<&'b Instruction> {
+        let register = Values::new().register(value).filter(|register| KEPT_BY_CALLS.contains(register));
+        let (Some(register), Some(&start)) = (register, self.passed.first()) else { return Vec::new() };
+        let code = &self.body.instructions;
+        let mut found = Vec::new();
+        let mut seen = HashSet::from([start]);
+        let mut open = VecDeque::from([start]);
+        while let Some(index) = open.pop_front() {
+            let before = index.checked_sub(1).filter(|&before| runs_on(&code[before]));
+            let branches = self.body.sources(code[index].ip()).filter_map(|source| self.body.index_of(source));
+            for ahead in before.into_iter().chain(branches) {
+                if seen.len() >= MAX_STEPS || !seen.insert(ahead) {
+                    continue;
+                }
+                if sets(&code[ahead], register) {
+                    found.push(&code[ahead]);
+                } else {
+                    open.push_back(ahead);
+                }
             }
-        };
-        self.body.instructions[..*self.passed.first()?].iter().rev().find(writes)
+        }
+        found
     }
 
     /// The site for the task at `task`, known since the last instruction passed.
@@ -461,17 +476,7 @@ impl<'b> Path<'b> {
             let branched = self.body.sources(code[index].ip()).any(|source| source != code[own].ip());
             // After a jump, what stands in front of its target may run into it. Calls that never return look as if.
             let before = index.checked_sub(1).filter(|&before| before != own);
-            let runs_on = |before: usize| {
-                !matches!(
-                    code[before].flow_control(),
-                    FlowControl::UnconditionalBranch
-                        | FlowControl::IndirectBranch
-                        | FlowControl::Return
-                        | FlowControl::Exception
-                        | FlowControl::Interrupt
-                )
-            };
-            branched || before.is_some_and(runs_on)
+            branched || before.is_some_and(|before| runs_on(&code[before]))
         })
     }
 
@@ -500,6 +505,28 @@ impl<'b> Path<'b> {
             }
             _ => None,
         }
+    }
+}
+
+/// Whether the instruction behind this one may be the next.
+fn runs_on(instruction: &Instruction) -> bool {
+    !matches!(
+        instruction.flow_control(),
+        FlowControl::UnconditionalBranch
+            | FlowControl::IndirectBranch
+            | FlowControl::Return
+            | FlowControl::Exception
+            | FlowControl::Interrupt
+    )
+}
+
+/// Whether an instruction writes to a general register that calls keep: no multiplication or the like does so unasked.
+fn sets(instruction: &Instruction, register: Register) -> bool {
+    let is = |operand: Register| operand.full_register() == register;
+    match instruction.mnemonic() {
+        Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt | Mnemonic::Push => false,
+        Mnemonic::Xchg | Mnemonic::Xadd if is(instruction.op1_register()) => true,
+        _ => instruction.op0_kind() == OpKind::Register && is(instruction.op0_register()),
     }
 }
 
