@@ -3,6 +3,7 @@
 
 mod accept;
 mod claim;
+mod image;
 mod probes;
 mod target;
 

@@ -8,11 +8,12 @@ mod path;
 #[cfg(test)]
 mod tests;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use iced_x86::{Mnemonic, OpKind};
+use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use self::path::Path;
+use self::path::{Found, Path};
 use super::vtable::{Layout, Vtable};
 use crate::runtime::IdPlace;
 use crate::target::elf::Binary;
@@ -35,43 +36,63 @@ pub(super) struct Creation {
 pub(super) struct Creations {
     /// The sites.
     pub(super) found: Vec<Creation>,
-    /// References to vtables whose creation was not understood: tasks that would be missed.
+    /// References to vtables whose creation was not understood, and vtables without any that was: tasks that would be
+    /// missed.
     pub(super) missed: usize,
-    /// Vtables that no code refers to.
-    pub(super) unreferenced: usize,
 }
 
 /// Finds the creation of the tasks of all `vtables`, which are sorted by address.
 pub(super) fn find(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> Creations {
     let mut bodies: HashMap<u64, Option<Body>> = HashMap::new();
-    let mut sites: BTreeMap<u64, Creation> = BTreeMap::new();
-    let mut creations = Creations::default();
+    let mut sites = Sites::default();
+    let mut missed = 0;
     let mut referenced = HashSet::new();
     for reference in references(binary, vtables) {
         let Some(function) = binary.function_at(reference.address) else { continue };
         let body = bodies.entry(function.start).or_insert_with(|| Body::decode(binary, function));
-        let Some(start) = body.as_ref().and_then(|body| reference.instruction(body)) else { continue };
         let Some(body) = body else { continue };
+        let Some(start) = reference.instruction(body) else { continue };
         referenced.insert(reference.vtable);
-        let vtable = &vtables[reference.vtable];
-        let Some(found) = Path::find(body, start, layout, vtable.id) else {
-            creations.missed += 1;
-            continue;
-        };
-        let creation = Creation { site: found.site, vtable: (!found.shared).then_some(reference.vtable), id: found.id };
-        sites
-            .entry(creation.site.address)
-            .and_modify(|known| {
-                if known.vtable != creation.vtable {
-                    known.vtable = None;
-                    known.id = IdPlace::Vtable;
-                }
-            })
-            .or_insert(creation);
+        let found = Some(start)
+            .filter(|&start| is_load(&body.instructions[start]))
+            .and_then(|start| Path::find(body, start, layout, &vtables[reference.vtable]));
+        match found {
+            Some(found) => found.into_iter().for_each(|found| sites.add(reference.vtable, found)),
+            None => missed += 1,
+        }
     }
-    creations.unreferenced = vtables.len() - referenced.len();
-    creations.found = sites.into_values().collect();
-    creations
+    missed += vtables.len() - referenced.len() + sites.contested.len();
+    Creations { found: sites.known.into_values().map(|(creation, _)| creation).collect(), missed }
+}
+
+/// The sites found so far.
+#[derive(Default)]
+struct Sites {
+    /// By address, and whether the task is complete there.
+    known: BTreeMap<u64, (Creation, bool)>,
+    /// Those that seem to create several types, and cannot tell which: at least one of them is wrong.
+    contested: HashSet<u64>,
+}
+
+impl Sites {
+    fn add(&mut self, vtable: usize, found: Found) {
+        let address = found.site.address;
+        let creation = Creation { site: found.site, vtable: (!found.shared).then_some(vtable), id: found.id };
+        match self.known.entry(address) {
+            _ if self.contested.contains(&address) => {}
+            Entry::Vacant(place) => drop(place.insert((creation, found.built))),
+            Entry::Occupied(place) if place.get().0.vtable == creation.vtable => {}
+            Entry::Occupied(mut place) if found.built && place.get().1 => {
+                let known = &mut place.get_mut().0;
+                known.vtable = None;
+                known.id = if known.id == IdPlace::Nowhere { IdPlace::Nowhere } else { IdPlace::Vtable };
+            }
+            Entry::Occupied(place) => {
+                place.remove();
+                self.contested.insert(address);
+            }
+        }
+    }
 }
 
 /// A place in code that may name a vtable.
@@ -85,19 +106,23 @@ struct Reference {
 }
 
 impl Reference {
-    /// The index of the instruction that loads the vtable's address, where those bytes belong to one.
+    /// The index of the instruction that names the vtable, where those bytes belong to one.
     fn instruction(&self, body: &Body) -> Option<usize> {
         let index = body.instructions.partition_point(|i| i.ip() <= self.address).checked_sub(1)?;
         let instruction = &body.instructions[index];
+        let by_distance = instruction.is_ip_rel_memory_operand() && instruction.ip_rel_memory_address() == self.to;
+        let by_address = instruction.mnemonic() == Mnemonic::Mov && immediate(instruction) == Some(self.to);
         let ends = self.address.checked_add(4) == Some(instruction.next_ip());
-        let loads = match (instruction.mnemonic(), instruction.op1_kind()) {
-            (Mnemonic::Lea | Mnemonic::Mov, OpKind::Memory) => {
-                instruction.is_ip_rel_memory_operand() && instruction.ip_rel_memory_address() == self.to
-            }
-            (Mnemonic::Mov, _) => immediate(instruction) == Some(self.to),
-            _ => false,
-        };
-        (ends && loads).then_some(index)
+        (ends && (by_distance || by_address)).then_some(index)
+    }
+}
+
+/// Whether an instruction that names a vtable puts its address somewhere: all else is not understood.
+fn is_load(instruction: &Instruction) -> bool {
+    match instruction.mnemonic() {
+        Mnemonic::Lea => true,
+        Mnemonic::Mov => instruction.op1_kind() == OpKind::Memory || immediate(instruction).is_some(),
+        _ => false,
     }
 }
 

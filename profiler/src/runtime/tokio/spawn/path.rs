@@ -1,12 +1,12 @@
 //! The way of one task from the store of its vtable to its place on the heap.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use super::super::vtable::Layout;
+use super::super::vtable::{Layout, Vtable};
 use crate::runtime::IdPlace;
-use crate::target::site::code::{self, Body};
+use crate::target::site::code::{self, Body, immediate};
 use crate::target::site::values::{Value, Values};
 use crate::target::site::{self, Site};
 
@@ -20,6 +20,9 @@ const MAX_BEHIND: usize = 48;
 const MAX_AHEAD: usize = 24;
 /// Instructions before the reference that may have stored the id.
 const MAX_BEFORE: usize = 200;
+/// The registers that survive the call of the allocator (System V ABI), so that code outside a loop may set them.
+const KEPT_BY_CALLS: [Register; 6] =
+    [Register::RBX, Register::RBP, Register::R12, Register::R13, Register::R14, Register::R15];
 
 /// What a path led to.
 pub(super) struct Found {
@@ -29,6 +32,8 @@ pub(super) struct Found {
     pub(super) shared: bool,
     /// Where the id is.
     pub(super) id: IdPlace,
+    /// Whether the task is complete there, so that its vtable can be read.
+    pub(super) built: bool,
 }
 
 /// Where the task is built: a place in the stack frame.
@@ -64,6 +69,8 @@ pub(super) struct Path<'b> {
     layout: Layout,
     /// Offset of the id from the task.
     id: Option<i64>,
+    /// A lower limit of the task's size.
+    least: u64,
     values: Values,
     /// The vtable's address.
     vtable: Vec<Value>,
@@ -71,6 +78,8 @@ pub(super) struct Path<'b> {
     images: Vec<Frame>,
     /// Values that are addresses in the frame.
     pointers: Vec<(Value, Frame)>,
+    /// Values that are constants.
+    constants: Vec<(Value, u64)>,
     /// Words that were loaded from the frame, in general registers.
     words: Vec<(Value, Frame)>,
     /// The same in vector registers, by number.
@@ -92,16 +101,19 @@ enum Event {
 }
 
 impl<'b> Path<'b> {
-    /// Follows the code from instruction `start`, which loads the vtable's address.
-    pub(super) fn find(body: &'b Body, start: usize, layout: Layout, id: Option<u64>) -> Option<Found> {
+    /// Follows the code from instruction `start`, which loads the address of `vtable`: all creations that it leads to.
+    /// `None` where one of them was seen, but has no site.
+    pub(super) fn find(body: &'b Body, start: usize, layout: Layout, vtable: &Vtable) -> Option<Vec<Found>> {
         let mut first = Path {
             body,
             layout,
-            id: id.and_then(|id| i64::try_from(id).ok()),
+            id: vtable.id.and_then(|id| i64::try_from(id).ok()),
+            least: vtable.trailer.unwrap_or_else(|| u64::from(layout.vtable_in_header) + 16),
             values: Values::new(),
             vtable: Vec::new(),
             images: Vec::new(),
             pointers: Vec::new(),
+            constants: Vec::new(),
             words: Vec::new(),
             vectors: Vec::new(),
             passed: Vec::new(),
@@ -119,13 +131,14 @@ impl<'b> Path<'b> {
             // A fixed address, stored directly.
             _ => {
                 if let Event::Copied(task) = first.vtable_stored(load) {
-                    return first.site(task);
+                    return first.site(task).map(|found| vec![found]);
                 }
             }
         }
         let mut seen = HashSet::new();
         let mut open = vec![(first, start + 1)];
         let mut steps = 0;
+        let mut found = Vec::new();
         while let Some((mut path, mut index)) = open.pop() {
             while let Some(instruction) = body.instructions.get(index) {
                 steps += 1;
@@ -137,9 +150,7 @@ impl<'b> Path<'b> {
                 }
                 path.passed.push(index);
                 if let Event::Copied(task) = path.follow(instruction) {
-                    if let Some(found) = path.site(task) {
-                        return Some(found);
-                    }
+                    found.push(path.site(task)?);
                     break;
                 }
                 match instruction.flow_control() {
@@ -158,7 +169,7 @@ impl<'b> Path<'b> {
                 }
             }
         }
-        None
+        Some(found).filter(|found| !found.is_empty())
     }
 
     /// Notes which parts of the frame were stored shortly before the path.
@@ -175,8 +186,10 @@ impl<'b> Path<'b> {
 
     fn follow(&mut self, instruction: &Instruction) -> Event {
         let calls = matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
-        if calls || matches!(instruction.mnemonic(), Mnemonic::Movsq | Mnemonic::Movsb | Mnemonic::Movsd) {
-            let event = self.copied_whole();
+        let moves = instruction.is_string_instruction()
+            && matches!(instruction.mnemonic(), Mnemonic::Movsq | Mnemonic::Movsb | Mnemonic::Movsd);
+        if calls || moves {
+            let event = self.copied_whole(instruction);
             self.values.step(instruction);
             self.vectors.clear();
             return event;
@@ -212,6 +225,11 @@ impl<'b> Path<'b> {
             if let Some(place) = pointer {
                 self.pointers.push((value, place));
             }
+            if instruction.mnemonic() == Mnemonic::Mov
+                && let Some(constant) = immediate(instruction)
+            {
+                self.constants.push((value, constant));
+            }
         }
         event
     }
@@ -226,6 +244,9 @@ impl<'b> Path<'b> {
             && self.values.of(register).is_some_and(|value| self.vtable.contains(&value))
         {
             return self.vtable_stored(instruction);
+        }
+        if let Some(place) = place {
+            self.overwritten(place, instruction.memory_size().size() as i64);
         }
         if place.is_some() || instruction.memory_index() != Register::None {
             return Event::None;
@@ -262,16 +283,33 @@ impl<'b> Path<'b> {
         }
     }
 
-    /// A call, or a string instruction: `memcpy(rdi, rsi, …)` of the task.
-    fn copied_whole(&mut self) -> Event {
+    /// Something else was stored where the vtable's address was: another task is being built there.
+    fn overwritten(&mut self, place: Frame, size: i64) {
+        let offset = i64::from(self.layout.vtable_in_header);
+        self.images.retain(|image| {
+            let vtable = image.plus(offset);
+            !vtable.and_then(|vtable| vtable.since(place)).is_some_and(|distance| -8 < distance && distance < size)
+        });
+    }
+
+    /// A call, or a string instruction: `memcpy(rdi, rsi, size)` of the task.
+    fn copied_whole(&mut self, instruction: &Instruction) -> Event {
         let (Some(to), Some(from)) = (self.values.of(Register::RDI), self.values.of(Register::RSI)) else {
             return Event::None;
         };
-        let place = |value| self.pointers.iter().rev().find(|&&(known, _)| known == value).map(|&(_, place)| place);
-        if !place(from).is_some_and(|from| self.images.contains(&from)) {
+        // A function that only looks at what is in the frame is told no size, or that of something else.
+        let (register, unit) = match instruction.mnemonic() {
+            Mnemonic::Movsq => (Register::RCX, 8),
+            Mnemonic::Movsd => (Register::RCX, 4),
+            Mnemonic::Movsb => (Register::RCX, 1),
+            _ => (Register::RDX, 1),
+        };
+        let size = self.values.of(register).and_then(|count| self.constant(count)).and_then(|n| n.checked_mul(unit));
+        let whole = size.is_some_and(|size| size >= self.least);
+        if !whole || !self.place(from).is_some_and(|from| self.images.contains(&from)) {
             return Event::None;
         }
-        match place(to) {
+        match self.place(to) {
             // Moved within the frame.
             Some(to) => {
                 self.images.push(to);
@@ -279,6 +317,46 @@ impl<'b> Path<'b> {
             }
             None => Event::Copied(to),
         }
+    }
+
+    /// The place in the frame whose address `value` is.
+    fn place(&self, value: Value) -> Option<Frame> {
+        let known = self.pointers.iter().rev().find(|&&(known, _)| known == value).map(|&(_, place)| place);
+        known.or_else(|| self.origins(value).into_iter().find_map(|origin| self.pointer(origin)))
+    }
+
+    /// The constant that `value` is.
+    fn constant(&self, value: Value) -> Option<u64> {
+        let known = self.constants.iter().rev().find(|&&(known, _)| known == value).map(|&(_, constant)| constant);
+        known.or_else(|| {
+            self.origins(value).into_iter().filter(|i| i.mnemonic() == Mnemonic::Mov).find_map(immediate)
+        })
+    }
+
+    /// The instructions ahead of the path that may have made `value`, the nearest first: what a loop needs each time
+    /// is made once, outside of it.
+    fn origins(&self, value: Value) -> Vec<&'b Instruction> {
+        let register = Values::new().register(value).filter(|register| KEPT_BY_CALLS.contains(register));
+        let (Some(register), Some(&start)) = (register, self.passed.first()) else { return Vec::new() };
+        let code = &self.body.instructions;
+        let mut found = Vec::new();
+        let mut seen = HashSet::from([start]);
+        let mut open = VecDeque::from([start]);
+        while let Some(index) = open.pop_front() {
+            let before = index.checked_sub(1).filter(|&before| runs_on(&code[before]));
+            let branches = self.body.sources(code[index].ip()).filter_map(|source| self.body.index_of(source));
+            for ahead in before.into_iter().chain(branches) {
+                if seen.len() >= MAX_STEPS || !seen.insert(ahead) {
+                    continue;
+                }
+                if sets(&code[ahead], register) {
+                    found.push(&code[ahead]);
+                } else {
+                    open.push_back(ahead);
+                }
+            }
+        }
+        found
     }
 
     /// The site for the task at `task`, known since the last instruction passed.
@@ -311,7 +389,8 @@ impl<'b> Path<'b> {
         let task = values.of(code[store].memory_base())?;
         let argument = site::argument(begin.register(task)?)?;
         let site = Site { address: code[from].ip(), argument, displacement: 0, emulated: true };
-        Some(Found { site, shared: false, id: self.stored_id(&begin, values, task, from, store) })
+        let id = self.stored_id(&begin, values, task, from, store);
+        Some(Found { site, shared: false, id, built: false })
     }
 
     /// The register that held the id when the path to `from` began, by the store that follows `store`.
@@ -353,7 +432,7 @@ impl<'b> Path<'b> {
                 Frame::Base(at) => IdPlace::Frame(i16::try_from(at).ok()?),
             })
         });
-        Some(Found { site, shared: false, id: id.unwrap_or(IdPlace::Nowhere) })
+        Some(Found { site, shared: false, id: id.unwrap_or(IdPlace::Nowhere), built: false })
     }
 
     /// The first emulated instruction behind the copy: all of the task is on the heap.
@@ -368,8 +447,11 @@ impl<'b> Path<'b> {
                 let site = site::at(&values, task, instruction.ip())?;
                 let told = self.id.and_then(|id| i16::try_from(id).ok());
                 // A shared site must read the vtable, and then finds the id by it.
-                let id = if shared { IdPlace::Vtable } else { told.map_or(IdPlace::Nowhere, IdPlace::Task) };
-                return Some(Found { site, shared, id });
+                let id = match told {
+                    Some(_) if shared => IdPlace::Vtable,
+                    told => told.map_or(IdPlace::Nowhere, IdPlace::Task),
+                };
+                return Some(Found { site, shared, id, built: true });
             }
             if !matches!(instruction.flow_control(), FlowControl::Next | FlowControl::IndirectCall) {
                 return None;
@@ -394,17 +476,7 @@ impl<'b> Path<'b> {
             let branched = self.body.sources(code[index].ip()).any(|source| source != code[own].ip());
             // After a jump, what stands in front of its target may run into it. Calls that never return look as if.
             let before = index.checked_sub(1).filter(|&before| before != own);
-            let runs_on = |before: usize| {
-                !matches!(
-                    code[before].flow_control(),
-                    FlowControl::UnconditionalBranch
-                        | FlowControl::IndirectBranch
-                        | FlowControl::Return
-                        | FlowControl::Exception
-                        | FlowControl::Interrupt
-                )
-            };
-            branched || before.is_some_and(runs_on)
+            branched || before.is_some_and(|before| runs_on(&code[before]))
         })
     }
 
@@ -433,6 +505,28 @@ impl<'b> Path<'b> {
             }
             _ => None,
         }
+    }
+}
+
+/// Whether the instruction behind this one may be the next.
+fn runs_on(instruction: &Instruction) -> bool {
+    !matches!(
+        instruction.flow_control(),
+        FlowControl::UnconditionalBranch
+            | FlowControl::IndirectBranch
+            | FlowControl::Return
+            | FlowControl::Exception
+            | FlowControl::Interrupt
+    )
+}
+
+/// Whether an instruction writes to a general register that calls keep: no multiplication or the like does so unasked.
+fn sets(instruction: &Instruction, register: Register) -> bool {
+    let is = |operand: Register| operand.full_register() == register;
+    match instruction.mnemonic() {
+        Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt | Mnemonic::Push => false,
+        Mnemonic::Xchg | Mnemonic::Xadd if is(instruction.op1_register()) => true,
+        _ => instruction.op0_kind() == OpKind::Register && is(instruction.op0_register()),
     }
 }
 

@@ -2,7 +2,6 @@ use iced_x86::Mnemonic;
 use profiler_common::map::Argument;
 
 use super::super::vtable::WITH_OFFSETS;
-use super::path::{Found, Path};
 use super::*;
 
 /// Offset of the id in the tasks of these examples.
@@ -94,7 +93,10 @@ const SHARED: &[u8] = &[
 fn find(code: &[u8]) -> Option<Found> {
     let body = Body::of(code, 0);
     let lea = body.instructions.iter().position(|i| i.mnemonic() == Mnemonic::Lea && i.is_ip_rel_memory_operand());
-    Path::find(&body, lea?, WITH_OFFSETS, Some(ID))
+    let vtable = Vtable { address: 0, trailer: Some(0x48), scheduler: Some(0x20), id: Some(ID) };
+    let found = Path::find(&body, lea?, WITH_OFFSETS, &vtable)?;
+    assert_eq!(found.len(), 1);
+    found.into_iter().next()
 }
 
 fn check(code: &[u8], address: u64, argument: Argument, id: IdPlace) {
