@@ -165,6 +165,20 @@ pub fn account(pid: u32, tid: u32) -> Account {
     }
 }
 
+/// Time that interrupts and the hypervisor have taken from all CPUs, seconds.
+///
+/// # Panics
+/// The kernel does not say.
+pub fn stolen_seconds() -> f64 {
+    let text = fs::read_to_string("/proc/stat").expect("the kernel keeps statistics");
+    // user nice system idle iowait irq softirq steal, in ticks
+    let ticks: Vec<u64> =
+        text.lines().next().into_iter().flat_map(str::split_whitespace).flat_map(str::parse).collect();
+    // SAFETY: no precondition.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    ticks[5..8].iter().sum::<u64>() as f64 / per_second as f64
+}
+
 /// CLOCK_MONOTONIC, nanoseconds: the clock of the fixtures, and of BPF.
 pub fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -43,11 +43,16 @@ pub fn check() -> Result<Report, KernelError> {
     match Btf::of_running_kernel() {
         Ok(btf) => {
             report.row("kernel types (BTF)", true, &format!("{} types", btf.len()));
-            for feature in Features::probe(&btf).rows() {
-                match &feature.state {
-                    Ok(how) => report.row(feature.name, true, how),
-                    Err(why) => report.row(feature.name, false, why),
+            // Without the capabilities every attempt fails, whatever the kernel can do.
+            if report.usable {
+                for feature in Features::probe(&btf).rows() {
+                    match &feature.state {
+                        Ok(how) => report.row(feature.name, true, how),
+                        Err(why) => report.row(feature.name, false, why),
+                    }
                 }
+            } else {
+                report.row("kernel features", false, "cannot be told without the capabilities above");
             }
         }
         Err(e) => {

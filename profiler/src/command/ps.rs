@@ -45,7 +45,7 @@ pub fn list() -> String {
     if unreadable > 0 {
         let _ = writeln!(
             text,
-            "{unreadable} processes of other users are not shown: CAP_SYS_PTRACE is needed to look into them."
+            "Not shown, as they may not be looked into (CAP_SYS_PTRACE for another user's): {unreadable}."
         );
     }
     text

@@ -124,10 +124,10 @@ impl<'a> Filler<'_, 'a> {
         self.histogram(Id::SchedRunQueueSeconds, ["", ""], &sched.run_queue);
         self.histogram(Id::SchedTimesliceSeconds, ["", ""], &sched.on_cpu);
         self.histogram(Id::SchedBlockedSeconds, ["", ""], &sched.blocked);
-        let seconds = |histogram: &Histogram| scaled(histogram.sum, Unit::Seconds);
-        self.number(Id::SchedOnCpuSecondsTotal, ["", ""], seconds(&sched.on_cpu));
-        self.number(Id::SchedOffCpuSecondsTotal, ["blocked", ""], seconds(&sched.blocked));
-        self.number(Id::SchedOffCpuSecondsTotal, ["run_queue", ""], seconds(&sched.run_queue));
+        let seconds = |ns: u64| scaled(ns, Unit::Seconds);
+        self.number(Id::SchedOnCpuSecondsTotal, ["", ""], seconds(sched.on_cpu_ns));
+        self.number(Id::SchedOffCpuSecondsTotal, ["blocked", ""], seconds(sched.blocked_ns));
+        self.number(Id::SchedOffCpuSecondsTotal, ["run_queue", ""], seconds(sched.run_queue.sum));
         self.number(Id::SchedSwitchesTotal, ["voluntary", ""], sched.voluntary_switches as f64);
         self.number(Id::SchedSwitchesTotal, ["involuntary", ""], sched.involuntary_switches as f64);
     }

@@ -190,10 +190,10 @@ metrics! {
     SchedBlockedSeconds "sched_blocked_seconds" Histogram Seconds RunQueue Target Sum [] "", SCHED,
         "Time that threads were asleep, from the switch away to the wake-up.";
     SchedOnCpuSecondsTotal "sched_on_cpu_seconds_total" Counter Seconds RunQueue Target Sum [] "", SCHED,
-        "Time that threads spent on a CPU, in spans that have ended.";
+        "Time that threads spent on a CPU, up to now.";
     SchedOffCpuSecondsTotal "sched_off_cpu_seconds_total" Counter Seconds RunQueue Target Sum ["reason"]
         "`blocked`, `run_queue`", SCHED,
-        "Time that threads spent off a CPU, asleep (blocked) or waiting for one (run_queue), in spans that have ended.";
+        "Time that threads spent off a CPU: asleep (blocked) up to now, or in waits for one that have ended (run_queue).";
     SchedSwitchesTotal "sched_switches_total" Counter Count RunQueue Target Sum ["kind"]
         "`voluntary`, `involuntary`", SCHED,
         "Switches away from threads that went to sleep (voluntary) or could have run on (involuntary).";

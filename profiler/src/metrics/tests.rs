@@ -60,6 +60,8 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         sched: Some(SchedSnapshot {
             voluntary_switches: 1,
             involuntary_switches: 2,
+            on_cpu_ns: 2000,
+            blocked_ns: 3000,
             run_queue: recorded(&[1000]),
             on_cpu: recorded(&[2000]),
             blocked: recorded(&[3000]),

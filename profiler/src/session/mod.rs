@@ -3,6 +3,7 @@
 
 mod accept;
 mod claim;
+mod image;
 mod probes;
 mod target;
 
@@ -20,9 +21,9 @@ use target::Watched;
 
 use crate::clock;
 use crate::decode::{Record, decode};
-use crate::kernel::KernelError;
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
+use crate::kernel::{KernelError, capability};
 use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
 use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
@@ -97,6 +98,8 @@ impl Session {
     pub fn start(options: Options) -> Result<Session, SessionError> {
         let started = Instant::now();
         require_init_pid_namespace()?;
+        // Before the processes are looked at: who lacks these lacks them for every process.
+        capability::Effective::current()?.require()?;
         let processes: Vec<Process> = options.pids.iter().map(|&pid| Process::find(pid)).collect::<Result<_, _>>()?;
         let claims =
             processes.iter().map(|process| claim::claim(process, options.force)).collect::<Result<Vec<_>, _>>()?;
@@ -123,6 +126,7 @@ impl Session {
         for (slot, (process, claim)) in processes.into_iter().zip(claims).enumerate() {
             session.watch(slot as u32, process, claim)?;
         }
+        session.notice_gone();
         session.refreshed_ns = clock::monotonic_ns();
         trim_heap();
         log::info!("attached in {} ms", started.elapsed().as_millis());
@@ -135,19 +139,33 @@ impl Session {
         let pid = process.pid;
         let index = self.targets.len();
         let mut watched = Watched::new(slot, process, claim);
+        // Arrivals before accepts: what is accepted at a listener that is not known yet would count as lost.
+        watched.open_listeners();
+        watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
         for member in watched.members() {
             self.kernel.set_target(member, TargetEntry { slot, ..TargetEntry::default() })?;
             self.by_pid.insert(member, index);
         }
         watched.follow_threads(&mut self.kernel)?;
-        watched.open_listeners();
         watched.attach_accept(&mut self.kernel, &mut self.accept);
-        watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
         watched.attach_runtime(&mut self.kernel, &mut self.table, self.options.poll_stack);
         let took = started.elapsed().as_millis();
         log::info!("watching process {pid} ({}), runtime {}: {took} ms", watched.process.comm, watched.runtime());
         self.targets.push(watched);
         Ok(())
+    }
+
+    /// A process that ended before the kernel half knew of it is reported by nobody.
+    fn notice_gone(&mut self) {
+        let gone: Vec<u32> =
+            self.targets.iter().map(|watched| &watched.process).filter(|p| !p.is_running()).map(|p| p.pid).collect();
+        // Whose end was reported is not running any more after this.
+        while self.drain() {}
+        let now = clock::monotonic_ns();
+        for watched in self.targets.iter_mut().filter(|w| w.running() && gone.contains(&w.process.pid)) {
+            self.by_pid.remove(&watched.process.pid);
+            watched.exited(watched.process.pid, &mut self.table, now);
+        }
     }
 
     /// A descriptor that becomes readable when the ring should be drained at once.

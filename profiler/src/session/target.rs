@@ -3,23 +3,22 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use profiler_common::map::{SchedStats, Target as TargetEntry, target_flag};
 use rustc_hash::FxHashMap;
 
 use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
+use super::image::{self, Reading, Refusal};
 use super::probes::Probes;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::model::task::TypeInfo;
-use crate::runtime::{Instance, Lineage, Plan, ProbeSpec, RUNTIMES, TaskType};
+use crate::runtime::{Instance, Lineage, Plan, TaskType};
 use crate::status::{ProbeState, TargetStatus};
-use crate::target::elf::Binary;
 use crate::target::listener::{Listeners, ListeningSocket};
-use crate::target::process::{Image, Process};
+use crate::target::process::Process;
 
 /// What is read from a process's image.
 const FLAGS: u32 = target_flag::TASKS | target_flag::CURRENT_TASK_TLS | target_flag::POLL_STACK | target_flag::OUTCOME;
@@ -191,20 +190,14 @@ impl Watched {
 
     /// Recognises the runtime and attaches its probes. What cannot be attached is a row of the status.
     pub fn attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, poll_stack: bool) {
-        if let Err((state, why)) = self.try_attach_runtime(kernel, table, poll_stack) {
-            self.status.set("tasks", state, why);
+        if let Err(refusal) = self.try_attach_runtime(kernel, table, poll_stack) {
+            self.status.set("tasks", refusal.state, refusal.why);
         }
     }
 
-    fn try_attach_runtime(
-        &mut self,
-        kernel: &mut Kernel,
-        table: &mut Table,
-        poll_stack: bool,
-    ) -> Result<(), (ProbeState, String)> {
-        let broken = |e: &dyn std::fmt::Display| (ProbeState::Broken, e.to_string());
-        let image = self.process.image().map_err(|e| broken(&e))?;
-        let (plan, load_bias, bounds) = self.read_image(&image, poll_stack)?;
+    fn try_attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, poll_stack: bool) -> Result<(), Refusal> {
+        let image = self.process.image().map_err(Refusal::broken)?;
+        let Reading { plan, load_bias, bounds } = image::read(&self.process, &image, poll_stack)?;
         self.runtime_name = plan.runtime;
         self.runtime_version.clone_from(&plan.version);
         for signal in &plan.signals {
@@ -214,29 +207,27 @@ impl Watched {
             }
         }
         if plan.probes.is_empty() {
-            return Err((
-                ProbeState::Unsupported,
-                "nothing to probe was found in this build: see the rows of its signals".to_owned(),
-            ));
+            return Err(Refusal::unsupported("nothing to probe was found in this build: see the rows of its signals"));
         }
-        let failed = |this: &mut Watched, state, why: String| {
+        // None of the plan's signals is measured, whatever it promised.
+        let failed = |this: &mut Watched, refusal: Refusal| {
             for signal in &plan.signals {
-                this.status.set(signal.name, state, why.clone());
+                this.status.set(signal.name, refusal.state, refusal.why.clone());
             }
-            (state, why)
+            refusal
         };
         let mut probes = match Probes::new(kernel, &plan, image.path) {
             Ok(probes) => probes,
-            Err(why) => return Err(failed(self, ProbeState::Unsupported, why)),
+            Err(why) => return Err(failed(self, Refusal::unsupported(why))),
         };
         let entry = entry(self.slot, &plan, bounds);
         for pid in self.members() {
             if let Err(e) = probes.attach(kernel, &plan, pid) {
-                return Err(failed(self, ProbeState::Broken, e.to_string()));
+                return Err(failed(self, Refusal::broken(e)));
             }
             // Now, and not before: births and ends count from the same moment on.
             if let Err(e) = kernel.set_target(pid, entry) {
-                return Err(failed(self, ProbeState::Broken, e.to_string()));
+                return Err(failed(self, Refusal::broken(e)));
             }
         }
         let types: Arc<[TypeInfo]> = plan.types.iter().map(type_info).collect();
@@ -246,37 +237,6 @@ impl Watched {
         self.status.set("tasks", ProbeState::Attached, detail);
         self.runtime = Some(Runtime { plan: Arc::new(plan), load_bias, table, probes });
         Ok(())
-    }
-
-    fn read_image(&self, image: &Image, poll_stack: bool) -> Result<(Plan, u64, (u64, u64)), (ProbeState, String)> {
-        let broken = |e: &dyn std::fmt::Display| (ProbeState::Broken, e.to_string());
-        // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
-        let data = unsafe { Mmap::map(&image.file) }.map_err(|e| broken(&e))?;
-        let binary = Binary::parse(&data).map_err(|e| (ProbeState::Unsupported, e.to_string()))?;
-        let mut plan = None;
-        for runtime in RUNTIMES {
-            plan = runtime.detect(&binary).map_err(|e| broken(&e))?;
-            if let Some(plan) = &mut plan {
-                if poll_stack && plan.lineage == Lineage::ThreadLocal {
-                    with_poll_stack(plan, runtime.poll_probes(&binary))?;
-                }
-                break;
-            }
-        }
-        let Some(plan) = plan else {
-            return Err((
-                ProbeState::NotApplicable,
-                "no known runtime was recognised: the kernel's signals are measured".to_owned(),
-            ));
-        };
-        let placements = self.process.placements(image).map_err(|e| broken(&e))?;
-        let first = placements.first().ok_or_else(|| broken(&"the image is not in the process's memory map"))?;
-        let bounds = (first.start, placements.iter().map(|p| p.end).max().unwrap_or(first.end));
-        let load_bias = placements
-            .iter()
-            .find_map(|p| Some(p.start.wrapping_sub(binary.address_of(p.file_offset)?)))
-            .ok_or_else(|| broken(&"the image's memory map and its program headers disagree"))?;
-        Ok((plan, load_bias, bounds))
     }
 
     /// A child was forked. It may be about to run something else: probes are attached at the next refresh.
@@ -462,17 +422,6 @@ fn entry(slot: u32, plan: &Plan, (image_start, image_end): (u64, u64)) -> Target
     let mut layout = plan.layout;
     (layout.image_start, layout.image_end) = (image_start, image_end);
     TargetEntry { slot, flags: flags & FLAGS, layout }
-}
-
-/// Makes a plan find parents by poll probes, as it was asked to.
-fn with_poll_stack(plan: &mut Plan, polls: Option<Vec<ProbeSpec>>) -> Result<(), (ProbeState, String)> {
-    let polls = polls.ok_or((ProbeState::Unsupported, "the starts and ends of polls were not found".to_owned()))?;
-    plan.probes.extend(polls);
-    plan.lineage = Lineage::PollStack;
-    if let Some(signal) = plan.signals.iter_mut().find(|signal| signal.name == "task_parent") {
-        signal.state = Ok("by a stack of polls, as asked for".to_owned());
-    }
-    Ok(())
 }
 
 fn type_info(kind: &TaskType) -> TypeInfo {

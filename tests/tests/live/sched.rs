@@ -43,19 +43,28 @@ fn at_rest(fixture: &Fixture, profiler: &Profiler) -> (Account, Account) {
     })
 }
 
+/// The scheduler does not charge a thread for what interrupts and the hypervisor take of its time on the CPU; from one
+/// switch to the next, which is what the profiler measures, is that time too.
+fn on_cpu(table: &mut Table, truth: f64, seen: f64, stolen: f64) {
+    let right = (truth * 0.98..=(truth + stolen) * 1.02).contains(&seen);
+    table.holds("time on CPU, s", format!("{truth:.6} (up to {stolen:.2} taken)"), format!("{seen:.6}"), right);
+}
+
 /// Check that time on the CPU is the kernel's, and that switches of a thread that is left alone are exactly the kernel's.
 #[test]
 fn spinning_thread() {
     let (mut fixture, profiler) = start();
     let mut table = Table::new("one busy thread");
     let (before, seen_before) = at_rest(&fixture, &profiler);
+    let stolen = kernel::stolen_seconds();
     fixture.ask("spin 1500");
     for _ in 0..50 {
         fixture.ask("spin 1");
     }
     let (after, seen_after) = at_rest(&fixture, &profiler);
     let cpu = (after.on_cpu_ns - before.on_cpu_ns) as f64 / 1e9;
-    table.within("time on CPU, s", cpu, (seen_after.on_cpu_ns - seen_before.on_cpu_ns) as f64 / 1e9, 2.0);
+    let seen = (seen_after.on_cpu_ns - seen_before.on_cpu_ns) as f64 / 1e9;
+    on_cpu(&mut table, cpu, seen, kernel::stolen_seconds() - stolen);
     let switches = |a: Account, b: Account| {
         (b.voluntary_switches - a.voluntary_switches, b.involuntary_switches - a.involuntary_switches)
     };
@@ -71,6 +80,7 @@ fn contending_threads() {
     let (mut fixture, profiler) = start();
     let mut table = Table::new("two threads on one CPU");
     let before = seen(&profiler.page());
+    let stolen = kernel::stolen_seconds();
     fixture.tell("contend 3000");
     let threads = wait::until("three threads", || {
         let threads = profiler.page().value("profiler_runtime_threads", &[]);
@@ -86,7 +96,8 @@ fn contending_threads() {
     let (wait, cpu) = (truth("wait_ns"), truth("on_cpu_ns"));
     assert!(wait > 0.0, "this kernel accounts no waits: {answer}");
     table.within("wait in the run queue, s", wait, (after.wait_ns - before.wait_ns) as f64 / 1e9, 2.0);
-    table.within("time on CPU, s", cpu, (after.on_cpu_ns - before.on_cpu_ns) as f64 / 1e9, 2.0);
+    let seen = (after.on_cpu_ns - before.on_cpu_ns) as f64 / 1e9;
+    on_cpu(&mut table, cpu, seen, kernel::stolen_seconds() - stolen);
     table.equal("threads afterwards", 1.0, profiler.page().value("profiler_runtime_threads", &[]));
     let status = profiler.status();
     let losses = status.losses();

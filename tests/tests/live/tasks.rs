@@ -74,13 +74,15 @@ fn compare(table: &mut Table, after: &str, truth: &Value, target: Target<'_>, tw
     table.equal(format!("{after}: ended"), ended(truth), target.completed());
     table.equal(format!("{after}: alive"), number(&all["alive"]), target.alive());
     table.equal(format!("{after}: unseen spawns"), 0, target.unseen_spawns());
-    let outcomes = target.is_attached("task_outcome");
-    if outcomes {
-        for outcome in OUTCOMES {
-            let seen: u64 = target.kinds().map(|kind| kind.ended(outcome)).sum();
-            table.equal(format!("{after}: {outcome}"), number(&all[outcome]), seen);
-        }
+    let outcomes = outcomes(target);
+    for outcome in outcomes {
+        let seen: u64 = target.kinds().map(|kind| kind.ended(outcome)).sum();
+        table.equal(format!("{after}: {outcome}"), number(&all[outcome]), seen);
     }
+    // What is not told apart is unknown, and not guessed.
+    let told: u64 = outcomes.iter().map(|outcome| number(&all[outcome])).sum();
+    let unknown: u64 = target.kinds().map(|kind| kind.ended("unknown")).sum();
+    table.equal(format!("{after}: of unknown outcome"), ended(truth) - told, unknown);
     let kinds = Kinds::of(truth, target, twin);
     for kind in kinds.unknown() {
         table.holds(format!("{after}: name of {kind}"), "a kind", "none", false);
@@ -92,13 +94,20 @@ fn compare(table: &mut Table, after: &str, truth: &Value, target: Target<'_>, tw
     };
     per_kind("spawned", &truth["spawned"], &|kind| kind.spawned());
     per_kind("alive", &truth["alive"], &|kind| kind.alive());
-    if outcomes {
-        for outcome in OUTCOMES {
-            per_kind(outcome, &truth[outcome], &|kind| kind.ended(outcome));
-        }
+    for outcome in outcomes {
+        per_kind(outcome, &truth[outcome], &|kind| kind.ended(outcome));
     }
     if target.is_attached("task_parent") {
         each(table, &format!("{after}: edge"), &kinds.true_edges(&truth["parents"]), &kinds.seen_edges(target));
+    }
+}
+
+/// Outcomes that the profiler says it can tell.
+fn outcomes(target: Target<'_>) -> &'static [&'static str] {
+    match target.probe("task_outcome") {
+        Some(("attached", detail)) if detail.contains("cancellation mark alone") => &["cancelled"],
+        Some(("attached", _)) => &OUTCOMES,
+        _ => &[],
     }
 }
 

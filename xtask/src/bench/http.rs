@@ -40,15 +40,15 @@ fn pairs(programs: &Programs, path: &str, bar: &'static str, what: &str) -> Resu
             Ok(cost)
         };
         // The order is flipped on every other pair, so that a drift does not favour one.
-        let (a, b) = if pair % 2 == 0 {
+        let (a, b, null) = if pair % 2 == 0 {
             let b = one(false)?;
-            (one(true)?, b)
+            (one(true)?, b, one(false)?)
         } else {
-            let a = one(true)?;
-            (a, one(false)?)
+            let null = one(false)?;
+            (one(true)?, one(false)?, null)
         };
         ratios.push(a / b);
-        nulls.push(one(false)? / b);
+        nulls.push(null / b);
         with.push(a);
         without.push(b);
     }

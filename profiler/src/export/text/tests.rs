@@ -40,6 +40,8 @@ fn a_snapshot_reads_as_a_table() {
         sched: Some(SchedSnapshot {
             voluntary_switches: 100,
             involuntary_switches: 2,
+            on_cpu_ns: 1,
+            blocked_ns: 1,
             run_queue: recorded(1 << 13),
             on_cpu: recorded(1),
             blocked: recorded(1),

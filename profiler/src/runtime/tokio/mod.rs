@@ -141,7 +141,10 @@ fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: 
 fn outcome_signal(layout: Layout) -> Result<String, String> {
     match layout.id_in_vtable {
         Some(_) => Ok("by the result that the task stores".to_owned()),
-        None => Ok("by the cancellation mark alone: a panic looks like a return".to_owned()),
+        None => {
+            Err("this version's results cannot be read: cancelled tasks are told, panics and returns are not"
+                .to_owned())
+        }
     }
 }
 

@@ -1,0 +1,84 @@
+//! Reads a process's image: which runtime it is, what to probe, and where it lies in memory. Attaches nothing.
+
+use std::fmt::Display;
+
+use memmap2::Mmap;
+
+use crate::runtime::{Lineage, Plan, ProbeSpec, RUNTIMES};
+use crate::status::ProbeState;
+use crate::target::elf::Binary;
+use crate::target::process::{Image, Process};
+
+/// What was read.
+pub(super) struct Reading {
+    /// What to probe.
+    pub plan: Plan,
+    /// Runtime address minus the file's virtual address.
+    pub load_bias: u64,
+    /// First address and end of the image in memory.
+    pub bounds: (u64, u64),
+}
+
+/// Why tasks are not measured: a row of the status.
+pub(super) struct Refusal {
+    /// How it stands.
+    pub state: ProbeState,
+    /// The reason.
+    pub why: String,
+}
+
+impl Refusal {
+    /// It should work, and failed.
+    pub fn broken(why: impl Display) -> Refusal {
+        Refusal { state: ProbeState::Broken, why: why.to_string() }
+    }
+
+    /// This build or this kernel does not permit it.
+    pub fn unsupported(why: impl Display) -> Refusal {
+        Refusal { state: ProbeState::Unsupported, why: why.to_string() }
+    }
+}
+
+/// Recognises the runtime. With `poll_stack`, parents are to be found by poll probes.
+///
+/// # Errors
+/// There is no runtime, or nothing of it can be probed.
+pub(super) fn read(process: &Process, image: &Image, poll_stack: bool) -> Result<Reading, Refusal> {
+    // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
+    let data = unsafe { Mmap::map(&image.file) }.map_err(Refusal::broken)?;
+    let binary = Binary::parse(&data).map_err(Refusal::unsupported)?;
+    let plan = plan(&binary, poll_stack)?;
+    let placements = process.placements(image).map_err(Refusal::broken)?;
+    let first = placements.first().ok_or_else(|| Refusal::broken("the image is not in the process's memory map"))?;
+    let bounds = (first.start, placements.iter().map(|p| p.end).max().unwrap_or(first.end));
+    let load_bias = placements
+        .iter()
+        .find_map(|p| Some(p.start.wrapping_sub(binary.address_of(p.file_offset)?)))
+        .ok_or_else(|| Refusal::broken("the image's memory map and its program headers disagree"))?;
+    Ok(Reading { plan, load_bias, bounds })
+}
+
+fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<Plan, Refusal> {
+    for runtime in RUNTIMES {
+        let Some(mut plan) = runtime.detect(binary).map_err(Refusal::broken)? else { continue };
+        if poll_stack && plan.lineage == Lineage::ThreadLocal {
+            with_poll_stack(&mut plan, runtime.poll_probes(binary))?;
+        }
+        return Ok(plan);
+    }
+    Err(Refusal {
+        state: ProbeState::NotApplicable,
+        why: "no known runtime was recognised: the kernel's signals are measured".to_owned(),
+    })
+}
+
+/// Makes a plan find parents by poll probes, as it was asked to.
+fn with_poll_stack(plan: &mut Plan, polls: Option<Vec<ProbeSpec>>) -> Result<(), Refusal> {
+    let polls = polls.ok_or_else(|| Refusal::unsupported("the starts and ends of polls were not found"))?;
+    plan.probes.extend(polls);
+    plan.lineage = Lineage::PollStack;
+    if let Some(signal) = plan.signals.iter_mut().find(|signal| signal.name == "task_parent") {
+        signal.state = Ok("by a stack of polls, as asked for".to_owned());
+    }
+    Ok(())
+}
