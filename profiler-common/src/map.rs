@@ -40,6 +40,20 @@ pub struct TaskLayout {
     pub image_start: u64,
     /// End of that image.
     pub image_end: u64,
+    /// Where a stored error keeps the task's id: one of [`error_order`].
+    pub error_order: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// The order of a stored error's fields, which is the compiler's choice.
+pub mod error_order {
+    /// Not known: both are looked for.
+    pub const UNKNOWN: u32 = 0;
+    /// The id, then the payload.
+    pub const ID_FIRST: u32 = 1;
+    /// The payload, then the id.
+    pub const PAYLOAD_FIRST: u32 = 2;
 }
 
 /// Scheduling of one target, per CPU.
@@ -237,8 +251,8 @@ pub enum Argument {
     Stack = 15,
 }
 
-const _: () = assert!(size_of::<TaskLayout>() == 32);
-const _: () = assert!(size_of::<Target>() == 40);
+const _: () = assert!(size_of::<TaskLayout>() == 40);
+const _: () = assert!(size_of::<Target>() == 48);
 const _: () = assert!(size_of::<Thread>() == 32);
 const _: () = assert!(size_of::<PollStack>() == 8 * (1 + POLL_STACK_FRAMES));
 const _: () = assert!(size_of::<SchedStats>() == 16 + 3 * size_of::<Histogram>());

@@ -8,7 +8,9 @@ use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_task};
 use aya_ebpf::programs::ProbeContext;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, flag, kind};
-use profiler_common::map::{Argument, Cookie, POLL_STACK_FRAMES, PollStack, Target, TaskLayout, id_place, target_flag};
+use profiler_common::map::{
+    Argument, Cookie, POLL_STACK_FRAMES, PollStack, Target, TaskLayout, error_order, id_place, target_flag,
+};
 
 use crate::maps::{POLL_STACKS, TARGETS, count};
 use crate::sched::now;
@@ -110,15 +112,14 @@ pub fn completed(ctx: &ProbeContext) -> u32 {
 
 /// The bit of a task's state word that says that it was asked to cancel (runtime/task/state.rs, since 1.9).
 const CANCELLED_BIT: u64 = 0x20;
-/// Words behind the id among which a task's stored error is found: a niche in the output's type may move it.
-const RESULT_WORDS: usize = 12;
+/// Words behind the id among which a task's stored error is. No task ends before the last of them.
+const RESULT_WORDS: usize = 6;
 /// No panic payload's type is larger or more aligned.
 const MAX_PAYLOAD_SIZE: u64 = 1 << 20;
 const MAX_PAYLOAD_ALIGN: u64 = 4096;
 
 /// How the task ended, from its stored result. A `JoinError` there holds the task's own id, and beside it a
-/// `Box<dyn Any>`: the payload of a panic, or null when it was cancelled (runtime/task/error.rs). The order of the two
-/// is the compiler's: both are tried.
+/// `Box<dyn Any>`: the payload of a panic, or null when it was cancelled (runtime/task/error.rs).
 #[inline(always)]
 fn outcome(hit: &Hit, vtable: u64, id: u64) -> u16 {
     let Some(state) = read::user(hit.task) else { return 0 };
@@ -133,25 +134,25 @@ fn outcome(hit: &Hit, vtable: u64, id: u64) -> u16 {
     if !read::user_words(hit.task + id_offset + 8, &mut words) {
         return asked;
     }
-    let mut i = 0;
-    while i < RESULT_WORDS {
-        if words[i] == id {
-            if i + 2 < RESULT_WORDS {
-                let told = payload(layout, asked, words[i + 1], words[i + 2]);
-                if told != 0 {
-                    return told | asked | flag::OUTCOME_KNOWN;
-                }
-            }
-            if i >= 2 {
-                let told = payload(layout, asked, words[i - 2], words[i - 1]);
-                if told != 0 {
-                    return told | asked | flag::OUTCOME_KNOWN;
-                }
-            }
+    let mut told = 0;
+    // Behind the tag of the stage, and where there is one that of the result.
+    if layout.error_order != error_order::PAYLOAD_FIRST {
+        if words[1] == id {
+            told = payload(layout, asked, words[2], words[3]);
         }
-        i += 1;
+        if told == 0 && words[2] == id {
+            told = payload(layout, asked, words[3], words[4]);
+        }
     }
-    asked | flag::OUTCOME_KNOWN
+    if layout.error_order != error_order::ID_FIRST {
+        if told == 0 && words[3] == id {
+            told = payload(layout, asked, words[1], words[2]);
+        }
+        if told == 0 && words[4] == id {
+            told = payload(layout, asked, words[2], words[3]);
+        }
+    }
+    told | asked | flag::OUTCOME_KNOWN
 }
 
 /// Whether two words are an error's `Box<dyn Any>`, and of which kind. What an earlier poll left behind may look like

@@ -1,6 +1,8 @@
 //! Adapters, one folder per runtime: what a binary is, where to probe it, and what its records mean.
 //! Never an exporter, never another runtime, never aya.
 
+#[cfg(test)]
+mod tests;
 pub mod tokio;
 
 use std::collections::HashMap;

@@ -13,7 +13,7 @@ mod vtable;
 use std::collections::HashMap;
 
 use profiler_common::event::{TaskRecord, flag, kind};
-use profiler_common::map::TaskLayout;
+use profiler_common::map::{TaskLayout, error_order};
 
 use self::reach::Reach;
 use self::version::Version;
@@ -129,12 +129,23 @@ fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: 
             vtable: layout.vtable_in_header,
             id_offset_in_vtable: layout.id_in_vtable.unwrap_or(0),
             current_task_tls: current_task.map_or(0, |(word, _)| word),
+            error_order: error_order(version),
             ..TaskLayout::default()
         },
         lineage,
         outcome: layout.id_in_vtable.is_some(),
         types,
         type_by_vtable: vtables.iter().enumerate().map(|(index, v)| (v.address, type_id(index))).collect(),
+    }
+}
+
+/// The order of `JoinError`'s fields as the compiler lays them out: ids are non-zero since 1.40, which moved them first.
+/// Seen up to 1.38 and from 1.44 on; in between both are looked for.
+fn error_order(version: Option<Version>) -> u32 {
+    match version.map(|version| version.minor) {
+        Some(..=38) => error_order::PAYLOAD_FIRST,
+        Some(44..) => error_order::ID_FIRST,
+        _ => error_order::UNKNOWN,
     }
 }
 

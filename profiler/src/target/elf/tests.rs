@@ -77,9 +77,6 @@ fn use_all(data: &[u8]) {
         let _ = crate::target::site::from_entry(&binary, function, iced_x86::Register::RDI);
     }
     let _ = binary.symbols_at(0).count();
-    for runtime in crate::runtime::RUNTIMES {
-        let _ = runtime.detect(&binary);
-    }
 }
 
 /// A small executable with the parts that matter: reading it thousands of times takes no time.

@@ -328,9 +328,7 @@ impl<'b> Path<'b> {
     /// The constant that `value` is.
     fn constant(&self, value: Value) -> Option<u64> {
         let known = self.constants.iter().rev().find(|&&(known, _)| known == value).map(|&(_, constant)| constant);
-        known.or_else(|| {
-            self.origins(value).into_iter().filter(|i| i.mnemonic() == Mnemonic::Mov).find_map(immediate)
-        })
+        known.or_else(|| self.origins(value).into_iter().filter(|i| i.mnemonic() == Mnemonic::Mov).find_map(immediate))
     }
 
     /// The instructions ahead of the path that may have made `value`, the nearest first: what a loop needs each time

@@ -83,10 +83,32 @@ const SHARED: &[u8] = &[
     0x48, 0x89, 0x5c, 0x24, 0x28, // mov QWORD PTR [rsp+0x28],rbx
     0xff, 0x15, 0x00, 0x20, 0x00, 0x00, // call QWORD PTR [rip+0x2000]
     0x48, 0x85, 0xc0, // test rax,rax
-    0x74, 0x0c, // je 10d
+    0x74, 0x11, // je 112
+    0xba, 0x80, 0x00, 0x00, 0x00, // mov edx,0x80
     0x48, 0x89, 0xc7, // mov rdi,rax
     0x48, 0x89, 0xe6, // mov rsi,rsp
     0xff, 0x15, 0x00, 0x20, 0x00, 0x00, // call QWORD PTR [rip+0x2000]
+    0x0f, 0x0b, // ud2
+];
+
+/// A loop creates tasks, and the address of their place in the frame is made outside of it.
+#[rustfmt::skip]
+const COPIED_IN_A_LOOP: &[u8] = &[
+    0x48, 0x81, 0xec, 0x20, 0x01, 0x00, 0x00, // sub rsp,0x120
+    0x48, 0x8d, 0x1c, 0x24, // lea rbx,[rsp]
+    0xeb, 0x03, // jmp 10
+    0x48, 0x89, 0xfb, // mov rbx,rdi
+    0x48, 0x8d, 0x05, 0x00, 0x10, 0x00, 0x00, // lea rax,[rip+0x1000]
+    0x48, 0x89, 0x44, 0x24, 0x10, // mov QWORD PTR [rsp+0x10],rax
+    0x48, 0x89, 0x4c, 0x24, 0x28, // mov QWORD PTR [rsp+0x28],rcx
+    0xff, 0x15, 0x00, 0x20, 0x00, 0x00, // call QWORD PTR [rip+0x2000]
+    0x48, 0x85, 0xc0, // test rax,rax
+    0x74, 0x13, // je 3f
+    0xba, 0x80, 0x00, 0x00, 0x00, // mov edx,0x80
+    0x48, 0x89, 0xc7, // mov rdi,rax
+    0x48, 0x89, 0xde, // mov rsi,rbx
+    0xff, 0x15, 0x00, 0x20, 0x00, 0x00, // call QWORD PTR [rip+0x2000]
+    0xeb, 0xd1, // jmp 10
     0x0f, 0x0b, // ud2
 ];
 
@@ -132,4 +154,45 @@ fn a_missing_id_is_not_invented() {
     // mov [rsp+0x28], rcx becomes mov [rsp+0x38], rcx.
     code[0x1d] = 0x38;
     assert_eq!(find(&code).map(|found| found.id), Some(IdPlace::Nowhere));
+}
+
+/// Check that an address which is made outside of a loop is known inside, whatever stands in front of the loop.
+#[test]
+fn a_creation_in_a_loop_is_found() {
+    check(COPIED_IN_A_LOOP, 0x2a, Argument::Rax, IdPlace::Stack(0x28));
+}
+
+/// Check that a call which is told another size than a task's is not taken for the copy.
+#[test]
+fn another_call_is_no_copy() {
+    let mut code = COPIED_IN_A_LOOP.to_vec();
+    // mov edx, 0x10
+    code[0x2d] = 0x10;
+    assert!(find(&code).is_none());
+}
+
+/// Check that a place in the frame is no task any more when something else is stored over its vtable.
+#[test]
+fn an_overwritten_task_is_forgotten() {
+    let mut code = COPIED_IN_A_LOOP.to_vec();
+    // mov [rsp+0x28], rcx becomes mov [rsp+0x10], rcx.
+    code[0x20] = 0x10;
+    assert!(find(&code).is_none());
+}
+
+/// Check that one site of two types is given up where the task is not yet complete, and read where it is.
+#[test]
+fn a_contested_site_is_not_guessed() {
+    let found = |built| {
+        let site = Site { address: 1, argument: Argument::Rax, displacement: 0, emulated: true };
+        Found { site, shared: false, id: IdPlace::Task(0x28), built }
+    };
+    let sites = |built| {
+        let mut sites = Sites::default();
+        [0, 1].into_iter().for_each(|vtable| sites.add(vtable, found(built)));
+        sites
+    };
+    let (unbuilt, built) = (sites(false), sites(true));
+    assert!(unbuilt.known.is_empty() && unbuilt.contested.len() == 1);
+    assert_eq!(built.known.values().map(|(c, _)| (c.vtable, c.id)).collect::<Vec<_>>(), [(None, IdPlace::Vtable)]);
 }
