@@ -37,6 +37,12 @@ pub fn user(address: u64) -> Option<u64> {
 /// Reads words of the current process; false where one of them cannot be read.
 #[inline(always)]
 pub fn user_words<const N: usize>(address: u64, words: &mut [u64; N]) -> bool {
-    // SAFETY: the destination is as long as is said; the helper checks the source.
-    unsafe { bpf_probe_read_user_raw(words.as_mut_ptr().cast(), (N * 8) as u32, address as *const _) == 0 }
+    user_bytes(address, words.as_mut_ptr().cast(), N * 8)
+}
+
+/// Reads `length` bytes of the current process to `to`, which has room for them; false where they cannot be read.
+#[inline(always)]
+pub fn user_bytes(address: u64, to: *mut u8, length: usize) -> bool {
+    // SAFETY: the destination is as long as the callers say; the helper checks the source.
+    unsafe { bpf_probe_read_user_raw(to.cast(), length as u32, address as *const _) == 0 }
 }
