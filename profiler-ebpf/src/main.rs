@@ -38,7 +38,7 @@ fn sched_switch_without_state(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "sched_process_fork")]
 fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
-    process::forked(ctx.arg(0), ctx.arg(1))
+    process::forked(&ctx, ctx.arg(0), ctx.arg(1))
 }
 
 #[btf_tracepoint(function = "sched_process_exec")]

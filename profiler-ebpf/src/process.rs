@@ -1,5 +1,7 @@
 //! Forks, execs and exits of targets, followed in the kernel so that no child is missed.
 
+use aya_ebpf::programs::BtfTracePointContext;
+use aya_log_ebpf::warn;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, ProcessRecord, kind};
 use profiler_common::map::{Target, Thread, target_flag};
@@ -22,7 +24,7 @@ fn record(kind: u16, pid: u32, tid: u32, other: u32) {
 
 /// A thread or a process was created.
 #[inline(always)]
-pub fn forked(parent: *const u8, child: *const u8) -> i32 {
+pub fn forked(ctx: &BtfTracePointContext, parent: *const u8, child: *const u8) -> i32 {
     let (pid, _) = ids(parent);
     let Some(target) = TARGETS.get_ptr(pid) else { return 0 };
     // SAFETY: a live map value.
@@ -35,6 +37,8 @@ pub fn forked(parent: *const u8, child: *const u8) -> i32 {
     if child_pid != pid {
         if TARGETS.insert(child_pid, target, 0).is_err() {
             count(Counter::TargetsFull);
+            // As rare as a fork, and worse than a number: which process is missing is said.
+            warn!(ctx, "no room to follow process {}, forked by {}", child_pid, pid);
         }
         record(kind::PROCESS_FORKED, pid, child_tid, child_pid);
     }

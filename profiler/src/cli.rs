@@ -86,6 +86,9 @@ pub struct Measure {
     /// Attach even when another profiler watches the process already
     #[arg(long)]
     pub force: bool,
+    /// Attach uprobes one by one, as on kernels without links for many
+    #[arg(long, hide = true)]
+    pub perf_events: bool,
     /// Find parents by probes on every poll, also where the thread-local context tells them (costs more)
     #[arg(long, hide = true)]
     pub poll_stack: bool,

@@ -89,6 +89,7 @@ fn options(pids: Vec<u32>, measure: &Measure) -> Options {
             ..Limits::default()
         },
         force: measure.force,
+        perf_events: measure.perf_events,
         poll_stack: measure.poll_stack,
     }
 }

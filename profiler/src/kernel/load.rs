@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use aya::maps::Map;
 use aya::programs::UProbe;
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 
 use super::btf::Btf;
 use super::feature::Features;
@@ -16,6 +17,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pr
 
 /// The map through which all records come.
 pub(super) const RING: &str = "EVENTS";
+/// The map through which the kernel half's words come (aya-log-ebpf's).
+const LOG: &str = "AYA_LOGS";
 
 /// Sizes that the user chooses.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +62,9 @@ pub struct Kernel {
     pub features: Features,
     /// The programs for multi links, loaded when they are first wanted.
     multi: HashMap<&'static str, OwnedFd>,
-    /// The ring, kept by descriptor: its reader takes the map away.
-    ring: OwnedFd,
+    /// Maps whose readers take them away, kept by descriptor.
+    taken: HashMap<&'static str, OwnedFd>,
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Kernel {
@@ -87,13 +91,26 @@ impl Kernel {
             loader.override_global(global, value, true);
         }
         loader.map_max_entries("SCHED", sizes.targets.max(1)).map_max_entries(RING, sizes.ring_bytes);
-        let ebpf = loader.load(OBJECT)?;
-        let Some(Map::RingBuf(ring)) = ebpf.map(RING) else { return Err(KernelError::Missing(RING)) };
-        let ring = ring.fd().as_fd().try_clone_to_owned().map_err(|source| KernelError::System {
-            what: "duplicate the descriptor of the ring".to_owned(),
-            source,
-        })?;
-        Ok(Kernel { ebpf, features, multi: HashMap::new(), ring })
+        let mut ebpf = loader.load(OBJECT)?;
+        let mut taken = HashMap::new();
+        for name in [RING, LOG] {
+            let Some(Map::RingBuf(ring)) = ebpf.map(name) else { return Err(KernelError::Missing(name)) };
+            let ring = ring.fd().as_fd().try_clone_to_owned().map_err(|source| KernelError::System {
+                what: format!("duplicate the descriptor of map {name}"),
+                source,
+            })?;
+            taken.insert(name, ring);
+        }
+        // What the kernel half says in words is a help, and not needed to measure.
+        let log = EbpfLogger::init(&mut ebpf).inspect_err(|e| log::warn!("the kernel half is mute: {e}")).ok();
+        Ok(Kernel { ebpf, features, multi: HashMap::new(), taken, log })
+    }
+
+    /// Passes on what the kernel half has said in words.
+    pub fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
     }
 
     /// The uprobe program `name`, loaded for single perf-event uprobes.
@@ -139,8 +156,8 @@ impl Kernel {
     }
 
     fn descriptor(&self, map: &str) -> Option<i32> {
-        if map == RING {
-            return Some(self.ring.as_raw_fd());
+        if let Some(taken) = self.taken.get(map) {
+            return Some(taken.as_raw_fd());
         }
         let data = match self.ebpf.map(map)? {
             Map::Array(data)

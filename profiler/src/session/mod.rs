@@ -44,6 +44,8 @@ pub struct Options {
     pub limits: Limits,
     /// Watch a process even when another profiler does.
     pub force: bool,
+    /// Attach uprobes one by one by perf events, even where the kernel has links for many.
+    pub perf_events: bool,
     /// Attach poll probes to find parents, even where the thread-local context tells them.
     pub poll_stack: bool,
 }
@@ -109,6 +111,7 @@ impl Session {
         }
         let sizes = Sizes { targets: processes.len() as u32, ring_bytes: options.ring_bytes };
         let mut kernel = Kernel::load(sizes)?;
+        kernel.features.uprobe_multi &= !options.perf_events;
         let ring = kernel.ring()?;
         let hooks = kernel.attach()?;
         let mut session = Session {
@@ -239,6 +242,7 @@ impl Session {
             return;
         }
         self.refreshed_ns = now;
+        self.kernel.flush_log();
         for watched in &mut self.targets {
             watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
             watched.adopt_children(&mut self.kernel);
