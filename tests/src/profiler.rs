@@ -23,8 +23,13 @@ const LISTEN: [&str; 2] = ["--web.listen-address", "127.0.0.1:0"];
 impl Profiler {
     /// Attaches to a process, and waits until that is done.
     pub fn attach(pid: u32) -> Profiler {
+        Profiler::attach_with(pid, &[])
+    }
+
+    /// The same, with flags.
+    pub fn attach_with(pid: u32, flags: &[&str]) -> Profiler {
         let pid = pid.to_string();
-        Starting::new(&["attach", "--pid", &pid]).serving()
+        Starting::new(&[&["attach", "--pid", &pid], flags].concat()).serving()
     }
 
     /// Starts a program under the profiler.

@@ -6,4 +6,5 @@ mod bad_input;
 mod endpoint;
 mod robust;
 mod sched;
+mod single_uprobes;
 mod tasks;

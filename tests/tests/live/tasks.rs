@@ -16,11 +16,16 @@ use kinds::{Kinds, Twin};
 
 /// Checks a build: spawns, ends, what lives, kinds, parents and lifetimes equal the fixture's own counts.
 fn check(version: &str, profile: &str, flavor: &str) {
+    check_with(version, profile, flavor, &[]);
+}
+
+/// The same, with flags for the profiler.
+fn check_with(version: &str, profile: &str, flavor: &str, flags: &[&str]) {
     place::require_root();
     let mut table = Table::new(format!("tasks of {version} {profile} {flavor}"));
     let mut fixture = Fixture::tokio(version, profile, &["--flavor", flavor, "tasks"]);
     let twin = Twin::of_build(version, profile);
-    let profiler = Profiler::attach(fixture.pid());
+    let profiler = Profiler::attach_with(fixture.pid(), flags);
     require_attached(&profiler.status(), fixture.pid());
     for command in ["run 10000", "hold 100", "release"] {
         let truth = fixture.ask(command);
@@ -34,6 +39,12 @@ fn check(version: &str, profile: &str, flavor: &str) {
     table.holds("still answers", true, fixture.answers(), true);
     table.equal("exit code", 0, fixture.quit().unwrap_or(-1));
     table.finish();
+}
+
+#[test]
+fn parents_by_poll_stack() {
+    check_with("latest", "release", "mt", &["--poll-stack"]);
+    check_with("1.38", "fat", "mt", &["--poll-stack"]);
 }
 
 fn require_attached(status: &Status, pid: u32) {

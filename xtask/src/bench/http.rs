@@ -17,15 +17,20 @@ const CLIENT_CPU: usize = 1;
 
 /// Requests that are answered at once, over connections that stay open.
 pub fn keep_alive(programs: &Programs) -> Result<Vec<Row>> {
-    pairs(programs, "/", "1.03", "HTTP keep-alive, `/`")
+    pairs(programs, "/", &[], "1.03", "HTTP keep-alive, `/`")
 }
 
 /// Requests that spawn and join four tasks each.
 pub fn spawning(programs: &Programs) -> Result<Vec<Row>> {
-    pairs(programs, "/spawn", "-", "HTTP keep-alive, `/spawn` (4 tasks)")
+    pairs(programs, "/spawn", &[], "-", "HTTP keep-alive, `/spawn` (4 tasks)")
 }
 
-fn pairs(programs: &Programs, path: &str, bar: &'static str, what: &str) -> Result<Vec<Row>> {
+/// The same, with parents found by probes on every poll and not in thread-local storage.
+pub fn poll_stack(programs: &Programs) -> Result<Vec<Row>> {
+    pairs(programs, "/spawn", &["--poll-stack"], "-", "HTTP keep-alive, `/spawn`, parents by poll probes")
+}
+
+fn pairs(programs: &Programs, path: &str, flags: &[&str], bar: &'static str, what: &str) -> Result<Vec<Row>> {
     let server = Fixture::start(&programs.fixture, &["--workers", "1", "http", "0"], Some(SERVER_CPU))?;
     pin(0, CLIENT_CPU)?;
     let mut load = Load::connect(number(&server.ready, "port")? as u16, path)?;
@@ -34,7 +39,7 @@ fn pairs(programs: &Programs, path: &str, bar: &'static str, what: &str) -> Resu
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for pair in 0..PAIRS {
         let mut one = |profiled: bool| -> Result<f64> {
-            let profiler = profiled.then(|| Profiler::attach(&programs.profiler, server.pid(), &[])).transpose()?;
+            let profiler = profiled.then(|| Profiler::attach(&programs.profiler, server.pid(), flags)).transpose()?;
             let cost = load.run(server.pid())?;
             profiler.map(Profiler::detach).transpose()?;
             Ok(cost)

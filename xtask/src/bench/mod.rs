@@ -49,6 +49,7 @@ const MEASUREMENTS: &[(&str, Measurement)] = &[
     ("runqueue", run_queue::run_queue),
     ("http", http::keep_alive),
     ("spawn", http::spawning),
+    ("parents", http::poll_stack),
 ];
 
 /// Measures everything, or what has `name` in its name, and prints one table.
