@@ -26,7 +26,7 @@ pub static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static ARRIVALS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65536, 0);
 
-/// Listening sockets of targets, by cookie. Values are written under the map's own slots, never removed by the kernel half.
+/// Slots of the targets' listening sockets in [`LISTENER_STATS`], by cookie. User space assigns and frees them.
 #[map]
 pub static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
 

@@ -5,49 +5,48 @@ use std::path::Path;
 use std::sync::Arc;
 
 use profiler::decode::{Record, decode, encode};
-use profiler::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
+use profiler::event::TypeId;
 use profiler::metrics::{self, Own};
 use profiler::model::snapshot::{Snapshot, TargetSnapshot};
 use profiler::model::table::{Limits, Table};
 use profiler::model::task::TypeInfo;
 use profiler::recording::{Reader, Writer};
+use profiler::runtime::{Instance, Lineage, Plan, TaskType};
 use profiler::status::{ProbeState, TargetStatus};
 use profiler_common::event::{Header, ProcessRecord, TaskRecord, flag, kind};
+use profiler_common::map::TaskLayout;
 
 const PID: u32 = 4242;
 const TYPES: [&str; 4] = ["main::accept_loop", "main::connection", "main::query", "tokio::worker"];
 /// Address of the first type's vtable; the others follow.
 const VTABLES: u64 = 0x5555_0000;
 
-/// Makes a neutral event of a raw record. A runtime's adapter can take this place.
-type Translate = fn(&TaskRecord) -> Option<TaskEvent>;
+/// Where the server's image was loaded.
+const LOAD_BIAS: u64 = 0x4000_0000;
 
-fn translate(record: &TaskRecord) -> Option<TaskEvent> {
-    let flags = record.header.flags;
-    let number = record.vtable.checked_sub(VTABLES)? / 80;
-    let kind = TypeId(u32::try_from(number).ok().filter(|number| (*number as usize) < TYPES.len())?);
-    let task = TaskRef { address: record.task, id: Some(record.id).filter(|id| *id != 0) };
-    Some(match record.header.kind {
-        kind::TASK_SPAWNED => {
-            let parent = match record.parent {
-                0 if flags & flag::PARENT_KNOWN != 0 => Parent::None,
-                0 => Parent::Unknown,
-                address if flags & flag::PARENT_IS_ADDRESS != 0 => Parent::Address(address),
-                id => Parent::Id(id),
-            };
-            TaskEvent::Spawned { task, kind, parent }
-        }
-        kind::TASK_COMPLETED => {
-            let outcome = match flags {
-                f if f & flag::PANICKED != 0 => Outcome::Panicked,
-                f if f & flag::CANCELLED != 0 => Outcome::Cancelled,
-                f if f & flag::OUTCOME_KNOWN != 0 => Outcome::Completed,
-                _ => Outcome::Unknown,
-            };
-            TaskEvent::Completed { task, kind, outcome }
-        }
-        _ => return None,
-    })
+/// What the adapter would have found in the server's binary.
+fn plan() -> Plan {
+    let vtable = |number: usize| VTABLES - LOAD_BIAS + 80 * number as u64;
+    Plan {
+        runtime: "tokio",
+        version: None,
+        probes: Vec::new(),
+        signals: Vec::new(),
+        layout: TaskLayout::default(),
+        lineage: Lineage::ThreadLocal,
+        outcome: true,
+        types: TYPES
+            .iter()
+            .map(|name| TaskType {
+                name: (*name).into(),
+                full_name: None,
+                aliases: Vec::new(),
+                blocking: false,
+                internal: name.starts_with("tokio"),
+            })
+            .collect(),
+        type_by_vtable: (0..TYPES.len()).map(|number| (vtable(number), TypeId(number as u32))).collect(),
+    }
 }
 
 /// A server of its own kind, deterministic: an accept loop spawns connections, which spawn queries; addresses are
@@ -121,7 +120,8 @@ fn count(list: &mut Vec<(&'static str, u64)>, label: &'static str) {
 }
 
 /// Replays `stream` as the main loop would, and returns the page.
-fn replay(stream: &[u8], translate: Translate) -> String {
+fn replay(stream: &[u8], plan: &Plan) -> String {
+    let instance = Instance { plan, load_bias: LOAD_BIAS };
     let mut snapshot = Snapshot { epoch_offset_seconds: 1_700_000_000.0, ..Snapshot::default() };
     let mut table = Table::new(Limits::default());
     let info = |name: &str| TypeInfo { name: name.into(), internal: name.starts_with("tokio"), ..TypeInfo::default() };
@@ -134,9 +134,9 @@ fn replay(stream: &[u8], translate: Translate) -> String {
         };
         count(&mut snapshot.profiler.events, record.label());
         if let Record::Task(task) = record {
-            match translate(&task) {
-                Some(event) => table.apply(target, task.header.time_ns, event),
-                None => count(&mut snapshot.profiler.lost, "vtable_foreign"),
+            match instance.translate(&task) {
+                Ok(event) => table.apply(target, task.header.time_ns, event),
+                Err(_) => count(&mut snapshot.profiler.lost, "vtable_foreign"),
             }
         }
     }
@@ -181,5 +181,5 @@ fn check(name: &str, page: &str) {
 
 #[test]
 fn a_recorded_stream_gives_the_golden_page() {
-    check("server.prom", &replay(&stream(), translate));
+    check("server.prom", &replay(&stream(), &plan()));
 }
