@@ -43,10 +43,14 @@ fn at_rest(fixture: &Fixture, profiler: &Profiler) -> (Account, Account) {
     })
 }
 
+/// The scheduler keeps its account by its own clock, which on virtual machines runs up to 2 % apart from CLOCK_MONOTONIC
+/// (both accounts of a run then differ by the same factor): absolute times may differ by this much.
+const CLOCKS: f64 = 0.05;
+
 /// The scheduler does not charge a thread for what interrupts and the hypervisor take of its time on the CPU; from one
 /// switch to the next, which is what the profiler measures, is that time too.
 fn on_cpu(table: &mut Table, truth: f64, seen: f64, stolen: f64) {
-    let right = (truth * 0.98..=(truth + stolen) * 1.02).contains(&seen);
+    let right = (truth * (1.0 - CLOCKS)..=(truth + stolen) * (1.0 + CLOCKS)).contains(&seen);
     table.holds("time on CPU, s", format!("{truth:.6} (up to {stolen:.2} taken)"), format!("{seen:.6}"), right);
 }
 
@@ -97,16 +101,11 @@ fn contending_threads() {
     assert!(wait > 0.0, "this kernel accounts no waits: {answer}");
     let stolen = kernel::stolen_seconds() - stolen;
     let waited = (after.wait_ns - before.wait_ns) as f64 / 1e9;
-    // What is taken from the one that runs is also waited for by the other, or not, as the kernel's clock sees it.
-    let right = ((wait - stolen) * 0.98..=(wait + stolen) * 1.02).contains(&waited);
-    table.holds(
-        "wait in the run queue, s",
-        format!("{wait:.6} (up to {stolen:.2} taken)"),
-        format!("{waited:.6}"),
-        right,
-    );
+    table.within("wait in the run queue, s", wait, waited, 100.0 * CLOCKS);
     let seen = (after.on_cpu_ns - before.on_cpu_ns) as f64 / 1e9;
     on_cpu(&mut table, cpu, seen, stolen);
+    // Of the two clocks nothing is left in a ratio.
+    table.within("wait per time on CPU", wait / cpu, waited / seen, 2.0);
     table.equal("threads afterwards", 1.0, profiler.page().value("profiler_runtime_threads", &[]));
     let status = profiler.status();
     let losses = status.losses();
