@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::export::http;
+
 /// Largest ring that may be asked for.
 const MAX_RING_MIB: u32 = 1024;
 
@@ -123,12 +125,8 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
     full.parse().map_err(|_| "must be ADDRESS:PORT, as 127.0.0.1:9909 or :9909".to_owned())
 }
 
-fn telemetry_path(text: &str) -> Result<String, String> {
-    const TAKEN: [&str; 4] = ["/", "/status", "/healthz", "/readyz"];
-    if !text.starts_with('/') || text.contains(['{', '}', '*', '?', '#']) {
-        return Err("must be a plain path that begins with /".to_owned());
-    }
-    if TAKEN.contains(&text) { Err(format!("{text} is another page's path")) } else { Ok(text.to_owned()) }
+fn telemetry_path(text: &str) -> Result<String, &'static str> {
+    http::check_path(text).map(|()| text.to_owned())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! `cargo xtask demo`: a small Tokio server under a bounded load, and what the profiler shows of it.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::Ended;
+use crate::target::{Fixture, number};
 use crate::{build, fixtures, setup};
 
 /// Connections that send requests.
@@ -26,15 +26,8 @@ pub fn run(duration: Option<Duration>, listen: &str) -> Result<()> {
     let profiler = build::profiler()?;
     let fixture = fixtures::tokio("latest", "release")?;
     // Its standard input is its leash: it ends when this process does.
-    let mut server = Ended(
-        Command::new(&fixture)
-            .args(["http", "0"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("failed to start `{}`", fixture.display()))?,
-    );
-    let (pid, port) = ready(&mut server)?;
+    let server = Fixture::start(&fixture, &["http", "0"], None)?;
+    let (pid, port) = (server.pid(), number(&server.ready, "port")? as u16);
     eprintln!("\ndemo: a Tokio server runs as process {pid} on 127.0.0.1:{port}, with {CLIENTS} clients");
     eprintln!("demo: its metrics are on http://{listen}/metrics, and a summary follows every 2 s; Ctrl-C ends it\n");
     let stop = Arc::new(AtomicBool::new(false));
@@ -74,21 +67,6 @@ fn with_default_interrupt(command: &mut Command) -> &mut Command {
             Ok(())
         })
     }
-}
-
-/// The server's process and port, from the line that it prints when it is ready.
-fn ready(server: &mut Ended) -> Result<(u32, u16)> {
-    let output = server.0.stdout.take().context("the server has no output")?;
-    let mut line = String::new();
-    BufReader::new(output).read_line(&mut line).context("failed to read the server's first line")?;
-    let number = |name: &str| {
-        let (_, rest) = line.split_once(&format!("\"{name}\":"))?;
-        rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()
-    };
-    let (Some(pid), Some(port)) = (number("pid"), number("port")) else {
-        bail!("the server's first line is not understood: {line}");
-    };
-    Ok((pid, u16::try_from(port)?))
 }
 
 /// Sends requests over one connection until told to stop; returns how many failed.

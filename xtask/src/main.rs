@@ -7,6 +7,7 @@ mod docs;
 mod fixtures;
 mod process;
 mod setup;
+mod target;
 mod test;
 
 use std::process::ExitCode;

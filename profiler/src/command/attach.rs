@@ -197,7 +197,7 @@ async fn watch(
                     tokio::task::yield_now().await;
                 }
                 session.tick();
-                if !session.any_running() && (owns_child || !serves(&server)) {
+                if !session.any_running() && (owns_child || server.is_none()) {
                     break;
                 }
                 if !session.any_running() && measure.duration.is_none() && session.all_expired() {
@@ -220,10 +220,6 @@ async fn watch(
         server.task.await.context("the server panicked")??;
     }
     Ok(())
-}
-
-fn serves(server: &Option<Server>) -> bool {
-    server.is_some()
 }
 
 /// The next scrape; never, where nothing is served.

@@ -65,18 +65,26 @@ pub async fn serve(
     axum::serve(socket, router).with_graceful_shutdown(shutdown).await.map_err(ExportError::Serve)
 }
 
+/// Whether metrics can be served at `path`.
+///
+/// # Errors
+/// The path is taken or none.
+pub fn check_path(path: &str) -> Result<(), &'static str> {
+    if !path.starts_with('/') || path.contains(['{', '}', '?', '#', '*']) {
+        return Err("it must begin with / and be a plain path");
+    }
+    if RESERVED.contains(&path) {
+        return Err("another page is served there");
+    }
+    Ok(())
+}
+
 /// All pages.
 ///
 /// # Errors
 /// The path of the metrics is taken or none.
 pub fn router(path: &str, source: SnapshotSource) -> Result<Router, ExportError> {
-    let refused = |reason| Err(ExportError::Path { path: path.to_owned(), reason });
-    if !path.starts_with('/') || path.contains(['{', '}', '?', '#', '*']) {
-        return refused("it must begin with / and be a plain path");
-    }
-    if RESERVED.contains(&path) {
-        return refused("another page is served there");
-    }
+    check_path(path).map_err(|reason| ExportError::Path { path: path.to_owned(), reason })?;
     let pages = Arc::new(Pages { path: path.to_owned(), source, last_scrape_ns: AtomicU64::new(0) });
     Ok(Router::new()
         .route(path, get(metrics_page))

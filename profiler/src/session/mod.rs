@@ -344,8 +344,7 @@ fn take_task(
         kind::TASK_COMPLETED => tally.completed += 1,
         _ => {}
     }
-    let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed(record.header.pid))
-    else {
+    let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed()) else {
         tally.foreign_process += 1;
         return;
     };

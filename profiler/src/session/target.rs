@@ -20,9 +20,6 @@ use crate::status::{ProbeState, TargetStatus};
 use crate::target::listener::{Listeners, ListeningSocket};
 use crate::target::process::Process;
 
-/// What is read from a process's image.
-const FLAGS: u32 = target_flag::TASKS | target_flag::CURRENT_TASK_TLS | target_flag::POLL_STACK | target_flag::OUTCOME;
-
 /// A watched process.
 pub(super) struct Watched {
     pub process: Process,
@@ -50,7 +47,7 @@ pub(super) struct Watched {
 
 /// What is attached to the image that a process runs now.
 pub(super) struct Runtime {
-    plan: Arc<Plan>,
+    plan: Plan,
     load_bias: u64,
     table: TargetId,
     probes: Probes,
@@ -104,8 +101,8 @@ impl Watched {
         self.ended_ns.is_none()
     }
 
-    /// The runtime whose records come from `pid`.
-    pub fn probed(&self, _pid: u32) -> Option<&Runtime> {
+    /// The runtime whose records come from it.
+    pub fn probed(&self) -> Option<&Runtime> {
         self.runtime.as_ref()
     }
 
@@ -137,7 +134,7 @@ impl Watched {
 
     /// Attaches to accept where it is not: a program that listens on nothing pays nothing.
     pub fn attach_accept(&mut self, kernel: &mut Kernel, returns: &mut Returns) {
-        if !self.running() || self.accepts.is_some() || self.accept_tried {
+        if !self.running() || self.accept_tried {
             return;
         }
         match &returns.hooks.depth {
@@ -235,7 +232,7 @@ impl Watched {
         self.tables.push(table);
         let detail = format!("{} sites by {}", plan.probes.len(), probes.mechanism());
         self.status.set("tasks", ProbeState::Attached, detail);
-        self.runtime = Some(Runtime { plan: Arc::new(plan), load_bias, table, probes });
+        self.runtime = Some(Runtime { plan, load_bias, table, probes });
         Ok(())
     }
 
@@ -421,7 +418,7 @@ fn entry(slot: u32, plan: &Plan, (image_start, image_end): (u64, u64)) -> Target
     }
     let mut layout = plan.layout;
     (layout.image_start, layout.image_end) = (image_start, image_end);
-    TargetEntry { slot, flags: flags & FLAGS, layout }
+    TargetEntry { slot, flags, layout }
 }
 
 fn type_info(kind: &TaskType) -> TypeInfo {

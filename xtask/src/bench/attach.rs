@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::target::{Fixture, Profiler, cpu_ns, get, metric, resident_kib};
 use super::{Programs, Row, spread};
+use crate::target::{Fixture, Profiler, cpu_ns, get, metric, resident_kib};
 
 const CYCLES: usize = 10;
 const HELD_TASKS: u32 = 100_000;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::target::{Fixture, Profiler, cpu_ns, number, pin};
 use super::{Programs, Row, spread};
+use crate::target::{Fixture, Profiler, cpu_ns, number, pin};
 
 const PAIRS: usize = 12;
 const LASTS: Duration = Duration::from_secs(2);

@@ -5,7 +5,6 @@ mod attach;
 mod http;
 mod run_queue;
 mod storm;
-mod target;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::target::{Fixture, Profiler, number};
 use super::{Programs, Row, spread};
 use crate::process::Ended;
+use crate::target::{Fixture, Profiler, number};
 
 const ROUND_TRIPS: u32 = 30_000;
 const ROUNDS: usize = 15;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::target::{Fixture, Profiler, cpu_ns, get, metric, number};
 use super::{Programs, Row};
+use crate::target::{Fixture, Profiler, cpu_ns, get, metric, number};
 
 const LASTS: Duration = Duration::from_secs(10);
 const BATCH: u32 = 200_000;
