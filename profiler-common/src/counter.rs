@@ -18,16 +18,16 @@ pub enum Counter {
     TargetMemory = 5,
     /// Task hits whose poll stack was deeper than is kept.
     PollStackDeep = 6,
-    /// Spawn probe hits in targets.
-    SpawnHits = 7,
-    /// Completion probe hits in targets.
-    CompleteHits = 8,
-    /// Poll start and end probe hits in targets.
-    PollHits = 9,
+    /// Task hits in targets while nothing is to be measured: a probe comes or goes.
+    IdleHits = 7,
+    /// Types of task that found the map of types full: their polls and wakes are not counted.
+    TypesFull = 8,
+    /// Polls whose thread found the map of polling threads full.
+    PollThreadsFull = 9,
     /// Uprobe hits in processes that are not targets.
     ForeignHits = 10,
-    /// Accept tracepoint hits that concerned a target.
-    AcceptHits = 11,
+    /// Ends of polls that began before they were measured.
+    PollStartUnseen = 11,
     /// Accepted connections on a listener that user space has not registered yet.
     AcceptUnknownListener = 12,
 }
@@ -45,11 +45,11 @@ impl Counter {
         Counter::AcceptUnmatched,
         Counter::TargetMemory,
         Counter::PollStackDeep,
-        Counter::SpawnHits,
-        Counter::CompleteHits,
-        Counter::PollHits,
+        Counter::IdleHits,
+        Counter::TypesFull,
+        Counter::PollThreadsFull,
         Counter::ForeignHits,
-        Counter::AcceptHits,
+        Counter::PollStartUnseen,
         Counter::AcceptUnknownListener,
     ];
 
@@ -64,6 +64,8 @@ impl Counter {
             Counter::AcceptUnknownListener => "accept_listener_unknown",
             Counter::TargetMemory => "target_memory_unreadable",
             Counter::PollStackDeep => "poll_stack_deep",
+            Counter::TypesFull => "type_map_full",
+            Counter::PollThreadsFull => "poll_thread_map_full",
             _ => return None,
         })
     }

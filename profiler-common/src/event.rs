@@ -6,6 +6,14 @@ pub mod kind {
     pub const TASK_SPAWNED: u16 = 1;
     /// A [`super::TaskRecord`]: a task was completed.
     pub const TASK_COMPLETED: u16 = 2;
+    /// A [`super::TaskRecord`]: a poll that was slow has ended; `parent` is its duration, nanoseconds.
+    pub const TASK_SLOW_POLL: u16 = 3;
+    /// A [`super::TaskRecord`], when all are asked for: a poll has ended; `parent` is its duration, nanoseconds.
+    pub const TASK_POLLED: u16 = 4;
+    /// A [`super::TaskRecord`], when all are asked for: a task was woken; `parent` is how, see [`crate::map::wake`].
+    pub const TASK_WOKEN: u16 = 5;
+    /// A [`super::ProcessRecord`]: many probes were hit on one CPU; it is time to look at what they cost.
+    pub const HIT_STORM: u16 = 10;
     /// A [`super::ProcessRecord`]: a target forked; `other` is the child.
     pub const PROCESS_FORKED: u16 = 16;
     /// A [`super::ProcessRecord`]: a target replaced its image.

@@ -12,7 +12,98 @@ pub struct Target {
     pub flags: u32,
     /// The runtime's task layout.
     pub layout: TaskLayout,
+    /// How polls are measured.
+    pub polls: PollPolicy,
 }
+
+/// How the polls and wakes of a target are measured, while its flags say [`target_flag::POLLS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PollPolicy {
+    /// Number of the window in which they are measured without a gap: what an earlier one left behind is void.
+    pub window: u32,
+    /// What the probes at both ends add to the duration of a poll, nanoseconds.
+    pub added_ns: u32,
+    /// What one hit costs the thread, by [`Probe`], nanoseconds.
+    pub hit_ns: [u32; 5],
+    /// Always 0.
+    pub reserved: u32,
+    /// Polls of at least this duration are reported one by one, nanoseconds.
+    pub slow_ns: u64,
+}
+
+/// Kinds of probe whose hits are counted for each target. Numbers are positions in [`Cost`]: only added to.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Probe {
+    /// A task is created.
+    Spawn = 0,
+    /// A task is completed.
+    Complete = 1,
+    /// A poll begins.
+    PollStart = 2,
+    /// A poll ends.
+    PollEnd = 3,
+    /// A task is woken.
+    Wake = 4,
+    /// A thread left a CPU or got one.
+    Switch = 5,
+    /// A thread became runnable.
+    Wakeup = 6,
+    /// A call of accept returned.
+    Accept = 7,
+}
+
+/// Number of probes.
+pub const PROBES: usize = 8;
+
+impl Probe {
+    /// All probes, in the order of their numbers.
+    pub const ALL: [Probe; PROBES] = [
+        Probe::Spawn,
+        Probe::Complete,
+        Probe::PollStart,
+        Probe::PollEnd,
+        Probe::Wake,
+        Probe::Switch,
+        Probe::Wakeup,
+        Probe::Accept,
+    ];
+
+    /// Value of the `probe` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Probe::Spawn => "task_spawn",
+            Probe::Complete => "task_complete",
+            Probe::PollStart => "task_poll_start",
+            Probe::PollEnd => "task_poll_end",
+            Probe::Wake => "task_wake",
+            Probe::Switch => "sched_switch",
+            Probe::Wakeup => "sched_wakeup",
+            Probe::Accept => "accept",
+        }
+    }
+}
+
+/// What probing cost one target, per CPU. By [`Probe`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Hits.
+    pub hits: [u64; PROBES],
+    /// Hits of which the time in the program was taken.
+    pub timed: [u64; PROBES],
+    /// That time, nanoseconds.
+    pub timed_ns: [u64; PROBES],
+    /// Hits of uprobes, which are what may storm.
+    pub storm: u64,
+}
+
+/// After so many uprobe hits of one target on one CPU user space is woken to look at what they cost.
+pub const STORM_HITS: u64 = 4096;
+
+/// One program run of so many is timed: those whose start has a time that this divides.
+pub const TIMED_EVERY: u64 = 64;
 
 /// Bits of [`Target::flags`].
 pub mod target_flag {
@@ -24,6 +115,10 @@ pub mod target_flag {
     pub const POLL_STACK: u32 = 4;
     /// The task result can be inspected: `layout.result` is valid.
     pub const OUTCOME: u32 = 8;
+    /// Polls and wakes are measured.
+    pub const POLLS: u32 = 16;
+    /// Every poll and wake is a record of its own.
+    pub const TRACE: u32 = 32;
 }
 
 /// Where a runtime keeps what the probes read. Offsets in bytes.
@@ -107,12 +202,133 @@ pub const POLL_STACK_FRAMES: usize = 8;
 
 /// The tasks that a thread polls just now, outermost first. Key: thread id.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PollStack {
     /// Number of frames in use; may exceed the frames that are kept.
-    pub depth: u64,
-    /// Addresses of task headers.
-    pub tasks: [u64; POLL_STACK_FRAMES],
+    pub depth: u32,
+    /// The window in which they began, see [`PollPolicy::window`].
+    pub window: u32,
+    /// The frames.
+    pub frames: [PollFrame; POLL_STACK_FRAMES],
+}
+
+impl PollStack {
+    /// No poll.
+    pub const EMPTY: PollStack = PollStack {
+        depth: 0,
+        window: 0,
+        frames: [PollFrame { task: 0, vtable: 0, start_ns: 0, delay_ns: 0, nested_ns: 0, probes_ns: 0, first: 0 };
+            POLL_STACK_FRAMES],
+    };
+}
+
+/// One poll that has not ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PollFrame {
+    /// Address of the task's header.
+    pub task: u64,
+    /// Address of the task's vtable; 0 where the pass is no poll, since the task was cancelled before it.
+    pub vtable: u64,
+    /// When it began, nanoseconds.
+    pub start_ns: u64,
+    /// How long the task had waited since it was woken, or spawned, nanoseconds; 0 where that was not seen.
+    pub delay_ns: u64,
+    /// Time in polls within this one, nanoseconds.
+    pub nested_ns: u64,
+    /// Time that probes took within this one, nanoseconds.
+    pub probes_ns: u64,
+    /// Whether it is the task's first poll: 1 or 0.
+    pub first: u64,
+}
+
+/// A task of a target. Key of what is known of single tasks.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TaskKey {
+    /// Address of its header.
+    pub task: u64,
+    /// Process id.
+    pub pid: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// A task that was woken, or spawned, and what is known of it until it is polled.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Woken {
+    /// When it was woken first since its last poll began, nanoseconds; 0 when it was not.
+    pub since_ns: u64,
+    /// Address of its vtable.
+    pub vtable: u64,
+    /// The window in which that was, see [`PollPolicy::window`].
+    pub window: u32,
+    /// Whether it was not polled before: 1 or 0.
+    pub first: u32,
+}
+
+/// A type of task of a target.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TypeKey {
+    /// Address of its vtable in the target.
+    pub vtable: u64,
+    /// The target's slot.
+    pub slot: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// Ways of waking, positions in [`TypeStats::wakes`].
+pub mod wake {
+    /// The waker was used up.
+    pub const BY_VALUE: usize = 0;
+    /// The waker was kept.
+    pub const BY_REF: usize = 1;
+    /// On the thread that polls that very task, in either way.
+    pub const BY_SELF: usize = 2;
+    /// Their labels.
+    pub const LABELS: [&str; 3] = ["by_value", "by_ref", "self"];
+}
+
+/// Polls and wakes of one type of task, per CPU. Times in nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TypeStats {
+    /// Time in polls, without polls of other tasks within them.
+    pub busy_ns: u64,
+    /// Polls that were slow, see [`PollPolicy::slow_ns`].
+    pub slow: u64,
+    /// The longest poll.
+    pub slowest_ns: u64,
+    /// Passes over tasks that were cancelled before: no polls.
+    pub cancelled_passes: u64,
+    /// Wakes, see [`wake`].
+    pub wakes: [u64; 3],
+    /// Always 0.
+    pub reserved: u64,
+    /// Durations of polls.
+    pub poll: Histogram,
+    /// Waits from the wake to the poll.
+    pub delay: Histogram,
+    /// Waits from the spawn to the first poll.
+    pub first_delay: Histogram,
+}
+
+impl TypeStats {
+    /// Nothing counted.
+    pub const EMPTY: TypeStats = TypeStats {
+        busy_ns: 0,
+        slow: 0,
+        slowest_ns: 0,
+        cancelled_passes: 0,
+        wakes: [0; 3],
+        reserved: 0,
+        poll: Histogram::EMPTY,
+        delay: Histogram::EMPTY,
+        first_delay: Histogram::EMPTY,
+    };
 }
 
 /// The cookie of a task probe: where the task pointer and the task's id are at this site, and which site it is.
@@ -252,9 +468,16 @@ pub enum Argument {
 }
 
 const _: () = assert!(size_of::<TaskLayout>() == 40);
-const _: () = assert!(size_of::<Target>() == 48);
+const _: () = assert!(size_of::<PollPolicy>() == 40);
+const _: () = assert!(size_of::<Target>() == 88);
+const _: () = assert!(size_of::<Cost>() == 8 * (3 * PROBES + 1));
+const _: () = assert!(size_of::<PollFrame>() == 56);
+const _: () = assert!(size_of::<TaskKey>() == 16);
+const _: () = assert!(size_of::<Woken>() == 24);
+const _: () = assert!(size_of::<TypeKey>() == 16);
+const _: () = assert!(size_of::<TypeStats>() == 64 + 3 * size_of::<Histogram>());
 const _: () = assert!(size_of::<Thread>() == 32);
-const _: () = assert!(size_of::<PollStack>() == 8 * (1 + POLL_STACK_FRAMES));
+const _: () = assert!(size_of::<PollStack>() == 8 + POLL_STACK_FRAMES * size_of::<PollFrame>());
 const _: () = assert!(size_of::<SchedStats>() == 16 + 3 * size_of::<Histogram>());
 const _: () = assert!(size_of::<Listener>() == 16 + 2 * size_of::<Histogram>());
 

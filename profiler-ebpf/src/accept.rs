@@ -5,11 +5,11 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use profiler_common::counter::Counter;
-use profiler_common::map::Listener;
+use profiler_common::map::{Probe, Listener};
 
 use crate::maps::{ARRIVALS, LISTENER_STATS, LISTENERS, PORTS, TARGETS, count};
 use crate::sched::now;
-use crate::{offsets, read};
+use crate::{cost, offsets, read};
 
 const TCP_ESTABLISHED: u32 = 1;
 const TCP_SYN_RECV: u32 = 3;
@@ -56,21 +56,24 @@ pub fn data_ready(socket: *const u8) -> i32 {
 /// A target's accept or accept4 returned, in its C library.
 #[inline(always)]
 pub fn returned(ctx: &ProbeContext) -> u32 {
-    if !in_target() {
+    let time = now();
+    let Some(slot) = target() else {
         count(Counter::ForeignHits);
         return 0;
-    }
+    };
+    cost::hit(slot, Probe::Accept);
     // SAFETY: the registers are this program's context.
     let (result, listener) = unsafe { ((*ctx.regs).rax, (*ctx.regs).rdi) };
-    accepted(result as i64, listener)
+    accepted(result as i64, listener);
+    cost::end(slot, Probe::Accept, time);
+    0
 }
 
 /// The same, seen by the kernel's tracepoint.
 #[inline(always)]
 pub fn syscall_returned(ctx: &TracePointContext) -> u32 {
-    if !in_target() {
-        return 0;
-    }
+    let Some(slot) = target() else { return 0 };
+    cost::kernel_hit(slot, Probe::Accept);
     // SAFETY: the field is part of every syscall exit tracepoint; the context is only read.
     let result: i64 = unsafe { *ctx.as_ptr().cast::<u8>().add(SYSCALL_RETURN).cast::<i64>() };
     // SAFETY: helpers without a precondition.
@@ -79,20 +82,23 @@ pub fn syscall_returned(ctx: &TracePointContext) -> u32 {
         count(Counter::AcceptUnknownListener);
         return 0;
     };
-    accepted(result, listener)
+    accepted(result, listener);
+    0
+}
+
+/// The slot of the target that runs; `None` when it is none.
+#[inline(always)]
+fn target() -> Option<u32> {
+    let target = TARGETS.get_ptr((bpf_get_current_pid_tgid() >> 32) as u32)?;
+    // SAFETY: a live map value.
+    Some(unsafe { (*target).slot })
 }
 
 #[inline(always)]
-fn in_target() -> bool {
-    TARGETS.get_ptr((bpf_get_current_pid_tgid() >> 32) as u32).is_some()
-}
-
-#[inline(always)]
-fn accepted(result: i64, listener: u64) -> u32 {
+fn accepted(result: i64, listener: u64) {
     if result < 0 {
-        return 0;
+        return;
     }
-    count(Counter::AcceptHits);
     // SAFETY: a helper without a precondition.
     let task = unsafe { bpf_get_current_task() };
     // A descriptor is an `int`: what is above it in the register is not defined.
@@ -100,22 +106,21 @@ fn accepted(result: i64, listener: u64) -> u32 {
         socket_of(task, listener & 0xffff_ffff).and_then(|socket| read::kernel(socket + offsets::sock_cookie() as u64));
     let Some(stats) = cookie.and_then(stats) else {
         count(Counter::AcceptUnknownListener);
-        return 0;
+        return;
     };
     // SAFETY: a per-CPU map value.
     unsafe { (*stats).accepted += 1 };
     let Some(connection) = socket_of(task, result as u64 & 0xffff_ffff) else {
         count(Counter::AcceptUnmatched);
-        return 0;
+        return;
     };
     let Some(arrived) = ARRIVALS.get_ptr(connection) else {
         count(Counter::AcceptUnmatched);
-        return 0;
+        return;
     };
     // SAFETY: live map values.
     unsafe { (*stats).wait.record(now().saturating_sub(*arrived)) };
     let _ = ARRIVALS.remove(connection);
-    0
 }
 
 #[inline(always)]

@@ -3,9 +3,12 @@
 #![no_main]
 
 mod accept;
+mod cost;
 mod emit;
+mod hit;
 mod maps;
 mod offsets;
+mod poll;
 mod process;
 mod read;
 mod sched;
@@ -13,6 +16,7 @@ mod task;
 
 use aya_ebpf::macros::{btf_tracepoint, tracepoint, uprobe};
 use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, TracePointContext};
+use profiler_common::map::wake;
 
 #[btf_tracepoint(function = "sched_wakeup")]
 fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
@@ -85,12 +89,22 @@ fn task_complete(ctx: ProbeContext) -> u32 {
 
 #[uprobe]
 fn task_poll_start(ctx: ProbeContext) -> u32 {
-    task::poll_started(&ctx)
+    poll::started(&ctx)
 }
 
 #[uprobe]
 fn task_poll_end(ctx: ProbeContext) -> u32 {
-    task::poll_ended(&ctx)
+    poll::ended(&ctx)
+}
+
+#[uprobe]
+fn task_wake_by_value(ctx: ProbeContext) -> u32 {
+    poll::woken(&ctx, wake::BY_VALUE)
+}
+
+#[uprobe]
+fn task_wake_by_ref(ctx: ProbeContext) -> u32 {
+    poll::woken(&ctx, wake::BY_REF)
 }
 
 /// Costs a trap and nothing else: what a hit costs on this host is measured with it.

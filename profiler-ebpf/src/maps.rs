@@ -1,9 +1,13 @@
 //! All maps. Sizes are the defaults; user space sets those that depend on the targets before load.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
-use profiler_common::map::{Listener, PollStack, SchedStats, Target, Thread};
+use profiler_common::map::{
+    Cost, Listener, PollStack, SchedStats, Target, TaskKey, Thread, TypeKey, TypeStats, Woken,
+};
+
+const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// Watched processes by process id.
 #[map]
@@ -37,6 +41,18 @@ pub static LISTENER_STATS: PerCpuArray<Listener> = PerCpuArray::with_max_entries
 /// Polled tasks by thread id, where poll probes are attached.
 #[map]
 pub static POLL_STACKS: LruHashMap<u32, PollStack> = LruHashMap::with_max_entries(8192, 0);
+
+/// Tasks that wait to be polled. The least recent one is evicted: those of a window that is over are never polled in it.
+#[map]
+pub static WOKEN: LruHashMap<TaskKey, Woken> = LruHashMap::with_max_entries(65536, 0);
+
+/// Polls and wakes by type of task. Entries are made when a type is first seen: their values are large.
+#[map]
+pub static TYPES: PerCpuHashMap<TypeKey, TypeStats> = PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// What probing costs, by target slot.
+#[map]
+pub static COSTS: PerCpuArray<Cost> = PerCpuArray::with_max_entries(1, 0);
 
 /// All records, to user space.
 #[map]

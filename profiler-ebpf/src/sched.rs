@@ -1,10 +1,10 @@
 //! Where a target's threads spend their time: run queue, CPU, asleep.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use profiler_common::map::Thread;
+use profiler_common::map::{Probe, Thread};
 
-use crate::maps::{SCHED, THREADS};
-use crate::{offsets, read};
+use crate::maps::{POLL_STACKS, SCHED, THREADS};
+use crate::{cost, offsets, read};
 
 #[inline(always)]
 pub fn now() -> u64 {
@@ -24,13 +24,17 @@ fn thread(task: *const u8) -> Option<*mut Thread> {
 #[inline(always)]
 pub fn wakeup(task: *const u8) -> i32 {
     if let Some(thread) = thread(task) {
+        let time = now();
         // SAFETY: a live map value; a thread is woken by one waker at a time, under its lock.
-        unsafe {
+        let slot = unsafe {
             // A wake-up that finds the thread running, or already runnable, starts no wait.
             if (*thread).on_cpu_ns == 0 && (*thread).runnable_ns == 0 {
-                (*thread).runnable_ns = now();
+                (*thread).runnable_ns = time;
             }
-        }
+            (*thread).slot
+        };
+        cost::kernel_hit(slot, Probe::Wakeup);
+        cost::end(slot, Probe::Wakeup, time);
     }
     0
 }
@@ -50,6 +54,13 @@ pub fn switch(preempted: u64, previous: *const u8, next: *const u8, state: u64) 
     }
     if let Some(thread) = into {
         switched_in(thread, time);
+    }
+    // Between two threads of a target it is one run of the program.
+    if let Some(thread) = out.or(into) {
+        // SAFETY: a live map value.
+        let slot = unsafe { (*thread).slot };
+        cost::kernel_hit(slot, Probe::Switch);
+        cost::end(slot, Probe::Switch, time);
     }
     0
 }
@@ -116,5 +127,6 @@ pub fn ended(tid: u32) {
             }
         }
         let _ = THREADS.remove(tid);
+        let _ = POLL_STACKS.remove(tid);
     }
 }

@@ -1,103 +1,26 @@
-//! Tasks of a runtime: births, ends, and (where a thread-local does not tell it) who is being polled.
+//! Tasks of a runtime: births and ends, and who spawned whom.
 
 use core::ptr::read_volatile;
 
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_task_btf};
+use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 use aya_ebpf::programs::ProbeContext;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, flag, kind};
-use profiler_common::map::{
-    Argument, Cookie, POLL_STACK_FRAMES, PollStack, Target, TaskLayout, error_order, id_place, target_flag,
-};
+use profiler_common::map::{Probe, TaskLayout, error_order, id_place, target_flag};
 
-use crate::maps::{POLL_STACKS, TARGETS, count};
-use crate::sched::now;
-use crate::{emit, offsets, read};
-
-/// What every task probe needs first: the target, the thread, and the task pointer of this site.
-struct Hit {
-    target: *const Target,
-    pid: u32,
-    tid: u32,
-    cookie: Cookie,
-    task: u64,
-    registers: Registers,
-}
-
-#[inline(always)]
-fn hit(ctx: &ProbeContext, counter: Counter) -> Option<Hit> {
-    let ids = bpf_get_current_pid_tgid();
-    let (pid, tid) = ((ids >> 32) as u32, ids as u32);
-    let Some(target) = TARGETS.get_ptr(pid) else {
-        count(Counter::ForeignHits);
-        return None;
-    };
-    // SAFETY: a live map value.
-    if unsafe { (*target).flags } & target_flag::TASKS == 0 {
-        return None;
-    }
-    count(counter);
-    // SAFETY: `ctx` is this program's context.
-    let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-    let registers = registers(ctx);
-    let code = usize::from(cookie.argument());
-    let task = if code == Argument::Stack as usize {
-        let Some(task) = read::user(registers.stack().wrapping_add_signed(cookie.displacement())) else {
-            count(Counter::TargetMemory);
-            return None;
-        };
-        task
-    } else {
-        registers.get(code)
-    };
-    Some(Hit { target, pid, tid, cookie, task, registers })
-}
-
-/// All registers, in the order of [`Argument`]'s codes, the stack pointer last.
-///
-/// They are copied first: the verifier allows loads from the context at constant offsets only, and the compiler would
-/// make one load at a computed offset of a choice between them.
-#[inline(always)]
-fn registers(ctx: &ProbeContext) -> Registers {
-    let regs = ctx.regs.cast_const();
-    macro_rules! copies {
-        ($($register:ident),*) => {
-            // SAFETY: the registers are this program's context.
-            unsafe { [$(read_volatile(&raw const (*regs).$register)),*] }
-        };
-    }
-    Registers(copies!(rdi, rsi, rdx, rcx, rax, rbx, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rsp))
-}
-
-struct Registers([u64; 16]);
-
-impl Registers {
-    #[inline(always)]
-    fn get(&self, code: usize) -> u64 {
-        // SAFETY: the index is below 16. Volatile, so that the array stays an array.
-        unsafe { read_volatile(self.0.as_ptr().add(code & 15)) }
-    }
-
-    #[inline(always)]
-    fn stack(&self) -> u64 {
-        self.0[15]
-    }
-
-    #[inline(always)]
-    fn frame(&self) -> u64 {
-        self.0[Argument::Rbp as usize]
-    }
-}
+use crate::hit::{Hit, hit};
+use crate::maps::count;
+use crate::{emit, offsets, poll, read};
 
 /// A task was created.
 #[inline(always)]
 pub fn spawned(ctx: &ProbeContext) -> u32 {
-    let Some(hit) = hit(ctx, Counter::SpawnHits) else { return 0 };
+    let Some(hit) = hit(ctx, Probe::Spawn) else { return 0 };
     let (vtable, id) = identity(&hit);
     let (parent, flags) = parent(&hit);
     emit_task(&hit, kind::TASK_SPAWNED, flags, vtable, id, parent);
+    poll::spawned(&hit);
+    hit.end();
     0
 }
 
@@ -105,13 +28,21 @@ pub fn spawned(ctx: &ProbeContext) -> u32 {
 /// stored result are read at once.
 #[inline(always)]
 pub fn completed(ctx: &ProbeContext) -> u32 {
-    let Some(hit) = hit(ctx, Counter::CompleteHits) else { return 0 };
+    let Some(hit) = hit(ctx, Probe::Complete) else { return 0 };
+    complete(&hit);
+    poll::completed(&hit);
+    hit.end();
+    0
+}
+
+#[inline(always)]
+fn complete(hit: &Hit) {
     // SAFETY: a live map value.
     let (flags, layout) = unsafe { ((*hit.target).flags, &(*hit.target).layout) };
     let mut words = TaskWords([0; 16]);
     if !words.read(hit.task) {
         count(Counter::TargetMemory);
-        return 0;
+        return;
     }
     let vtable = words.get(layout.vtable as usize / 8);
     let mut id = 0;
@@ -119,7 +50,7 @@ pub fn completed(ctx: &ProbeContext) -> u32 {
     if layout.id_offset_in_vtable != 0 {
         let Some(offset) = read::user(vtable + u64::from(layout.id_offset_in_vtable)) else {
             count(Counter::TargetMemory);
-            return 0;
+            return;
         };
         if offset <= MAX_ID_OFFSET {
             let at = offset as usize / 8;
@@ -131,12 +62,11 @@ pub fn completed(ctx: &ProbeContext) -> u32 {
             id = read::user(hit.task + offset).unwrap_or_default();
         }
     }
-    emit_task(&hit, kind::TASK_COMPLETED, told, vtable, id, 0);
-    0
+    emit_task(hit, kind::TASK_COMPLETED, told, vtable, id, 0);
 }
 
 /// The bit of a task's state word that says that it was asked to cancel (runtime/task/state.rs, since 1.9).
-const CANCELLED_BIT: u64 = 0x20;
+pub const CANCELLED_BIT: u64 = 0x20;
 /// Words of a task that are read: no task is shorter.
 const TASK_WORDS: usize = 13;
 /// Words behind the id among which a task's stored error is.
@@ -212,7 +142,7 @@ fn payload(layout: &TaskLayout, asked: u16, data: u64, vtable: u64) -> u16 {
 
 #[inline(always)]
 fn emit_task(hit: &Hit, kind: u16, flags: u16, vtable: u64, id: u64, parent: u64) {
-    let header = Header { time_ns: now(), pid: hit.pid, tid: hit.tid, kind, flags, site: hit.cookie.site() };
+    let header = Header { time_ns: hit.time_ns, pid: hit.pid, tid: hit.tid, kind, flags, site: hit.cookie.site() };
     emit::task(TaskRecord { header, task: hit.task, vtable, id, parent });
 }
 
@@ -263,51 +193,10 @@ fn parent(hit: &Hit) -> (u64, u16) {
         };
     }
     if flags & target_flag::POLL_STACK != 0 {
-        let Some(stack) = POLL_STACKS.get_ptr(hit.tid) else {
-            return (0, flag::PARENT_KNOWN | flag::PARENT_IS_ADDRESS);
+        return match poll::current(hit.tid) {
+            Some(task) => (task, flag::PARENT_KNOWN | flag::PARENT_IS_ADDRESS),
+            None => (0, 0),
         };
-        // SAFETY: a live map value; only this thread writes it.
-        let depth = unsafe { (*stack).depth };
-        if depth == 0 {
-            return (0, flag::PARENT_KNOWN | flag::PARENT_IS_ADDRESS);
-        }
-        let top = depth as usize - 1;
-        if top < POLL_STACK_FRAMES {
-            // SAFETY: as above, and in bounds.
-            return (unsafe { (*stack).tasks[top] }, flag::PARENT_KNOWN | flag::PARENT_IS_ADDRESS);
-        }
     }
     (0, 0)
-}
-
-/// A task's poll began on this thread.
-#[inline(always)]
-pub fn poll_started(ctx: &ProbeContext) -> u32 {
-    let Some(hit) = hit(ctx, Counter::PollHits) else { return 0 };
-    if POLL_STACKS.get_ptr(hit.tid).is_none() {
-        let _ = POLL_STACKS.insert(hit.tid, PollStack::default(), 0);
-    }
-    let Some(stack) = POLL_STACKS.get_ptr_mut(hit.tid) else { return 0 };
-    // SAFETY: a live map value; only this thread writes it.
-    unsafe {
-        let depth = (*stack).depth as usize;
-        if depth < POLL_STACK_FRAMES {
-            (*stack).tasks[depth] = hit.task;
-        } else {
-            count(Counter::PollStackDeep);
-        }
-        (*stack).depth += 1;
-    }
-    0
-}
-
-/// A poll ended on this thread: the innermost one.
-#[inline(always)]
-pub fn poll_ended(ctx: &ProbeContext) -> u32 {
-    let Some(hit) = hit(ctx, Counter::PollHits) else { return 0 };
-    if let Some(stack) = POLL_STACKS.get_ptr_mut(hit.tid) {
-        // SAFETY: a live map value; only this thread writes it.
-        unsafe { (*stack).depth = (*stack).depth.saturating_sub(1) };
-    }
-    0
 }

@@ -1,20 +1,19 @@
-//! Prints how a file would be observed, and how long it took to find out: `plan FILE [--probes [--polls]]`.
+//! Prints how a file would be observed, and how long it took to find out: `plan FILE [--probes]`.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use profiler::runtime::{Lineage, Plan, RUNTIMES};
+use profiler::runtime::{Plan, RUNTIMES};
 use profiler::target::elf::Binary;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let Some(path) = arguments.next() else {
-        eprintln!("usage: plan FILE [--probes [--polls]]");
+        eprintln!("usage: plan FILE [--probes]");
         return ExitCode::from(2);
     };
     let probes = arguments.next().is_some_and(|flag| flag == "--probes");
-    let polls = arguments.next().is_some_and(|flag| flag == "--polls");
-    match show(&path, probes, polls) {
+    match show(&path, probes) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("failed to plan `{path}`: {error}");
@@ -23,7 +22,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn show(path: &str, probes: bool, polls: bool) -> Result<(), Box<dyn std::error::Error>> {
+fn show(path: &str, probes: bool) -> Result<(), Box<dyn std::error::Error>> {
     let data = std::fs::read(path)?;
     let start = Instant::now();
     let binary = Binary::parse(&data)?;
@@ -39,13 +38,7 @@ fn show(path: &str, probes: bool, polls: bool) -> Result<(), Box<dyn std::error:
         let plan = runtime.detect(&binary)?;
         let took = start.elapsed();
         match plan {
-            Some(mut plan) => {
-                // As if the current task could not be found in thread-local storage.
-                if polls && plan.lineage != Lineage::PollStack {
-                    plan.probes.extend(runtime.poll_probes(&binary).unwrap_or_default());
-                }
-                print(&plan, took, probes);
-            }
+            Some(plan) => print(&plan, took, probes),
             None => println!("not {} ({took:.1?})", runtime.name()),
         }
     }

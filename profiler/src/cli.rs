@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::budget::Budget;
 use crate::export::http;
 
 /// Largest ring that may be asked for.
@@ -85,6 +86,12 @@ pub struct Measure {
     /// How long the series of an ended process are kept, as `10m`
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub retention: Duration,
+    /// Share of the CPU time that a target uses which probing it may cost, as `2%`; `off` measures everything always
+    #[arg(long, value_name = "SHARE", default_value_t = Budget::DEFAULT)]
+    pub budget: Budget,
+    /// A task that holds its thread for this long at once is slow, and is reported
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration)]
+    pub slow_poll: Duration,
     /// Attach even when another profiler watches the process already
     #[arg(long)]
     pub force: bool,

@@ -26,6 +26,10 @@ impl Record {
         match self.header().kind {
             kind::TASK_SPAWNED => "task_spawned",
             kind::TASK_COMPLETED => "task_completed",
+            kind::TASK_SLOW_POLL => "task_slow_poll",
+            kind::TASK_POLLED => "task_polled",
+            kind::TASK_WOKEN => "task_woken",
+            kind::HIT_STORM => "hit_storm",
             kind::PROCESS_FORKED => "process_forked",
             kind::PROCESS_EXECED => "process_execed",
             _ => "process_exited",
@@ -83,7 +87,7 @@ pub fn decode(mut record: &[u8]) -> Result<Record, DecodeError> {
         false => Err(DecodeError::Length { kind: header.kind, length, expected }),
     };
     match header.kind {
-        kind::TASK_SPAWNED | kind::TASK_COMPLETED => {
+        kind::TASK_SPAWNED..=kind::TASK_WOKEN => {
             check(size_of::<TaskRecord>())?;
             Ok(Record::Task(TaskRecord {
                 header,
@@ -93,7 +97,7 @@ pub fn decode(mut record: &[u8]) -> Result<Record, DecodeError> {
                 parent: record.get_u64_ne(),
             }))
         }
-        kind::PROCESS_FORKED | kind::PROCESS_EXECED | kind::PROCESS_EXITED => {
+        kind::HIT_STORM | kind::PROCESS_FORKED | kind::PROCESS_EXECED | kind::PROCESS_EXITED => {
             check(size_of::<ProcessRecord>())?;
             Ok(Record::Process(ProcessRecord { header, other: record.get_u32_ne(), reserved: record.get_u32_ne() }))
         }
@@ -136,15 +140,20 @@ mod tests {
 
     fn record() -> impl Strategy<Value = Record> {
         let task = (
-            prop_oneof![Just(kind::TASK_SPAWNED), Just(kind::TASK_COMPLETED)].prop_flat_map(header),
+            (kind::TASK_SPAWNED..=kind::TASK_WOKEN).prop_flat_map(header),
             any::<[u64; 4]>(),
         )
             .prop_map(|(header, [task, vtable, id, parent])| {
                 Record::Task(TaskRecord { header, task, vtable, id, parent })
             });
         let process = (
-            prop_oneof![Just(kind::PROCESS_FORKED), Just(kind::PROCESS_EXECED), Just(kind::PROCESS_EXITED)]
-                .prop_flat_map(header),
+            prop_oneof![
+                Just(kind::HIT_STORM),
+                Just(kind::PROCESS_FORKED),
+                Just(kind::PROCESS_EXECED),
+                Just(kind::PROCESS_EXITED)
+            ]
+            .prop_flat_map(header),
             any::<u32>(),
         )
             .prop_map(|(header, other)| Record::Process(ProcessRecord { header, other, reserved: 0 }));
@@ -162,10 +171,10 @@ mod tests {
         #[test]
         fn any_length_of_a_known_kind_is_decoded_or_refused(
             mut bytes in proptest::collection::vec(any::<u8>(), 24..80),
-            kind in prop_oneof![1u16..3, 16u16..19],
+            kind in prop_oneof![1u16..6, 10u16..11, 16u16..19],
         ) {
             bytes[16..18].copy_from_slice(&kind.to_ne_bytes());
-            let expected = if kind < 16 { 56 } else { 32 };
+            let expected = if kind < 6 { 56 } else { 32 };
             prop_assert_eq!(decode(&bytes).is_ok(), bytes.len() == expected);
         }
 

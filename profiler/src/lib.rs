@@ -1,5 +1,6 @@
 //! An eBPF profiler that watches a language runtime from outside its process. `ARCHITECTURE.md` is the map.
 
+pub mod budget;
 pub mod cli;
 pub mod clock;
 pub mod command;

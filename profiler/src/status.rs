@@ -8,6 +8,8 @@ use serde::Serialize;
 pub enum ProbeState {
     /// It is attached and measures.
     Attached,
+    /// It measures in windows, or not at all for now: that is what the budget permits.
+    Sampled,
     /// This kernel or this build of the target does not permit it.
     Unsupported,
     /// It should work, and failed.
@@ -20,8 +22,9 @@ pub enum ProbeState {
 
 impl ProbeState {
     /// All states.
-    pub const ALL: [ProbeState; 5] = [
+    pub const ALL: [ProbeState; 6] = [
         ProbeState::Attached,
+        ProbeState::Sampled,
         ProbeState::Unsupported,
         ProbeState::Broken,
         ProbeState::NotApplicable,
@@ -32,6 +35,7 @@ impl ProbeState {
     pub const fn label(self) -> &'static str {
         match self {
             ProbeState::Attached => "attached",
+            ProbeState::Sampled => "sampled",
             ProbeState::Unsupported => "unsupported",
             ProbeState::Broken => "broken",
             ProbeState::NotApplicable => "not_applicable",
@@ -68,10 +72,18 @@ impl TargetStatus {
         }
     }
 
+    /// What was found to work is measured otherwise from now on; what never worked stays as it is.
+    pub fn restate(&mut self, probe: &str, state: ProbeState, detail: &str) {
+        let works = |row: &&mut ProbeRow| [ProbeState::Attached, ProbeState::Sampled].contains(&row.state);
+        if let Some(row) = self.probes.iter_mut().filter(works).find(|row| row.probe == probe) {
+            (row.state, row.detail) = (state, detail.to_owned());
+        }
+    }
+
     /// The target has ended: whatever was attached no longer is.
     pub fn ended(&mut self) {
         for row in &mut self.probes {
-            if row.state == ProbeState::Attached {
+            if [ProbeState::Attached, ProbeState::Sampled].contains(&row.state) {
                 row.state = ProbeState::Detached;
             }
         }

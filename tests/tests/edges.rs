@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("budget", &["event", "status"]),
     ("metrics", &["event", "status", "model::snapshot"]),
     ("export", &["event", "status", "metrics", "model::snapshot"]),
-    ("session", &["clock", "decode", "event", "kernel", "model", "runtime", "status", "target"]),
+    ("session", &["budget", "clock", "decode", "event", "kernel", "model", "runtime", "status", "target"]),
 ];
 
 /// Modules that wire the others together: they may name all, and none may name them.

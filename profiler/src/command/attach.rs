@@ -22,7 +22,7 @@ use crate::model::table::Limits;
 use crate::session::{Options, Session};
 
 /// The ring is drained this often, and when the kernel half says that much is waiting.
-const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
+const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 /// What `--print` measures when no time is given.
 const PRINT_DURATION: Duration = Duration::from_secs(10);
 /// Scrapes that may wait at the same time.
@@ -91,6 +91,8 @@ fn options(pids: Vec<u32>, measure: &Measure) -> Options {
         force: measure.force,
         perf_events: measure.perf_events,
         poll_stack: measure.poll_stack,
+        budget: measure.budget,
+        slow_poll_ns: u64::try_from(measure.slow_poll.as_nanos()).unwrap_or(u64::MAX),
     }
 }
 

@@ -20,6 +20,11 @@ impl Links {
         self.groups.push(group);
     }
 
+    /// Whether nothing is attached.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     /// Takes over what `other` holds.
     pub fn absorb(&mut self, mut other: Links) {
         self.groups.append(&mut other.groups);

@@ -90,7 +90,10 @@ impl Kernel {
         for (global, value) in &values {
             loader.override_global(global, value, true);
         }
-        loader.map_max_entries("SCHED", sizes.targets.max(1)).map_max_entries(RING, sizes.ring_bytes);
+        for per_target in ["SCHED", "COSTS"] {
+            loader.map_max_entries(per_target, sizes.targets.max(1));
+        }
+        loader.map_max_entries(RING, sizes.ring_bytes);
         let mut ebpf = loader.load(OBJECT)?;
         let mut taken = HashMap::new();
         for name in [RING, LOG] {

@@ -12,7 +12,7 @@ use super::load::Kernel;
 /// A map value of `profiler_common`, in a wrapper that aya can be told about.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Value<T>(T);
+pub(super) struct Value<T>(pub(super) T);
 
 // SAFETY: each is `repr(C)`, made of integers only, without padding (asserted beside its definition).
 unsafe impl Pod for Value<Target> {}
@@ -161,12 +161,12 @@ impl Kernel {
         Ok(sums)
     }
 
-    fn hash<K: Pod, V: Pod>(&mut self, name: &'static str) -> Result<HashMap<&mut MapData, K, V>, KernelError> {
+    pub(super) fn hash<K: Pod, V: Pod>(&mut self, name: &'static str) -> Result<HashMap<&mut MapData, K, V>, KernelError> {
         let map = self.ebpf.map_mut(name).ok_or(KernelError::Missing(name))?;
         HashMap::try_from(map).map_err(failed(name))
     }
 
-    fn per_cpu<V: Pod>(&mut self, name: &'static str) -> Result<PerCpuArray<&mut MapData, V>, KernelError> {
+    pub(super) fn per_cpu<V: Pod>(&mut self, name: &'static str) -> Result<PerCpuArray<&mut MapData, V>, KernelError> {
         let map = self.ebpf.map_mut(name).ok_or(KernelError::Missing(name))?;
         PerCpuArray::try_from(map).map_err(failed(name))
     }
@@ -174,6 +174,6 @@ impl Kernel {
 
 const EMPTY_LISTENER: Listener = Listener { accepted: 0, queued: 0, depth: Histogram::EMPTY, wait: Histogram::EMPTY };
 
-fn failed(map: &'static str) -> impl Fn(MapError) -> KernelError {
+pub(super) fn failed(map: &'static str) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::Map { map, source }
 }

@@ -8,6 +8,7 @@ pub mod feature;
 pub mod load;
 pub mod maps;
 pub mod perf;
+pub mod polls;
 pub mod ring;
 pub mod uprobe;
 

@@ -1,9 +1,9 @@
 //! Attaches uprobes: one link for many where the kernel has it, else a few perf events.
 
 use std::ffi::CString;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::attach::Links;
 use super::load::Kernel;
@@ -52,6 +52,28 @@ impl Kernel {
         if self.features.uprobe_multi { Mechanism::Multi } else { Mechanism::PerfEvents }
     }
 
+    /// Gets everything ready to attach `program` to all `sites` of `file`. Attaches nothing.
+    ///
+    /// # Errors
+    /// The kernel refuses the program, or no descriptor is left.
+    pub fn prepare_uprobes(
+        &mut self,
+        program: &'static str,
+        mechanism: Mechanism,
+        file: &Path,
+        sites: Vec<Site>,
+    ) -> Result<Prepared, KernelError> {
+        let loaded = match mechanism {
+            Mechanism::Multi => self.multi_program(program)?,
+            Mechanism::PerfEvents => self.single_program(program)?,
+        };
+        let loaded = loaded.try_clone_to_owned().map_err(|source| KernelError::System {
+            what: format!("duplicate the descriptor of program {program}"),
+            source,
+        })?;
+        Ok(Prepared { program, loaded, mechanism, file: file.to_owned(), sites })
+    }
+
     /// Attaches `program` to all `sites` of `file`, for one process or (`None`) for all that map it.
     ///
     /// # Errors
@@ -64,21 +86,39 @@ impl Kernel {
         sites: &[Site],
         pid: Option<u32>,
     ) -> Result<Links, KernelError> {
+        self.prepare_uprobes(program, mechanism, file, sites.to_vec())?.attach(pid)
+    }
+}
+
+/// Uprobes that are ready to be attached, again and again, by any thread.
+pub struct Prepared {
+    program: &'static str,
+    loaded: OwnedFd,
+    mechanism: Mechanism,
+    file: PathBuf,
+    sites: Vec<Site>,
+}
+
+impl Prepared {
+    /// Attaches them, for one process or (`None`) for all that map the file.
+    ///
+    /// # Errors
+    /// The kernel refuses; nothing of this call is left attached.
+    pub fn attach(&self, pid: Option<u32>) -> Result<Links, KernelError> {
         let system = |source| KernelError::System {
-            what: format!("attach {program} to {} sites of `{}`", sites.len(), file.display()),
+            what: format!("attach {} to {} sites of `{}`", self.program, self.sites.len(), self.file.display()),
             source,
         };
-        let path = CString::new(file.as_os_str().as_bytes()).map_err(|e| system(e.into()))?;
+        let path = CString::new(self.file.as_os_str().as_bytes()).map_err(|e| system(e.into()))?;
+        let program = self.loaded.as_fd();
         let mut links = Links::default();
-        match mechanism {
+        match self.mechanism {
             Mechanism::Multi => {
-                let (offsets, cookies): (Vec<u64>, Vec<u64>) = sites.iter().map(|s| (s.offset, s.cookie)).unzip();
-                let program = self.multi_program(program)?;
+                let (offsets, cookies): (Vec<u64>, Vec<u64>) = self.sites.iter().map(|s| (s.offset, s.cookie)).unzip();
                 links.push(vec![bpf::link_uprobe_multi(program, &path, &offsets, &cookies, pid).map_err(system)?]);
             }
             Mechanism::PerfEvents => {
-                let program = self.single_program(program)?;
-                for site in sites {
+                for site in &self.sites {
                     let event = perf::uprobe(&path, site.offset, pid).map_err(system)?;
                     links.push(vec![bpf::link_perf_event(program, event.as_fd(), site.cookie).map_err(system)?, event]);
                 }

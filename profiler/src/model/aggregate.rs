@@ -86,6 +86,7 @@ impl Counts {
     pub fn snapshot(&self, kind: TypeId, info: &TypeInfo) -> TaskTypeSnapshot {
         let counts = &self.by_type[kind.0 as usize];
         TaskTypeSnapshot {
+            kind,
             name: info.name.clone(),
             full_name: info.full_name.clone(),
             aliases: info.aliases.clone(),
@@ -97,6 +98,9 @@ impl Counts {
             alive: counts.alive,
             lifetime: counts.lifetime.clone(),
             last_spawn_ns: counts.last_spawn_ns,
+            polls: None,
+            overdue: None,
+            overdue_ns: None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use profiler_common::histogram::Histogram;
 
-use crate::event::Outcome;
+use crate::event::{Outcome, TypeId};
 use crate::status::TargetStatus;
 
 /// Everything that is exported, at one moment.
@@ -39,6 +39,8 @@ pub struct TargetSnapshot {
     pub listeners: Vec<ListenerSnapshot>,
     /// Tasks; `None` where not measured.
     pub tasks: Option<TasksSnapshot>,
+    /// What probing costs it; `None` where no task of it is probed.
+    pub budget: Option<BudgetSnapshot>,
     /// Threads; `None` once the process has ended.
     pub threads: Option<u64>,
     /// Processes that are summed in this target: itself and its forked children.
@@ -98,6 +100,76 @@ pub struct TasksSnapshot {
     /// Tasks whose end was not seen: another task was found to live at their address. They left `alive`, and are not
     /// among the `completed`.
     pub end_unseen: u64,
+    /// Births and ends were seen all the time: counts are totals. Otherwise they are samples.
+    pub lifecycle_continuous: bool,
+    /// Polls were seen all the time: counts are totals. Otherwise they are samples.
+    pub polls_continuous: bool,
+}
+
+/// What probing costs a target, and what is switched for it.
+#[derive(Clone, Debug)]
+pub struct BudgetSnapshot {
+    /// The budget as the user gave it.
+    pub budget: String,
+    /// As a share of the CPU time that the target uses; `None` where it is off.
+    pub share: Option<f64>,
+    /// The cost as such a share, of late; `None` before the target has used any.
+    pub cost_share: Option<f64>,
+    /// By probe.
+    pub probes: Vec<ProbeCost>,
+    /// What can be switched.
+    pub tiers: Vec<TierSnapshot>,
+    /// What was found that the probes add to the duration of each poll, and is subtracted, nanoseconds.
+    pub poll_added_ns: f64,
+    /// Why the tiers are as they are.
+    pub why: String,
+}
+
+/// What one kind of probe has cost.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeCost {
+    /// Its name.
+    pub probe: &'static str,
+    /// Hits.
+    pub hits: u64,
+    /// What they have cost the target, nanoseconds of CPU time.
+    pub cost_ns: f64,
+    /// What the next one will, nanoseconds.
+    pub hit_ns: f64,
+}
+
+/// A tier that the budget switches.
+#[derive(Clone, Copy, Debug)]
+pub struct TierSnapshot {
+    /// Its name.
+    pub tier: &'static str,
+    /// `continuous`, `windows` or `off`.
+    pub mode: &'static str,
+    /// Share of the time that it was attached, of late.
+    pub coverage: f64,
+    /// Time for which it was attached, nanoseconds.
+    pub covered_ns: u64,
+}
+
+/// Polls and wakes of one type of task. Times in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct PollSnapshot {
+    /// Polls.
+    pub polls: u64,
+    /// Time in polls, without polls of other tasks within them.
+    pub busy_ns: u64,
+    /// Durations.
+    pub poll: Box<Histogram>,
+    /// Waits from the wake to the poll; `None` where wakes are not seen.
+    pub delay: Option<Box<Histogram>>,
+    /// Waits from the spawn to the first poll; `None` where spawns are not seen.
+    pub first_delay: Option<Box<Histogram>>,
+    /// Wakes by value, by reference, and by the task itself; `None` where they are not seen.
+    pub wakes: Option<[u64; 3]>,
+    /// Polls that were slow.
+    pub slow: u64,
+    /// The longest poll.
+    pub slowest_ns: u64,
 }
 
 /// Spawns of one type by one parent type.
@@ -125,6 +197,8 @@ pub enum EdgeParent {
 /// Counts of one type of task.
 #[derive(Clone, Debug)]
 pub struct TaskTypeSnapshot {
+    /// Which type of its target's plan.
+    pub kind: TypeId,
     /// Short name.
     pub name: String,
     /// Full name, where known.
@@ -147,6 +221,12 @@ pub struct TaskTypeSnapshot {
     pub lifetime: Option<Box<Histogram>>,
     /// The last spawn: CLOCK_MONOTONIC, nanoseconds.
     pub last_spawn_ns: Option<u64>,
+    /// Polls and wakes; `None` where they are not measured.
+    pub polls: Option<PollSnapshot>,
+    /// Tasks that were woken more than a second ago and not polled since; `None` where that is not known.
+    pub overdue: Option<u64>,
+    /// For how long the first of them waits, nanoseconds.
+    pub overdue_ns: Option<u64>,
 }
 
 /// The profiler's own figures.

@@ -86,6 +86,8 @@ pub struct Table {
 
 enum Item {
     Task(TaskEvent),
+    Interrupt,
+    Resume,
     End,
 }
 
@@ -116,6 +118,20 @@ impl Table {
     /// order do so in order; counts of [`Table::tasks`] have it at once.
     pub fn apply(&mut self, target: TargetId, time_ns: u64, event: TaskEvent) {
         self.push(target, time_ns, Item::Task(event));
+    }
+
+    /// Births and ends are no longer seen without a gap: what is counted from now on are samples.
+    pub fn interrupt(&mut self, target: TargetId, time_ns: u64) {
+        let Some(entry) = self.targets.get_mut(&target) else { return };
+        entry.continuous = false;
+        self.push(target, time_ns, Item::Interrupt);
+    }
+
+    /// Births and ends are seen without a gap from now on: counts begin anew, and are totals again.
+    pub fn resume(&mut self, target: TargetId, time_ns: u64) {
+        if self.targets.contains_key(&target) {
+            self.push(target, time_ns, Item::Resume);
+        }
     }
 
     /// The target has ended, and with it its tasks. It is retained for the window.
@@ -174,6 +190,21 @@ impl Table {
         self.targets.iter().map(|(id, target)| (*id, target.snapshot(held.get(id).unwrap_or(&none)))).collect()
     }
 
+    /// The entry of a type in a snapshot of a target's tasks, made where it is not there; `None` for an unknown type.
+    pub fn entry<'t>(
+        &self,
+        target: TargetId,
+        kind: TypeId,
+        tasks: &'t mut TasksSnapshot,
+    ) -> Option<&'t mut TaskTypeSnapshot> {
+        if let Some(at) = tasks.types.iter().position(|entry| entry.kind == kind) {
+            return tasks.types.get_mut(at);
+        }
+        let target = self.targets.get(&target)?;
+        tasks.types.push(target.counts.snapshot(kind, target.types.get(kind.0 as usize)?));
+        tasks.types.last_mut()
+    }
+
     fn push(&mut self, target: TargetId, time_ns: u64, item: Item) {
         self.newest_ns = self.newest_ns.max(time_ns);
         self.pending.push(time_ns, (target, item));
@@ -195,6 +226,8 @@ impl Table {
                 Item::Task(TaskEvent::Completed { task, kind, outcome }) => {
                     target.completed(time_ns, task, kind, outcome, &mut self.losses);
                 }
+                Item::Interrupt => target.interrupt(),
+                Item::Resume => target.resume(),
                 Item::End => target.end(),
             }
             self.tracked = others + target.tasks.len();
@@ -216,6 +249,8 @@ struct Target {
     lineage: Lineage,
     untracked: u64,
     end_unseen: u64,
+    /// Births and ends are seen without a gap since the counts began.
+    continuous: bool,
     /// Its end was reported; events of before may still arrive.
     ending: bool,
     /// Its end has taken effect.
@@ -231,6 +266,7 @@ impl Target {
             types,
             untracked: 0,
             end_unseen: 0,
+            continuous: true,
             ending: false,
             ended: false,
         }
@@ -336,6 +372,19 @@ impl Target {
         }
     }
 
+    /// Whoever lives now ends unseen: it is forgotten, and no loss.
+    fn interrupt(&mut self) {
+        self.tasks = Tasks::default();
+        self.counts.none_alive();
+        self.lineage.close();
+    }
+
+    fn resume(&mut self) {
+        self.interrupt();
+        self.counts = Counts::new(self.types.len());
+        self.continuous = true;
+    }
+
     fn end(&mut self) {
         self.ended = true;
         self.tasks = Tasks::default();
@@ -371,6 +420,8 @@ impl Target {
             tracked: self.tasks.len() as u64,
             untracked: self.untracked,
             end_unseen: self.end_unseen,
+            lifecycle_continuous: self.continuous,
+            polls_continuous: false,
         }
     }
 

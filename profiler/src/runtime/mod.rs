@@ -26,9 +26,6 @@ pub trait Runtime: Sync {
     /// # Errors
     /// It is this runtime's binary, but it is broken (truncated, hostile, contradictory).
     fn detect(&self, binary: &Binary<'_>) -> Result<Option<Plan>, DetectError>;
-
-    /// The probes of [`Lineage::PollStack`], for a plan that does without; `None` where they are not found.
-    fn poll_probes(&self, binary: &Binary<'_>) -> Option<Vec<ProbeSpec>>;
 }
 
 /// A binary that could not be understood.
@@ -70,7 +67,7 @@ pub struct Plan {
 /// One thing that a plan can or cannot observe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signal {
-    /// What: `task_spawn`, `task_complete`, `task_parent`, `task_outcome`, `task_name`.
+    /// What: `task_spawn`, `task_complete`, `task_parent`, `task_outcome`, `task_name`, `task_polls`, `task_wakes`.
     pub name: &'static str,
     /// How it is found when it is (`by shape`, `by symbol`, …); else why it is not.
     pub state: Result<String, String>,
@@ -98,6 +95,21 @@ pub enum Hook {
     PollStart,
     /// A poll ends.
     PollEnd,
+    /// A task is woken, and the waker used up.
+    WakeByValue,
+    /// A task is woken, and the waker kept.
+    WakeByRef,
+}
+
+impl Hook {
+    /// All hooks. Ends come before beginnings: what ends is not measured before it was seen to begin.
+    pub const ALL: [Hook; 6] =
+        [Hook::Complete, Hook::PollEnd, Hook::WakeByValue, Hook::WakeByRef, Hook::PollStart, Hook::Spawn];
+
+    /// Whether it tells of polls and wakes, rather than of a task's birth or end.
+    pub const fn is_poll(self) -> bool {
+        matches!(self, Hook::PollStart | Hook::PollEnd | Hook::WakeByValue | Hook::WakeByRef)
+    }
 }
 
 /// One probe.
@@ -150,6 +162,23 @@ pub enum Untranslated {
     ForeignVtable,
     /// The record's kind is none of this runtime's.
     ForeignKind,
+}
+
+impl Plan {
+    /// Whether there is a probe of a hook.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.probes.iter().any(|probe| probe.hook == hook)
+    }
+
+    /// Whether polls are seen from begin to end.
+    pub fn has_polls(&self) -> bool {
+        self.has(Hook::PollStart) && self.has(Hook::PollEnd)
+    }
+
+    /// The type with this vtable in a process.
+    pub fn type_at(&self, vtable: u64, load_bias: u64) -> Option<TypeId> {
+        self.type_by_vtable.get(&vtable.checked_sub(load_bias)?).copied()
+    }
 }
 
 impl Instance<'_> {

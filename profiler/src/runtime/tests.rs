@@ -7,7 +7,6 @@ fn detect_all(data: &[u8]) {
     let Ok(binary) = Binary::parse(data) else { return };
     for runtime in RUNTIMES {
         let _ = runtime.detect(&binary);
-        let _ = runtime.poll_probes(&binary);
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use memmap2::Mmap;
 
-use crate::runtime::{Lineage, Plan, ProbeSpec, RUNTIMES};
+use crate::runtime::{Lineage, Plan, RUNTIMES};
 use crate::status::ProbeState;
 use crate::target::elf::Binary;
 use crate::target::process::{Image, Process};
@@ -62,7 +62,7 @@ fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<Plan, Refusal> {
     for runtime in RUNTIMES {
         let Some(mut plan) = runtime.detect(binary).map_err(Refusal::broken)? else { continue };
         if poll_stack && plan.lineage == Lineage::ThreadLocal {
-            with_poll_stack(&mut plan, runtime.poll_probes(binary))?;
+            with_poll_stack(&mut plan)?;
         }
         return Ok(plan);
     }
@@ -73,9 +73,10 @@ fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<Plan, Refusal> {
 }
 
 /// Makes a plan find parents by poll probes, as it was asked to.
-fn with_poll_stack(plan: &mut Plan, polls: Option<Vec<ProbeSpec>>) -> Result<(), Refusal> {
-    let polls = polls.ok_or_else(|| Refusal::unsupported("the starts and ends of polls were not found"))?;
-    plan.probes.extend(polls);
+fn with_poll_stack(plan: &mut Plan) -> Result<(), Refusal> {
+    if !plan.has_polls() {
+        return Err(Refusal::unsupported("the starts and ends of polls were not found"));
+    }
     plan.lineage = Lineage::PollStack;
     if let Some(signal) = plan.signals.iter_mut().find(|signal| signal.name == "task_parent") {
         signal.state = Ok("by a stack of polls, as asked for".to_owned());

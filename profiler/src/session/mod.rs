@@ -2,9 +2,12 @@
 //! Never a socket to a user, never a command line.
 
 mod accept;
+mod calibration;
 mod claim;
 mod image;
 mod probes;
+mod runtime;
+mod spending;
 mod target;
 
 use std::collections::HashMap;
@@ -17,10 +20,12 @@ use profiler_common::event::{ProcessRecord, TaskRecord, kind};
 use profiler_common::map::Target as TargetEntry;
 
 pub use claim::ClaimError;
-use target::Watched;
+use target::{Tasks, Watched};
 
+use crate::budget::Budget;
 use crate::clock;
 use crate::decode::{Record, decode};
+use crate::kernel::attach::Links;
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
 use crate::kernel::{KernelError, capability};
@@ -30,6 +35,8 @@ use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
 
 /// Records that are taken at once, before anything else gets its turn.
 const BATCH: usize = 1 << 16;
+/// How often it is looked at what probing costs, at least; a storm of hits does not wait for it.
+const BALANCE_NS: u64 = 40_000_000;
 /// How often listening sockets and forked children are looked at.
 const REFRESH_NS: u64 = 1_000_000_000;
 
@@ -48,6 +55,10 @@ pub struct Options {
     pub perf_events: bool,
     /// Attach poll probes to find parents, even where the thread-local context tells them.
     pub poll_stack: bool,
+    /// What probing may cost each target.
+    pub budget: Budget,
+    /// Polls of at least this are reported one by one, nanoseconds.
+    pub slow_poll_ns: u64,
 }
 
 /// Why a session cannot start.
@@ -69,6 +80,7 @@ pub enum SessionError {
 struct Tally {
     spawned: u64,
     completed: u64,
+    slow_polls: u64,
     forked: u64,
     execed: u64,
     exited: u64,
@@ -88,6 +100,10 @@ pub struct Session {
     table: Table,
     tally: Tally,
     options: Options,
+    tasks: Tasks,
+    /// Many probes were hit: what they cost is looked at before anything else.
+    storm: bool,
+    balanced_ns: u64,
     refreshed_ns: u64,
     listener_slots: accept::Slots,
 }
@@ -109,9 +125,16 @@ impl Session {
             // Whether it may be looked into is known before anything is loaded.
             process.image()?;
         }
-        let sizes = Sizes { targets: processes.len() as u32, ring_bytes: options.ring_bytes };
-        let mut kernel = Kernel::load(sizes)?;
+        // One slot more than targets, for the calibration.
+        let slots = processes.len() as u32 + 1;
+        let mut kernel = Kernel::load(Sizes { targets: slots, ring_bytes: options.ring_bytes })?;
         kernel.features.uprobe_multi &= !options.perf_events;
+        let tasks = Tasks {
+            budget: options.budget,
+            traps: calibration::traps(&mut kernel, slots - 1)?,
+            poll_stack: options.poll_stack,
+            slow_poll_ns: options.slow_poll_ns,
+        };
         let ring = kernel.ring()?;
         let hooks = kernel.attach()?;
         let mut session = Session {
@@ -123,6 +146,9 @@ impl Session {
             table: Table::new(options.limits),
             tally: Tally::default(),
             options,
+            tasks,
+            storm: false,
+            balanced_ns: 0,
             refreshed_ns: 0,
             listener_slots: accept::Slots::default(),
         };
@@ -151,7 +177,7 @@ impl Session {
         }
         watched.follow_threads(&mut self.kernel)?;
         watched.attach_accept(&mut self.kernel, &mut self.accept);
-        watched.attach_runtime(&mut self.kernel, &mut self.table, self.options.poll_stack);
+        watched.attach_runtime(&mut self.kernel, &mut self.table, self.tasks);
         let took = started.elapsed().as_millis();
         log::info!("watching process {pid} ({}), runtime {}: {took} ms", watched.process.comm, watched.runtime());
         self.targets.push(watched);
@@ -181,10 +207,11 @@ impl Session {
 
     /// Takes what is in the ring, at most one batch; true when more may be there.
     pub fn drain(&mut self) -> bool {
-        let Session { ring, table, tally, targets, by_pid, .. } = self;
+        let Session { ring, table, tally, targets, by_pid, storm, .. } = self;
         let mut processes = Vec::new();
         let n = ring.drain(BATCH, |bytes| match decode(bytes) {
             Ok(Record::Task(record)) => take_task(&record, targets, by_pid, table, tally),
+            Ok(Record::Process(record)) if record.header.kind == kind::HIT_STORM => *storm = true,
             Ok(Record::Process(record)) => {
                 // A fork is known at once: the child's first task may be the next record.
                 if record.header.kind == kind::PROCESS_FORKED
@@ -198,6 +225,9 @@ impl Session {
         });
         for record in processes {
             self.take_process(&record);
+        }
+        if std::mem::take(&mut self.storm) {
+            self.balance(clock::monotonic_ns());
         }
         n == BATCH
     }
@@ -217,7 +247,7 @@ impl Session {
             kind::PROCESS_EXECED => {
                 self.tally.execed += 1;
                 if pid == watched.process.pid {
-                    watched.execed(&mut self.kernel, &mut self.table, record.header.time_ns, self.options.poll_stack);
+                    watched.execed(&mut self.kernel, &mut self.table, record.header.time_ns, self.tasks);
                 } else {
                     // A child that runs another program is that program, and not the target.
                     self.kernel.remove_target(pid);
@@ -234,10 +264,26 @@ impl Session {
         }
     }
 
-    /// What is due by the clock: listening sockets that came or went, forked children, retention.
+    /// Looks at what probing costs every target, and switches what costs too much.
+    fn balance(&mut self, now_ns: u64) {
+        self.balanced_ns = now_ns;
+        let mut gone = Links::default();
+        for watched in &mut self.targets {
+            gone.absorb(watched.balance(&mut self.kernel, &mut self.table, now_ns));
+        }
+        if !gone.is_empty() {
+            // Closing a probe waits for every CPU to have left it.
+            std::thread::spawn(move || drop(gone));
+        }
+    }
+
+    /// What is due by the clock: the budget, listening sockets that came or went, forked children, retention.
     pub fn tick(&mut self) {
         let now = clock::monotonic_ns();
         self.table.advance(now);
+        if now.saturating_sub(self.balanced_ns) >= BALANCE_NS {
+            self.balance(now);
+        }
         if now.saturating_sub(self.refreshed_ns) < REFRESH_NS {
             return;
         }
@@ -247,6 +293,7 @@ impl Session {
             watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
             watched.adopt_children(&mut self.kernel);
             watched.attach_accept(&mut self.kernel, &mut self.accept);
+            watched.look_for_overdue(&mut self.kernel, now);
         }
         let gone = self.table.expire(now);
         for watched in &mut self.targets {
@@ -271,12 +318,12 @@ impl Session {
         let now = clock::monotonic_ns();
         self.table.advance(now);
         let mut tasks = self.table.tasks();
-        let (kernel, slots) = (&mut self.kernel, &mut self.listener_slots);
+        let (kernel, slots, table) = (&mut self.kernel, &mut self.listener_slots, &self.table);
         let targets = self
             .targets
             .iter_mut()
             .filter(|watched| !watched.expired)
-            .map(|watched| watched.snapshot(kernel, slots, &mut tasks, now))
+            .map(|watched| watched.snapshot(kernel, slots, table, &mut tasks, now))
             .collect();
         let mut profiler = self.profiler_snapshot();
         profiler.snapshot_seconds = Some(started.elapsed().as_secs_f64());
@@ -289,6 +336,7 @@ impl Session {
             events: vec![
                 ("task_spawned", tally.spawned),
                 ("task_completed", tally.completed),
+                ("task_slow_poll", tally.slow_polls),
                 ("process_forked", tally.forked),
                 ("process_execed", tally.execed),
                 ("process_exited", tally.exited),
@@ -307,11 +355,9 @@ impl Session {
                 let losses = Counter::ALL.iter().filter_map(|&c| Some((c.loss_reason()?, of(c))));
                 snapshot.lost.extend(losses);
                 snapshot.probe_hits = vec![
-                    ("task_spawn", of(Counter::SpawnHits)),
-                    ("task_complete", of(Counter::CompleteHits)),
-                    ("task_poll", of(Counter::PollHits)),
+                    ("idle", of(Counter::IdleHits)),
                     ("foreign_process", of(Counter::ForeignHits)),
-                    ("accept", of(Counter::AcceptHits)),
+                    ("poll_start_unseen", of(Counter::PollStartUnseen)),
                 ];
             }
             Err(e) => log::warn!("{e}"),
@@ -342,6 +388,7 @@ fn take_task(
     match record.header.kind {
         kind::TASK_SPAWNED => tally.spawned += 1,
         kind::TASK_COMPLETED => tally.completed += 1,
+        kind::TASK_SLOW_POLL => tally.slow_polls += 1,
         _ => {}
     }
     let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed()) else {

@@ -1,37 +1,62 @@
-//! The task probes of one build in one process. Never which process, never what its records mean.
+//! The task probes of one build in its processes, by tier. Never which tier is wanted, never what its records mean.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use profiler_common::map::Cookie;
 
+use crate::budget::governor::Tier;
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
-use crate::kernel::uprobe::{Mechanism, Site};
-use crate::runtime::{Hook, Plan, ProbeSpec};
+use crate::kernel::uprobe::{Mechanism, Prepared, Site};
+use crate::runtime::{Hook, Lineage, Plan, ProbeSpec};
 
-const HOOKS: [Hook; 4] = [Hook::Complete, Hook::PollEnd, Hook::PollStart, Hook::Spawn];
-
-/// Attached probes. The kernel half ignores their hits unless the process's entry says that tasks are wanted, so that
-/// neither their order nor the time that it takes matters.
+/// The probes of each tier, and where they are attached. The kernel half ignores their hits unless the process's entry
+/// says that they are wanted, so that neither their order nor the time that it takes matters.
 pub(super) struct Probes {
-    file: PathBuf,
     mechanism: Mechanism,
-    by_process: HashMap<u32, Links>,
+    prepared: [Vec<Prepared>; 2],
+    sites: [usize; 2],
+    /// Whether a tier is attached to the processes.
+    open: [bool; 2],
+    by_process: HashMap<u32, [Option<Links>; 2]>,
 }
 
 impl Probes {
-    /// Decides how the plan's probes are attached. Attaches none.
+    /// Gets the plan's probes ready. Attaches none.
     ///
     /// # Errors
-    /// This kernel cannot attach so many.
-    pub fn new(kernel: &Kernel, plan: &Plan, file: PathBuf) -> Result<Probes, String> {
+    /// This kernel cannot attach those of births and ends.
+    pub fn new(kernel: &mut Kernel, plan: &Plan, file: &Path) -> Result<Probes, String> {
         if plan.probes.len() > usize::from(u16::MAX) {
             return Err(format!("{} probes are more than can be told apart", plan.probes.len()));
         }
-        let mechanism = kernel.uprobe_mechanism(plan.probes.len())?;
-        Ok(Probes { file, mechanism, by_process: HashMap::new() })
+        let count = |tier| plan.probes.iter().filter(|probe| tier_of(probe.hook, plan.lineage) == tier).count();
+        let sites = Tier::ALL.map(count);
+        let mechanism = kernel.uprobe_mechanism(sites[Tier::Lifecycle as usize])?;
+        let mut probes = Probes {
+            mechanism,
+            prepared: [Vec::new(), Vec::new()],
+            sites,
+            open: [false; 2],
+            by_process: HashMap::new(),
+        };
+        for tier in Tier::ALL {
+            if tier == Tier::Polls && mechanism == Mechanism::PerfEvents {
+                // They come and go with the budget: detaching them one by one takes seconds.
+                probes.sites[tier as usize] = 0;
+                continue;
+            }
+            for hook in Hook::ALL.into_iter().filter(|&hook| tier_of(hook, plan.lineage) == tier) {
+                let sites = sites_of(plan, hook);
+                if !sites.is_empty() {
+                    let prepared = kernel.prepare_uprobes(program(hook), mechanism, file, sites);
+                    probes.prepared[tier as usize].push(prepared.map_err(|e| e.to_string())?);
+                }
+            }
+        }
+        Ok(probes)
     }
 
     /// How they are attached, for people.
@@ -42,26 +67,66 @@ impl Probes {
         }
     }
 
-    /// Attaches all of the plan's probes to one process.
+    /// Number of sites of a tier; 0 where it cannot be attached.
+    pub fn sites(&self, tier: Tier) -> usize {
+        self.sites[tier as usize]
+    }
+
+    /// Whether a tier is attached.
+    pub fn is_open(&self, tier: Tier) -> bool {
+        self.open[tier as usize]
+    }
+
+    /// Attaches the tiers that are open to one more process.
     ///
     /// # Errors
     /// The kernel refuses; nothing of this call is left attached.
-    pub fn attach(&mut self, kernel: &mut Kernel, plan: &Plan, pid: u32) -> Result<(), KernelError> {
-        let mut attached = Links::default();
-        for hook in HOOKS {
-            let sites: Vec<Site> = plan
-                .probes
-                .iter()
-                .enumerate()
-                .filter(|(_, probe)| probe.hook == hook)
-                .map(|(number, probe)| Site { offset: probe.file_offset, cookie: cookie(number, probe) })
-                .collect();
-            if !sites.is_empty() {
-                attached.absorb(kernel.attach_uprobes(program(hook), self.mechanism, &self.file, &sites, Some(pid))?);
+    pub fn cover(&mut self, pid: u32) -> Result<(), KernelError> {
+        let mut links = [None, None];
+        for tier in Tier::ALL.into_iter().filter(|&tier| self.open[tier as usize]) {
+            links[tier as usize] = Some(self.attach(tier, pid)?);
+        }
+        self.by_process.insert(pid, links);
+        Ok(())
+    }
+
+    /// Attaches a tier to all processes.
+    ///
+    /// # Errors
+    /// The kernel refuses; nothing of this call is left attached.
+    pub fn open(&mut self, tier: Tier) -> Result<(), KernelError> {
+        let pids: Vec<u32> = self.by_process.keys().copied().collect();
+        let links = pids.iter().map(|&pid| Ok((pid, self.attach(tier, pid)?))).collect::<Result<Vec<_>, KernelError>>()?;
+        for (pid, links) in links {
+            if let Some(process) = self.by_process.get_mut(&pid) {
+                process[tier as usize] = Some(links);
             }
         }
-        self.by_process.insert(pid, attached);
+        self.open[tier as usize] = true;
         Ok(())
+    }
+
+    /// Takes a tier off all processes: it is detached when what is returned is dropped.
+    pub fn close(&mut self, tier: Tier) -> Links {
+        self.open[tier as usize] = false;
+        let mut all = Links::default();
+        for process in self.by_process.values_mut() {
+            all.absorb(process[tier as usize].take().unwrap_or_default());
+        }
+        all
+    }
+
+    fn attach(&self, tier: Tier, pid: u32) -> Result<Links, KernelError> {
+        let mut links = Links::default();
+        for prepared in &self.prepared[tier as usize] {
+            links.absorb(prepared.attach(Some(pid))?);
+        }
+        Ok(links)
+    }
+
+    /// The processes that have probes.
+    pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.by_process.keys().copied()
     }
 
     /// Whether a process has probes.
@@ -71,17 +136,32 @@ impl Probes {
 
     /// Takes the probes off one process: they are detached when what is returned is dropped.
     pub fn take(&mut self, pid: u32) -> Links {
-        self.by_process.remove(&pid).unwrap_or_default()
+        let mut links = Links::default();
+        self.by_process.remove(&pid).into_iter().flatten().flatten().for_each(|tier| links.absorb(tier));
+        links
     }
 
     /// Takes the probes off all processes.
     pub fn take_all(&mut self) -> Links {
+        let pids: Vec<u32> = self.by_process.keys().copied().collect();
         let mut all = Links::default();
-        for (_, links) in self.by_process.drain() {
-            all.absorb(links);
-        }
+        pids.into_iter().for_each(|pid| all.absorb(self.take(pid)));
         all
     }
+}
+
+/// The tier of a hook: where parents are found by polls, these belong to births.
+fn tier_of(hook: Hook, lineage: Lineage) -> Tier {
+    match hook {
+        Hook::Spawn | Hook::Complete => Tier::Lifecycle,
+        Hook::PollStart | Hook::PollEnd if lineage == Lineage::PollStack => Tier::Lifecycle,
+        _ => Tier::Polls,
+    }
+}
+
+fn sites_of(plan: &Plan, hook: Hook) -> Vec<Site> {
+    let numbered = plan.probes.iter().enumerate().filter(|(_, probe)| probe.hook == hook);
+    numbered.map(|(number, probe)| Site { offset: probe.file_offset, cookie: cookie(number, probe) }).collect()
 }
 
 /// The kernel half is told at each hit which site it was, and where its task is.
@@ -95,5 +175,7 @@ const fn program(hook: Hook) -> &'static str {
         Hook::Complete => "task_complete",
         Hook::PollStart => "task_poll_start",
         Hook::PollEnd => "task_poll_end",
+        Hook::WakeByValue => "task_wake_by_value",
+        Hook::WakeByRef => "task_wake_by_ref",
     }
 }

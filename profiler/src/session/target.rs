@@ -3,22 +3,44 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use profiler_common::map::{SchedStats, Target as TargetEntry, target_flag};
+use profiler_common::map::SchedStats;
 use rustc_hash::FxHashMap;
 
 use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
 use super::probes::Probes;
+use super::runtime::Runtime;
+use super::spending::Spending;
+use crate::budget::Budget;
+use crate::budget::governor::{Mode, Tier};
+use crate::budget::price::Traps;
+use crate::clock;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::model::task::TypeInfo;
-use crate::runtime::{Instance, Lineage, Plan, TaskType};
+use crate::runtime::TaskType;
 use crate::status::{ProbeState, TargetStatus};
 use crate::target::listener::{Listeners, ListeningSocket};
 use crate::target::process::Process;
+
+/// Rows of the status that the budget switches, by tier.
+const LIFECYCLE: &[&str] = &["task_spawn", "task_complete", "task_parent", "task_outcome"];
+const POLLS: &[&str] = &["task_polls", "task_wakes"];
+
+/// How tasks are to be measured.
+#[derive(Clone, Copy)]
+pub(super) struct Tasks {
+    pub budget: Budget,
+    /// What a hit costs on this host.
+    pub traps: Traps,
+    /// Parents are to be found by poll probes.
+    pub poll_stack: bool,
+    /// Polls of at least this are reported one by one, nanoseconds.
+    pub slow_poll_ns: u64,
+}
 
 /// A watched process.
 pub(super) struct Watched {
@@ -31,6 +53,7 @@ pub(super) struct Watched {
     /// Children that were forked since the last refresh: whether they run something else shows only then.
     forked: Vec<u32>,
     runtime: Option<Runtime>,
+    spending: Option<Spending>,
     runtime_name: &'static str,
     runtime_version: Option<String>,
     /// Tasks of the images that it ran before, or of this one once it has ended.
@@ -45,26 +68,6 @@ pub(super) struct Watched {
     exported: (u64, u64),
 }
 
-/// What is attached to the image that a process runs now.
-pub(super) struct Runtime {
-    plan: Plan,
-    load_bias: u64,
-    table: TargetId,
-    probes: Probes,
-}
-
-impl Runtime {
-    /// What translates its records.
-    pub fn instance(&self) -> Instance<'_> {
-        Instance { plan: &self.plan, load_bias: self.load_bias }
-    }
-
-    /// Where its tasks are counted.
-    pub fn table_id(&self) -> TargetId {
-        self.table
-    }
-}
-
 impl Watched {
     pub fn new(slot: u32, process: Process, claim: Claim) -> Watched {
         let members = std::iter::once(process.pid).chain(process.same_image_children()).collect();
@@ -76,6 +79,7 @@ impl Watched {
             members,
             forked: Vec::new(),
             runtime: None,
+            spending: None,
             runtime_name: "none",
             runtime_version: None,
             tables: Vec::new(),
@@ -186,15 +190,15 @@ impl Watched {
     }
 
     /// Recognises the runtime and attaches its probes. What cannot be attached is a row of the status.
-    pub fn attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, poll_stack: bool) {
-        if let Err(refusal) = self.try_attach_runtime(kernel, table, poll_stack) {
+    pub fn attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, how: Tasks) {
+        if let Err(refusal) = self.try_attach_runtime(kernel, table, how) {
             self.status.set("tasks", refusal.state, refusal.why);
         }
     }
 
-    fn try_attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, poll_stack: bool) -> Result<(), Refusal> {
+    fn try_attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, how: Tasks) -> Result<(), Refusal> {
         let image = self.process.image().map_err(Refusal::broken)?;
-        let Reading { plan, load_bias, bounds } = image::read(&self.process, &image, poll_stack)?;
+        let Reading { plan, load_bias, bounds } = image::read(&self.process, &image, how.poll_stack)?;
         self.runtime_name = plan.runtime;
         self.runtime_version.clone_from(&plan.version);
         for signal in &plan.signals {
@@ -206,34 +210,74 @@ impl Watched {
         if plan.probes.is_empty() {
             return Err(Refusal::unsupported("nothing to probe was found in this build: see the rows of its signals"));
         }
-        // None of the plan's signals is measured, whatever it promised.
-        let failed = |this: &mut Watched, refusal: Refusal| {
-            for signal in &plan.signals {
-                this.status.set(signal.name, refusal.state, refusal.why.clone());
-            }
-            refusal
+        let signals: Vec<&str> = plan.signals.iter().map(|signal| signal.name).collect();
+        let spending = Spending::new(how.budget, how.traps, Some(&plan), clock::monotonic_ns());
+        let attach = || -> Result<Runtime, Refusal> {
+            let probes = Probes::new(kernel, &plan, &image.path).map_err(Refusal::unsupported)?;
+            let types: Arc<[TypeInfo]> = plan.types.iter().map(type_info).collect();
+            let id = table.add_target(types);
+            self.tables.push(id);
+            let mut runtime = Runtime::new(plan, load_bias, bounds, probes, id, self.slot, how.slow_poll_ns);
+            let pids: Vec<u32> = self.members.iter().copied().collect();
+            runtime.attach(kernel, &spending, &pids)?;
+            Ok(runtime)
         };
-        let mut probes = match Probes::new(kernel, &plan, image.path) {
-            Ok(probes) => probes,
-            Err(why) => return Err(failed(self, Refusal::unsupported(why))),
-        };
-        let entry = entry(self.slot, &plan, bounds);
-        for pid in self.members() {
-            if let Err(e) = probes.attach(kernel, &plan, pid) {
-                return Err(failed(self, Refusal::broken(e)));
+        let runtime = match attach() {
+            Ok(runtime) => runtime,
+            Err(refusal) => {
+                // None of the plan's signals is measured, whatever it promised.
+                for signal in signals {
+                    self.status.set(signal, refusal.state, refusal.why.clone());
+                }
+                return Err(refusal);
             }
-            // Now, and not before: births and ends count from the same moment on.
-            if let Err(e) = kernel.set_target(pid, entry) {
-                return Err(failed(self, Refusal::broken(e)));
+        };
+        self.status.set("tasks", ProbeState::Attached, runtime.detail());
+        if runtime.plan().has_polls() && !runtime.has_polls() {
+            for signal in ["task_polls", "task_wakes"] {
+                self.status.set(signal, ProbeState::Unsupported, "this kernel has no uprobe_multi (6.10 and later)");
             }
         }
-        let types: Arc<[TypeInfo]> = plan.types.iter().map(type_info).collect();
-        let table = table.add_target(types);
-        self.tables.push(table);
-        let detail = format!("{} sites by {}", plan.probes.len(), probes.mechanism());
-        self.status.set("tasks", ProbeState::Attached, detail);
-        self.runtime = Some(Runtime { plan, load_bias, table, probes });
+        (self.runtime, self.spending) = (Some(runtime), Some(spending));
         Ok(())
+    }
+
+    /// Looks at what probing costs, and attaches or detaches what follows. Returns what is to be detached.
+    pub fn balance(&mut self, kernel: &mut Kernel, table: &mut Table, now_ns: u64) -> Links {
+        let (Some(runtime), Some(spending)) = (&mut self.runtime, &mut self.spending) else { return Links::default() };
+        let cost = match kernel.cost(self.slot) {
+            Ok(cost) => cost,
+            Err(e) => {
+                log::warn!("{e}");
+                return Links::default();
+            }
+        };
+        let open = runtime.open_tiers();
+        let wanted = spending.observe(cost, self.members.iter().copied(), open, now_ns);
+        if wanted == open {
+            return Links::default();
+        }
+        let changed = runtime.apply(kernel, table, spending, wanted, now_ns);
+        for (tier, rows) in [(Tier::Lifecycle, LIFECYCLE), (Tier::Polls, POLLS)] {
+            let (state, detail) = match spending.mode(tier) {
+                Mode::Continuous => (ProbeState::Attached, "all the time".to_owned()),
+                mode => (ProbeState::Sampled, format!("{}: {}", mode.label(), spending.why())),
+            };
+            rows.iter().for_each(|row| self.status.restate(row, state, &detail));
+        }
+        changed.unwrap_or_else(|e| {
+            log::warn!("process {}: {e}", self.process.pid);
+            Links::default()
+        })
+    }
+
+    /// Looks for tasks that nobody polls.
+    pub fn look_for_overdue(&mut self, kernel: &mut Kernel, now_ns: u64) {
+        if let Some(runtime) = &mut self.runtime
+            && let Err(e) = runtime.look_for_overdue(kernel, now_ns)
+        {
+            log::debug!("{e}");
+        }
     }
 
     /// A child was forked. It may be about to run something else: probes are attached at the next refresh.
@@ -254,10 +298,10 @@ impl Watched {
                 log::debug!("process {child}: {e}");
             }
             let Some(runtime) = &mut self.runtime else { continue };
-            if runtime.probes.covers(child) {
+            if runtime.covers(child) {
                 continue;
             }
-            match runtime.probes.attach(kernel, &runtime.plan, child) {
+            match runtime.cover(child) {
                 Ok(()) => log::info!("following process {child}, forked by {}", self.process.pid),
                 // It may have ended meanwhile.
                 Err(e) => log::debug!("process {child}: {e}"),
@@ -274,14 +318,18 @@ impl Watched {
             }
         }
         if let Some(runtime) = &mut self.runtime {
-            drop(runtime.probes.take(pid));
+            drop(runtime.take(pid));
         }
     }
 
     /// The process runs another image now: the tasks of the earlier one are gone with it.
-    pub fn execed(&mut self, kernel: &mut Kernel, table: &mut Table, time_ns: u64, poll_stack: bool) {
+    pub fn execed(&mut self, kernel: &mut Kernel, table: &mut Table, time_ns: u64, how: Tasks) {
         if let Some(runtime) = self.runtime.take() {
-            table.end_target(runtime.table, time_ns);
+            table.end_target(runtime.table_id(), time_ns);
+            // What was counted of the earlier image's types is not this one's.
+            if let Err(e) = kernel.clear_types(self.slot) {
+                log::warn!("{e}");
+            }
         }
         match Process::find(self.process.pid) {
             Ok(process) => self.process = process,
@@ -290,7 +338,7 @@ impl Watched {
         self.status.probes.retain(|row| !row.probe.starts_with("task"));
         (self.accepts, self.accept_tried) = (None, false);
         (self.runtime_name, self.runtime_version) = ("none", None);
-        self.attach_runtime(kernel, table, poll_stack);
+        self.attach_runtime(kernel, table, how);
         log::info!("process {} has replaced its image, runtime {}", self.process.pid, self.runtime_name);
     }
 
@@ -298,12 +346,12 @@ impl Watched {
     pub fn exited(&mut self, pid: u32, table: &mut Table, time_ns: u64) {
         self.members.remove(&pid);
         if let Some(runtime) = &mut self.runtime {
-            drop(runtime.probes.take(pid));
+            drop(runtime.take(pid));
         }
         if pid == self.process.pid {
             log::info!("process {pid} has ended");
             if let Some(runtime) = self.runtime.take() {
-                table.end_target(runtime.table, time_ns);
+                table.end_target(runtime.table_id(), time_ns);
             }
             self.accepts = None;
             self.status.ended();
@@ -317,7 +365,7 @@ impl Watched {
         for &pid in &self.members {
             kernel.remove_target(pid);
         }
-        let mut links = self.runtime.as_mut().map(|runtime| runtime.probes.take_all()).unwrap_or_default();
+        let mut links = self.runtime.as_mut().map(|runtime| runtime.take_all()).unwrap_or_default();
         links.absorb(self.accepts.take().map(Probed::take).unwrap_or_default());
         links
     }
@@ -333,10 +381,17 @@ impl Watched {
         &mut self,
         kernel: &mut Kernel,
         slots: &mut Slots,
+        table: &Table,
         tasks: &mut FxHashMap<TargetId, TasksSnapshot>,
         now_ns: u64,
     ) -> TargetSnapshot {
         self.refresh_listeners(kernel, slots);
+        let mut tasks = self.tables.last().and_then(|table| tasks.remove(table));
+        if let (Some(runtime), Some(tasks)) = (&self.runtime, &mut tasks)
+            && let Err(e) = runtime.fill_polls(kernel, table, tasks)
+        {
+            log::warn!("{e}");
+        }
         let listeners = self.listener_snapshots(kernel, slots);
         TargetSnapshot {
             pid: self.process.pid,
@@ -347,7 +402,8 @@ impl Watched {
             status: self.status.clone(),
             sched: self.sched_snapshot(kernel, now_ns),
             listeners,
-            tasks: self.tables.last().and_then(|table| tasks.remove(table)),
+            tasks,
+            budget: self.spending.as_ref().map(Spending::snapshot),
             threads: if self.running() { self.process.thread_count() } else { None },
             processes: self.running().then_some(self.members.len() as u64),
         }
@@ -404,21 +460,6 @@ impl Watched {
         }
         snapshots
     }
-}
-
-fn entry(slot: u32, plan: &Plan, (image_start, image_end): (u64, u64)) -> TargetEntry {
-    let mut flags = target_flag::TASKS;
-    flags |= match plan.lineage {
-        Lineage::ThreadLocal => target_flag::CURRENT_TASK_TLS,
-        Lineage::PollStack => target_flag::POLL_STACK,
-        Lineage::Unknown => 0,
-    };
-    if plan.outcome {
-        flags |= target_flag::OUTCOME;
-    }
-    let mut layout = plan.layout;
-    (layout.image_start, layout.image_end) = (image_start, image_end);
-    TargetEntry { slot, flags, layout }
 }
 
 fn type_info(kind: &TaskType) -> TypeInfo {

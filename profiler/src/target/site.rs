@@ -1,6 +1,7 @@
 //! Where a probe costs little: instructions that the kernel emulates instead of single-stepping. Never a runtime's shapes.
 
 pub mod code;
+pub mod once;
 #[cfg(test)]
 mod tests;
 pub mod values;

@@ -9,6 +9,7 @@ mod reach;
 mod spawn;
 mod version;
 mod vtable;
+mod wake;
 
 use std::collections::HashMap;
 
@@ -44,19 +45,11 @@ impl Runtime for Tokio {
             None => without_probes(version),
         }))
     }
-
-    fn poll_probes(&self, binary: &Binary<'_>) -> Option<Vec<ProbeSpec>> {
-        let vtables = vtable::by_shape(binary);
-        if !vtables.is_empty() {
-            return poll_specs(binary, vtable::WITH_OFFSETS, &vtables);
-        }
-        let (layout, vtables) = vtable::by_symbol(binary, Version::find(binary.data)?)?;
-        poll_specs(binary, layout, &vtables)
-    }
 }
 
 /// The signals of a plan, in the order of the rows.
-const SIGNALS: [&str; 5] = ["task_spawn", "task_complete", "task_parent", "task_outcome", "task_name"];
+const SIGNALS: [&str; 7] =
+    ["task_spawn", "task_complete", "task_parent", "task_outcome", "task_name", "task_polls", "task_wakes"];
 
 /// A plan that says why nothing can be observed.
 fn without_probes(version: Version) -> Plan {
@@ -101,16 +94,20 @@ fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: 
     };
     let mut reach = Reach::new(binary);
     let current_task = lineage::current_task(binary, &mut reach, version, layout, vtables);
-    let (lineage, parent) = match &current_task {
-        Ok((_, how)) => (Lineage::ThreadLocal, Ok(format!("{how}, in thread-local storage"))),
-        Err(reason) => match poll_specs(binary, layout, vtables) {
-            Some(polls) => {
-                probes.extend(polls);
-                (Lineage::PollStack, Ok(format!("by a stack of polls: {reason}")))
-            }
-            None => (Lineage::Unknown, Err(format!("{reason}, and the ends of polls were not found"))),
-        },
+    let polls = poll_specs(binary, layout, vtables);
+    let (lineage, parent) = match (&current_task, &polls) {
+        (Ok((_, how)), _) => (Lineage::ThreadLocal, Ok(format!("{how}, in thread-local storage"))),
+        (Err(reason), Ok(_)) => (Lineage::PollStack, Ok(format!("by a stack of polls: {reason}"))),
+        (Err(reason), Err(why)) => (Lineage::Unknown, Err(format!("{reason}, and {why}"))),
     };
+    let polls = polls.map(|(specs, how)| {
+        probes.extend(specs);
+        how
+    });
+    let wakes = wake_specs(binary).map(|(specs, how)| {
+        probes.extend(specs);
+        how
+    });
     let (types, named) = name::types(binary, &mut reach, layout, vtables);
     let names = match named {
         0 => Err("neither symbols nor source locations name any task".to_owned()),
@@ -122,7 +119,7 @@ fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: 
         probes,
         signals: SIGNALS
             .into_iter()
-            .zip([spawn, complete, parent, outcome_signal(layout), names])
+            .zip([spawn, complete, parent, outcome_signal(layout), names, polls, wakes])
             .map(|(name, state)| Signal { name, state })
             .collect(),
         layout: TaskLayout {
@@ -159,18 +156,28 @@ fn outcome_signal(layout: Layout) -> Result<String, String> {
     }
 }
 
-/// The probes of a poll stack: starts and ends of all polls. `None` where either is not found.
-fn poll_specs(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> Option<Vec<ProbeSpec>> {
-    let (starts, ends) = (poll::starts(binary, vtables), poll::ends(binary, layout));
+/// The probes at the starts and ends of all polls, and how they were found.
+fn poll_specs(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> Result<(Vec<ProbeSpec>, String), String> {
+    let starts = specs(binary, Hook::PollStart, &poll::starts(binary, vtables));
+    let ends = specs(binary, Hook::PollEnd, &poll::ends(binary, layout));
     if starts.is_empty() || ends.is_empty() {
-        return None;
+        return Err("the ends of polls were not found".to_owned());
     }
-    let of = |hook, sites: Vec<Site>| {
-        sites.into_iter().filter_map(|site| spec(binary, hook, &site, None, IdPlace::Nowhere)).collect::<Vec<_>>()
-    };
-    let mut specs = of(Hook::PollStart, starts);
-    specs.extend(of(Hook::PollEnd, ends));
-    Some(specs)
+    let how = format!("by shape, {} starts, {} ends", starts.len(), ends.len());
+    Ok((starts.into_iter().chain(ends).collect(), how))
+}
+
+/// The probes at the wakes of all tasks, and how they were found.
+fn wake_specs(binary: &Binary<'_>) -> Result<(Vec<ProbeSpec>, String), String> {
+    let wakes = wake::find(binary)?;
+    let mut found = specs(binary, Hook::WakeByValue, &wakes.by_value);
+    found.extend(specs(binary, Hook::WakeByRef, &wakes.by_ref));
+    let how = format!("{}, {} sites", wakes.how, found.len());
+    Ok((found, how))
+}
+
+fn specs(binary: &Binary<'_>, hook: Hook, sites: &[Site]) -> Vec<ProbeSpec> {
+    sites.iter().filter_map(|site| spec(binary, hook, site, None, IdPlace::Nowhere)).collect()
 }
 
 /// A probe at a site.

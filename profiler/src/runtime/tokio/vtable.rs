@@ -113,7 +113,7 @@ pub(super) fn by_symbol(binary: &Binary<'_>, version: Version) -> Option<(Layout
 }
 
 /// The places of all words in data that point to code, sorted.
-fn code_pointers(binary: &Binary<'_>) -> Vec<u64> {
+pub(super) fn code_pointers(binary: &Binary<'_>) -> Vec<u64> {
     if !binary.relocations().is_empty() {
         return binary.relocations().iter().filter(|&&(_, to)| binary.is_code(to)).map(|&(place, _)| place).collect();
     }

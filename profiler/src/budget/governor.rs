@@ -1,0 +1,315 @@
+//! Decides which tiers of probes are attached, so that what they cost stays within the budget. Never attaches.
+//!
+//! An account per target: the CPU time that it uses earns credit, hits spend it. What is attached runs until the credit
+//! is used up; then polls are measured in windows, each opened when enough was earned for it. So the share holds over
+//! any longer time, whatever the load does, and the overshoot of a burst is at most the grant and what is hit before
+//! somebody looks.
+
+/// What a target may overdraw, and has to begin with, nanoseconds of CPU time.
+pub const GRANT_NS: f64 = 10e6;
+/// How deep debts are remembered: a burst must not close the account for minutes.
+const MAX_DEBT_NS: f64 = 40e6;
+/// What costs less than this share of the budget stays attached: taking it off would win nothing.
+const NEGLIGIBLE: f64 = 0.1;
+/// What would cost less than this share of the budget is attached for good again.
+const COMFORTABLE: f64 = 0.7;
+/// Observations in a row that must find that.
+const PATIENCE: u32 = 3;
+/// Shortest time between two changes to continuous, nanoseconds.
+const CALM_NS: u64 = 5_000_000_000;
+/// Shortest and longest window, nanoseconds.
+const WINDOW_NS: std::ops::RangeInclusive<u64> = 20_000_000..=500_000_000;
+/// How long attaching and detaching take together, when hits cost already and are of no use, nanoseconds.
+const EDGES_NS: f64 = 30e6;
+/// Windows that are further apart are none.
+const MAX_GAP_NS: f64 = 60e9;
+/// Over this time shares are averaged for people, nanoseconds.
+const AVERAGED_NS: f64 = 10e9;
+
+/// What can be switched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// Births and ends of tasks.
+    Lifecycle,
+    /// Polls and wakes.
+    Polls,
+}
+
+impl Tier {
+    /// Both.
+    pub const ALL: [Tier; 2] = [Tier::Lifecycle, Tier::Polls];
+
+    /// Its name in a status.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Tier::Lifecycle => "lifecycle",
+            Tier::Polls => "polls",
+        }
+    }
+}
+
+/// How a tier is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// All the time.
+    Continuous,
+    /// In windows that the budget pays for.
+    Windows,
+    /// Not at all: a window would cost more than is earned in a minute.
+    Off,
+}
+
+impl Mode {
+    /// Its name in a status.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Mode::Continuous => "continuous",
+            Mode::Windows => "windows",
+            Mode::Off => "off",
+        }
+    }
+}
+
+/// What was observed of a target: totals since it is watched.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub now_ns: u64,
+    /// CPU time that the target has used, nanoseconds.
+    pub cpu_ns: u64,
+    /// What hooks that are always attached have cost, nanoseconds.
+    pub always_ns: f64,
+    /// What the tiers have cost, in the order of [`Tier::ALL`], nanoseconds.
+    pub tier_ns: [f64; 2],
+}
+
+/// Which tiers are to be attached now, in the order of [`Tier::ALL`].
+pub type Wanted = [bool; 2];
+
+/// One tier's state.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    mode: Mode,
+    attached: bool,
+    /// Cost per nanosecond that the target would use without it; learned while it is attached.
+    density: f64,
+    /// Observations in a row of it being comfortable.
+    calm: u32,
+    since_ns: u64,
+}
+
+/// The account of one target.
+#[derive(Clone, Debug)]
+pub struct Governor {
+    share: Option<f64>,
+    credit_ns: f64,
+    tiers: [State; 2],
+    last: Option<Reading>,
+    opened_ns: Option<u64>,
+    /// CPU time that the target uses per nanosecond, averaged.
+    cpu_rate: f64,
+    /// Averages for people: CPU time and cost per nanosecond.
+    averaged: (f64, f64),
+    always: f64,
+    why: String,
+}
+
+impl Governor {
+    /// An account with the grant in it. With no share, everything stays attached.
+    pub fn new(share: Option<f64>, now_ns: u64) -> Governor {
+        let state = State { mode: Mode::Continuous, attached: true, density: 0.0, calm: 0, since_ns: now_ns };
+        Governor {
+            share,
+            credit_ns: GRANT_NS,
+            tiers: [state; 2],
+            last: None,
+            opened_ns: None,
+            cpu_rate: 0.0,
+            averaged: (0.0, 0.0),
+            always: 0.0,
+            why: match share {
+                Some(_) => "the cost is within the budget".to_owned(),
+                None => "the budget is off".to_owned(),
+            },
+        }
+    }
+
+    /// How a tier is measured.
+    pub fn mode(&self, tier: Tier) -> Mode {
+        self.tiers[tier as usize].mode
+    }
+
+    /// Why what is switched is as it is.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// The cost as a share of the CPU time that the target would have used without, averaged over some ten seconds;
+    /// `None` before anything was used.
+    pub fn cost_share(&self) -> Option<f64> {
+        let (cpu, cost) = self.averaged;
+        let own = cpu - cost;
+        (own > 0.0).then(|| cost / own)
+    }
+
+    /// Looks at the account, and says what is to be attached from now on.
+    pub fn observe(&mut self, reading: Reading) -> Wanted {
+        let Some(last) = self.last.replace(reading) else { return self.wanted() };
+        let elapsed = reading.now_ns.saturating_sub(last.now_ns) as f64;
+        if elapsed <= 0.0 {
+            return self.wanted();
+        }
+        let cpu = reading.cpu_ns.saturating_sub(last.cpu_ns) as f64;
+        let always = (reading.always_ns - last.always_ns).max(0.0);
+        let tiers = [0, 1].map(|tier| (reading.tier_ns[tier] - last.tier_ns[tier]).max(0.0));
+        let cost = always + tiers.iter().sum::<f64>();
+        self.average(elapsed, cpu, cost);
+        let Some(share) = self.share else { return self.wanted() };
+        self.learn(elapsed, cpu, always, tiers);
+        let most = GRANT_NS.max(self.window_cost() * 1.25);
+        self.credit_ns = (self.credit_ns + share * (cpu - cost).max(0.0) - cost).clamp(-MAX_DEBT_NS, most);
+        self.switch(share, reading.now_ns);
+        self.wanted()
+    }
+
+    fn wanted(&self) -> Wanted {
+        self.tiers.map(|tier| tier.attached)
+    }
+
+    fn average(&mut self, elapsed: f64, cpu: f64, cost: f64) {
+        let weight = (elapsed / AVERAGED_NS).min(1.0);
+        let toward = |old: &mut f64, new: f64| *old += (new - *old) * weight;
+        toward(&mut self.averaged.0, cpu / elapsed);
+        toward(&mut self.averaged.1, cost / elapsed);
+    }
+
+    /// What each tier costs per nanosecond of the target's own.
+    fn learn(&mut self, elapsed: f64, cpu: f64, always: f64, tiers: [f64; 2]) {
+        let weight = (elapsed / 500e6).min(1.0);
+        self.cpu_rate += (cpu / elapsed - self.cpu_rate) * weight;
+        let own = cpu - always - tiers[0] - tiers[1];
+        // Costs are estimates, and may come out above what was used.
+        let own = own.max(cpu * 0.02);
+        if own <= 0.0 {
+            return;
+        }
+        let weight = (cpu / 50e6).min(1.0);
+        self.always += (always / own - self.always) * weight;
+        for (state, cost) in self.tiers.iter_mut().zip(tiers) {
+            if state.attached {
+                state.density += (cost / own - state.density) * weight.max(0.2);
+            }
+        }
+    }
+
+    /// What the shortest window costs, nanoseconds: its edges are paid for, too.
+    fn window_cost(&self) -> f64 {
+        let density: f64 =
+            self.tiers.iter().filter(|tier| tier.mode != Mode::Continuous).map(|tier| tier.density).sum();
+        density / (1.0 + density) * self.cpu_rate * (*WINDOW_NS.start() as f64 + EDGES_NS)
+    }
+
+    fn switch(&mut self, share: f64, now_ns: u64) {
+        if self.credit_ns <= 0.0 {
+            self.retreat(share, now_ns);
+        }
+        self.step_windows(share, now_ns);
+        self.advance(share, now_ns);
+    }
+
+    /// The credit is used up: takes off what costs most of what may be taken off.
+    fn retreat(&mut self, share: f64, now_ns: u64) {
+        if self.opened_ns.is_some() {
+            self.close(now_ns);
+        }
+        let [lifecycle, polls] = Tier::ALL.map(|tier| self.tiers[tier as usize]);
+        let matters = |state: State| state.mode == Mode::Continuous && state.density > share * NEGLIGIBLE;
+        if matters(polls) {
+            self.leave(Tier::Polls, now_ns);
+        }
+        // Births and ends go only if they alone are too dear.
+        if matters(lifecycle) && lifecycle.density + self.always > share {
+            self.leave(Tier::Lifecycle, now_ns);
+        }
+    }
+
+    fn leave(&mut self, tier: Tier, now_ns: u64) {
+        let state = &mut self.tiers[tier as usize];
+        (state.mode, state.attached, state.calm, state.since_ns) = (Mode::Windows, false, 0, now_ns);
+        self.why = format!(
+            "measuring {} all the time would cost {:.1} % of the target's CPU time",
+            match tier {
+                Tier::Lifecycle => "births and ends of tasks",
+                Tier::Polls => "polls and wakes",
+            },
+            state.density * 100.0
+        );
+        log::info!("{}: in windows from now on", self.why);
+    }
+
+    /// Opens and closes windows of what is not continuous.
+    fn step_windows(&mut self, share: f64, now_ns: u64) {
+        if self.tiers.iter().all(|tier| tier.mode == Mode::Continuous) {
+            return;
+        }
+        let cost = self.window_cost();
+        // What is earned besides what the hooks cost that stay attached.
+        let stays: f64 = self.tiers.iter().filter(|tier| tier.mode == Mode::Continuous).map(|tier| tier.density).sum();
+        let earned = (share - self.always - stays) * self.cpu_rate;
+        let off = earned <= 0.0 || cost / earned > MAX_GAP_NS;
+        for tier in self.tiers.iter_mut().filter(|tier| tier.mode != Mode::Continuous) {
+            tier.mode = if off { Mode::Off } else { Mode::Windows };
+        }
+        match self.opened_ns {
+            None if !off && self.credit_ns >= cost.max(GRANT_NS * 0.1) => {
+                self.opened_ns = Some(now_ns);
+                self.tiers.iter_mut().filter(|tier| tier.mode == Mode::Windows).for_each(|tier| tier.attached = true);
+            }
+            Some(opened) => {
+                let open = now_ns.saturating_sub(opened);
+                let density = cost / (*WINDOW_NS.start() as f64 + EDGES_NS);
+                let spent = open >= *WINDOW_NS.start() && self.credit_ns <= density * EDGES_NS / 2.0;
+                if spent || open >= *WINDOW_NS.end() {
+                    self.close(now_ns);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn close(&mut self, _now_ns: u64) {
+        self.opened_ns = None;
+        let share = self.share.unwrap_or(f64::INFINITY);
+        let (always, stays) = (self.always, self.tiers.map(|tier| (tier.mode, tier.density)));
+        let continuous: f64 = stays.iter().filter(|(mode, _)| *mode == Mode::Continuous).map(|(_, d)| d).sum();
+        let mut before = always + continuous;
+        // Births and ends come back first: polls must fit in beside them.
+        for tier in self.tiers.iter_mut().filter(|tier| tier.mode == Mode::Windows) {
+            tier.attached = false;
+            before += tier.density;
+            let comfortable = before < share * COMFORTABLE || tier.density < share * NEGLIGIBLE;
+            tier.calm = if comfortable { tier.calm + 1 } else { 0 };
+        }
+    }
+
+    /// Attaches for good again what has been comfortable for a while.
+    fn advance(&mut self, share: f64, now_ns: u64) {
+        for at in 0..self.tiers.len() {
+            let tier = self.tiers[at];
+            let calm = tier.calm >= PATIENCE && now_ns.saturating_sub(tier.since_ns) >= CALM_NS;
+            let first = at == 0 || self.tiers[0].mode == Mode::Continuous || tier.density < share * NEGLIGIBLE;
+            if tier.mode == Mode::Windows && calm && first && self.credit_ns > 0.0 {
+                let state = &mut self.tiers[at];
+                (state.mode, state.attached, state.calm, state.since_ns) = (Mode::Continuous, true, 0, now_ns);
+                self.why = "the cost is within the budget again".to_owned();
+                log::info!("{}: {} are measured all the time", self.why, Tier::ALL[at].label());
+            }
+        }
+        if self.tiers.iter().all(|tier| tier.mode == Mode::Continuous) {
+            self.opened_ns = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

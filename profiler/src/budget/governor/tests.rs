@@ -1,0 +1,118 @@
+use super::*;
+
+const TICK_NS: u64 = 20_000_000;
+
+/// A target that saturates one core: what the probes take, it cannot use itself.
+struct Target {
+    governor: Governor,
+    reading: Reading,
+    wanted: Wanted,
+    own_ns: f64,
+    cost_ns: f64,
+}
+
+impl Target {
+    fn new(share: f64) -> Target {
+        let mut governor = Governor::new(Some(share), 0);
+        let wanted = governor.observe(Reading::default());
+        Target { governor, reading: Reading::default(), wanted, own_ns: 0.0, cost_ns: 0.0 }
+    }
+
+    /// Runs for a while with costs per own nanosecond of the always-on hooks and of both tiers.
+    fn run(&mut self, seconds: f64, always: f64, density: [f64; 2]) {
+        for _ in 0..(seconds * 1e9 / TICK_NS as f64) as u64 {
+            let attached: [f64; 2] = std::array::from_fn(|t| if self.wanted[t] { density[t] } else { 0.0 });
+            let own = TICK_NS as f64 / (1.0 + always + attached[0] + attached[1]);
+            self.reading.now_ns += TICK_NS;
+            self.reading.cpu_ns += TICK_NS;
+            self.reading.always_ns += own * always;
+            self.reading.tier_ns.iter_mut().zip(attached).for_each(|(total, density)| *total += own * density);
+            self.own_ns += own;
+            self.cost_ns += own * (always + attached[0] + attached[1]);
+            self.wanted = self.governor.observe(self.reading);
+        }
+    }
+
+    /// The share over the next seconds.
+    fn share_over(&mut self, seconds: f64, always: f64, density: [f64; 2]) -> f64 {
+        (self.own_ns, self.cost_ns) = (0.0, 0.0);
+        self.run(seconds, always, density);
+        self.cost_ns / self.own_ns
+    }
+
+    fn modes(&self) -> [Mode; 2] {
+        Tier::ALL.map(|tier| self.governor.mode(tier))
+    }
+}
+
+/// Check that what costs little is measured all the time.
+#[test]
+fn a_light_load_is_measured_all_the_time() {
+    let mut target = Target::new(0.02);
+    target.run(60.0, 0.002, [0.004, 0.01]);
+    assert_eq!(target.modes(), [Mode::Continuous; 2]);
+}
+
+/// Check that we leave continuous polls within 200 ms, keep births and ends, and hold the share from then on.
+#[test]
+fn dear_polls_are_measured_in_windows() {
+    for polls in [0.1, 0.5, 2.6, 10.0] {
+        let mut target = Target::new(0.02);
+        target.run(0.2, 0.001, [0.002, polls]);
+        assert!(!target.wanted[1], "polls at {polls} are still attached after 200 ms");
+        let share = target.share_over(120.0, 0.001, [0.002, polls]);
+        assert!(share <= 0.0205, "polls at {polls} cost {share}");
+        assert!(share > 0.01, "polls at {polls} are hardly measured: {share}");
+        assert_eq!(target.modes()[0], Mode::Continuous);
+        assert_eq!(target.modes()[1], Mode::Windows);
+    }
+}
+
+/// Check that a storm of tasks takes off both, within 200 ms.
+#[test]
+fn dear_tasks_are_sampled() {
+    let mut target = Target::new(0.02);
+    target.run(0.2, 0.0, [13.0, 19.0]);
+    assert_eq!(target.wanted, [false; 2]);
+    let share = target.share_over(300.0, 0.0, [13.0, 19.0]);
+    assert!(share <= 0.0205, "{share}");
+    assert!(share > 0.005, "{share}");
+}
+
+/// Check that births and ends stay while the hooks that are always attached cost the whole budget, and tasks nothing.
+#[test]
+fn what_costs_nothing_stays() {
+    let mut target = Target::new(0.02);
+    target.run(60.0, 0.03, [0.0005, 0.3]);
+    assert_eq!(target.modes(), [Mode::Continuous, Mode::Off]);
+    assert_eq!(target.wanted, [true, false]);
+}
+
+/// Check that we come back once the load is gone, and only then.
+#[test]
+fn calm_loads_are_measured_all_the_time_again() {
+    let mut target = Target::new(0.02);
+    target.run(30.0, 0.001, [13.0, 19.0]);
+    assert_ne!(target.modes(), [Mode::Continuous; 2]);
+    target.run(60.0, 0.001, [0.003, 0.006]);
+    assert_eq!(target.modes(), [Mode::Continuous; 2]);
+    // Just below the budget, but not comfortably: no flapping.
+    let mut changes = 0;
+    target.run(10.0, 0.001, [0.003, 2.0]);
+    for _ in 0..60 {
+        let before = target.modes();
+        target.run(1.0, 0.001, [0.003, 0.015]);
+        changes += usize::from(target.modes() != before);
+    }
+    assert!(changes <= 1, "{changes} changes");
+}
+
+/// Check that no budget switches nothing, and still tells the share.
+#[test]
+fn no_budget_switches_nothing() {
+    let mut target = Target::new(0.02);
+    target.governor = Governor::new(None, 0);
+    target.run(20.0, 0.1, [13.0, 19.0]);
+    assert_eq!(target.wanted, [true; 2]);
+    assert!((target.governor.cost_share().expect("it was used") - 32.1).abs() < 0.5);
+}

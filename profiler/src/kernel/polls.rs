@@ -1,0 +1,113 @@
+//! The maps of polls, wakes and costs. Never what is made of them.
+
+use aya::Pod;
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
+use profiler_common::map::{Cost, TaskKey, TypeKey, TypeStats, Woken};
+
+use super::KernelError;
+use super::load::Kernel;
+use super::maps::{Value, failed};
+
+// SAFETY: each is `repr(C)`, made of integers only, without padding (asserted beside its definition).
+unsafe impl Pod for Value<Cost> {}
+// SAFETY: as above.
+unsafe impl Pod for Value<TypeStats> {}
+// SAFETY: as above.
+unsafe impl Pod for Value<TypeKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Value<TaskKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Value<Woken> {}
+
+impl Kernel {
+    /// What probing has cost a slot, over all CPUs.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn cost(&mut self, slot: u32) -> Result<Cost, KernelError> {
+        let map: PerCpuArray<&mut MapData, Value<Cost>> = self.per_cpu("COSTS")?;
+        let mut sum = Cost::default();
+        for Value(cpu) in map.get(&slot, 0).map_err(failed("COSTS"))?.iter() {
+            for (all, one) in [
+                (&mut sum.hits, &cpu.hits),
+                (&mut sum.timed, &cpu.timed),
+                (&mut sum.timed_ns, &cpu.timed_ns),
+            ] {
+                all.iter_mut().zip(one).for_each(|(all, one)| *all += one);
+            }
+            sum.storm += cpu.storm;
+        }
+        Ok(sum)
+    }
+
+    /// Polls and wakes of a slot, by the addresses of vtables, over all CPUs.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn types(&mut self, slot: u32) -> Result<Vec<(u64, Box<TypeStats>)>, KernelError> {
+        let map = self.type_map()?;
+        let mut found = Vec::new();
+        for key in map.keys() {
+            let Value(key) = key.map_err(failed(TYPES))?;
+            if key.slot != slot {
+                continue;
+            }
+            // It may be removed at any time, but by this process only.
+            let cpus = map.get(&Value(key), 0).map_err(failed(TYPES))?;
+            let mut sum = Box::new(TypeStats::EMPTY);
+            cpus.iter().for_each(|Value(cpu)| add(&mut sum, cpu));
+            found.push((key.vtable, sum));
+        }
+        Ok(found)
+    }
+
+    /// Forgets the polls and wakes of a slot: its process runs another image.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn clear_types(&mut self, slot: u32) -> Result<(), KernelError> {
+        let mut map = self.type_map()?;
+        let keys: Vec<Value<TypeKey>> = map.keys().filter_map(Result::ok).filter(|Value(key)| key.slot == slot).collect();
+        for key in keys {
+            map.remove(&key).map_err(failed(TYPES))?;
+        }
+        Ok(())
+    }
+
+    fn type_map(&mut self) -> Result<PerCpuHashMap<&mut MapData, Value<TypeKey>, Value<TypeStats>>, KernelError> {
+        let map = self.ebpf.map_mut(TYPES).ok_or(KernelError::Missing(TYPES))?;
+        PerCpuHashMap::try_from(map).map_err(failed(TYPES))
+    }
+
+    /// Hands every task that waits to be polled to `see`, at most `limit` of them; true when there may be more.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn woken(&mut self, limit: usize, mut see: impl FnMut(TaskKey, Woken)) -> Result<bool, KernelError> {
+        let map = self.hash::<Value<TaskKey>, Value<Woken>>("WOKEN")?;
+        let mut n = 0;
+        for entry in map.iter() {
+            if n == limit {
+                return Ok(true);
+            }
+            n += 1;
+            // An entry that is removed meanwhile ends the walk early, as the kernel does.
+            let Ok((Value(key), Value(woken))) = entry else { return Ok(true) };
+            see(key, woken);
+        }
+        Ok(false)
+    }
+}
+
+const TYPES: &str = "TYPES";
+
+fn add(sum: &mut TypeStats, cpu: &TypeStats) {
+    sum.busy_ns += cpu.busy_ns;
+    sum.slow += cpu.slow;
+    sum.slowest_ns = sum.slowest_ns.max(cpu.slowest_ns);
+    sum.cancelled_passes += cpu.cancelled_passes;
+    sum.wakes.iter_mut().zip(cpu.wakes).for_each(|(sum, cpu)| *sum += cpu);
+    sum.poll.merge(&cpu.poll);
+    sum.delay.merge(&cpu.delay);
+    sum.first_delay.merge(&cpu.first_delay);
+}

@@ -1,0 +1,140 @@
+//! What a hit costs on this host: measured at start, on this process's own functions. Never on a target.
+
+use std::arch::naked_asm;
+use std::hint::black_box;
+use std::time::Instant;
+
+use profiler_common::map::{Argument, Cookie, IdPlace, PollPolicy, Target, TaskLayout, target_flag};
+
+use crate::budget::price::Traps;
+use crate::kernel::KernelError;
+use crate::kernel::attach::Links;
+use crate::kernel::load::Kernel;
+use crate::kernel::uprobe::Site;
+use crate::target::process::{Process, ProcessError};
+
+/// Calls per measurement, and measurements of which the fastest counts: the machine has other work, too.
+const CALLS: u32 = 400;
+const ROUNDS: u32 = 5;
+/// A BTF tracepoint's trampoline: saves the arguments, enters and leaves the program. Too short to be measured from
+/// outside of the kernel; measured once with `bpf_prog_test_run`, nanoseconds.
+const TRACEPOINT_NS: f64 = 25.0;
+
+/// Measures, and detaches in the background what it attached.
+///
+/// # Errors
+/// The kernel refuses a probe on this very process.
+pub(super) fn traps(kernel: &mut Kernel, slot: u32) -> Result<Traps, KernelError> {
+    let own = Own::find().map_err(|e| KernelError::System {
+        what: "look at this process".to_owned(),
+        source: std::io::Error::other(e.to_string()),
+    })?;
+    let (bare_pushes, bare_moves) = (time(pushes), time(moves));
+    let mut links = own.probe(kernel, "empty", pushes)?;
+    links.absorb(own.probe(kernel, "empty", moves)?);
+    let emulated_ns = (time(pushes) - bare_pushes).max(1.0);
+    let stepped_ns = (time(moves) - bare_moves).max(1.0);
+    let poll_added_ns = own.poll(kernel, slot, &mut links)?;
+    // Closing a probe waits for every CPU to have left it.
+    std::thread::spawn(move || drop(links));
+    let traps = Traps { emulated_ns, stepped_ns, tracepoint_ns: TRACEPOINT_NS, poll_added_ns };
+    log::debug!("calibrated: {traps:?}");
+    Ok(traps)
+}
+
+/// Nanoseconds per call.
+fn time(function: extern "C" fn(u64) -> u64) -> f64 {
+    let round = |_| {
+        let begin = Instant::now();
+        for call in 0..CALLS {
+            black_box(function(u64::from(call)));
+        }
+        begin.elapsed().as_nanos() as f64 / f64::from(CALLS)
+    };
+    (0..ROUNDS).map(round).fold(f64::INFINITY, f64::min)
+}
+
+/// Begins with an instruction that the kernel emulates.
+#[unsafe(naked)]
+extern "C" fn pushes(_: u64) -> u64 {
+    naked_asm!("push rbx", "mov rax, rdi", "pop rbx", "ret")
+}
+
+/// Begins with one that it single-steps.
+#[unsafe(naked)]
+extern "C" fn moves(_: u64) -> u64 {
+    naked_asm!("mov rax, rdi", "ret")
+}
+
+/// Where polls would begin and end.
+#[unsafe(naked)]
+extern "C" fn begins(_: u64) -> u64 {
+    naked_asm!("push rbx", "mov rax, rdi", "pop rbx", "ret")
+}
+
+#[unsafe(naked)]
+extern "C" fn ends(_: u64) -> u64 {
+    naked_asm!("push rbx", "mov rax, rdi", "pop rbx", "ret", "nop")
+}
+
+/// This process.
+struct Own {
+    process: Process,
+    /// Where the code that is probed lies: address minus offset in the file.
+    bias: u64,
+    path: std::path::PathBuf,
+}
+
+impl Own {
+    fn find() -> Result<Own, ProcessError> {
+        let process = Process::find(std::process::id())?;
+        let image = process.image()?;
+        let code = pushes as *const () as u64;
+        let placement = process.placements(&image)?.into_iter().find(|p| (p.start..p.end).contains(&code));
+        let placement = placement.ok_or(ProcessError::NoSuchProcess { pid: process.pid })?;
+        Ok(Own { bias: placement.start - placement.file_offset, path: image.path, process })
+    }
+
+    fn probe(
+        &self,
+        kernel: &mut Kernel,
+        program: &'static str,
+        function: extern "C" fn(u64) -> u64,
+    ) -> Result<Links, KernelError> {
+        let cookie = Cookie::new(Argument::Rdi, 0, IdPlace::Nowhere, false, 0).0;
+        let site = Site { offset: function as *const () as u64 - self.bias, cookie };
+        kernel.attach_uprobes(program, kernel.few_uprobes(), &self.path, &[site], Some(self.process.pid))
+    }
+
+    /// What the probes at both ends add to the duration of a poll: that of polls that last nothing.
+    fn poll(&self, kernel: &mut Kernel, slot: u32, links: &mut Links) -> Result<f64, KernelError> {
+        links.absorb(self.probe(kernel, "task_poll_end", ends)?);
+        links.absorb(self.probe(kernel, "task_poll_start", begins)?);
+        // A header as Tokio's: a state, and a vtable that lies in the image.
+        let header: [u64; 8] = [0, 0, u64::MAX / 2, 0, 0, 0, 0, 0];
+        let header = black_box(&header);
+        let layout = TaskLayout { vtable: 16, image_start: header[2], image_end: header[2] + 1, ..TaskLayout::default() };
+        let polls = PollPolicy { window: 1, slow_ns: u64::MAX, ..PollPolicy::default() };
+        let entry = Target { slot, flags: target_flag::POLLS, layout, polls };
+        kernel.set_target(self.process.pid, entry)?;
+        let mut least: Option<f64> = None;
+        let mut before = (0, 0);
+        for _ in 0..ROUNDS {
+            for _ in 0..CALLS / ROUNDS {
+                black_box(begins(header.as_ptr() as u64));
+                black_box(ends(0));
+            }
+            let Some((_, stats)) = kernel.types(slot)?.into_iter().next() else { break };
+            let polls = stats.poll.count - before.0;
+            if polls > 0 {
+                let mean = (stats.poll.sum - before.1) as f64 / polls as f64;
+                least = Some(least.map_or(mean, |least: f64| least.min(mean)));
+            }
+            before = (stats.poll.count, stats.poll.sum);
+        }
+        kernel.remove_target(self.process.pid);
+        kernel.clear_types(slot)?;
+        // What is not known is not subtracted.
+        Ok(least.unwrap_or_default())
+    }
+}

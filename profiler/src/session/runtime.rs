@@ -1,0 +1,267 @@
+//! What is attached to the image that a process runs: its plan, its probes by tier, its polls. Never which process.
+
+use std::collections::HashMap;
+
+use profiler_common::map::{Target as TargetEntry, TaskLayout, target_flag};
+use rustc_hash::FxHashMap;
+
+use super::image::Refusal;
+use super::probes::Probes;
+use crate::budget::governor::{Mode, Tier};
+use crate::event::TypeId;
+use crate::kernel::KernelError;
+use crate::kernel::attach::Links;
+use crate::kernel::load::Kernel;
+use crate::model::snapshot::{PollSnapshot, TasksSnapshot};
+use crate::model::table::{Table, TargetId};
+use crate::runtime::{Hook, Instance, Lineage, Plan};
+use crate::session::spending::Spending;
+
+/// A task that waits longer than this for its poll is overdue, nanoseconds.
+const OVERDUE_NS: u64 = 1_000_000_000;
+/// Waiting tasks that are looked at.
+const MAX_WOKEN: usize = 16_384;
+
+/// The runtime of a watched process.
+pub(super) struct Runtime {
+    plan: Plan,
+    load_bias: u64,
+    table: TargetId,
+    probes: Probes,
+    slot: u32,
+    layout: TaskLayout,
+    slow_ns: u64,
+    /// Number of the window in which polls are measured.
+    window: u32,
+    /// Polls were measured from the first moment on, without a gap.
+    polls_continuous: bool,
+    /// Tasks that wait too long, by type: how many, and how long the first of them.
+    overdue: FxHashMap<TypeId, (u64, u64)>,
+}
+
+impl Runtime {
+    /// Everything is ready, and nothing attached. `bounds` are the image's in memory.
+    pub fn new(
+        plan: Plan,
+        load_bias: u64,
+        bounds: (u64, u64),
+        probes: Probes,
+        table: TargetId,
+        slot: u32,
+        slow_ns: u64,
+    ) -> Runtime {
+        let mut layout = plan.layout;
+        (layout.image_start, layout.image_end) = bounds;
+        Runtime {
+            plan,
+            load_bias,
+            table,
+            probes,
+            slot,
+            layout,
+            slow_ns,
+            window: 0,
+            polls_continuous: true,
+            overdue: FxHashMap::default(),
+        }
+    }
+
+    /// What translates its records.
+    pub fn instance(&self) -> Instance<'_> {
+        Instance { plan: &self.plan, load_bias: self.load_bias }
+    }
+
+    /// How its build is observed.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Where its tasks are counted.
+    pub fn table_id(&self) -> TargetId {
+        self.table
+    }
+
+    /// Whether its polls can be measured at all.
+    pub fn has_polls(&self) -> bool {
+        self.plan.has_polls() && (self.plan.lineage == Lineage::PollStack || self.probes.sites(Tier::Polls) > 0)
+    }
+
+    /// Which tiers are attached, in the order of [`Tier::ALL`].
+    pub fn open_tiers(&self) -> [bool; 2] {
+        Tier::ALL.map(|tier| self.probes.is_open(tier))
+    }
+
+    /// Attaches everything to the first processes.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn attach(&mut self, kernel: &mut Kernel, spending: &Spending, pids: &[u32]) -> Result<(), Refusal> {
+        for &pid in pids {
+            self.probes.cover(pid).map_err(Refusal::broken)?;
+        }
+        self.probes.open(Tier::Lifecycle).map_err(Refusal::broken)?;
+        if self.has_polls() {
+            self.probes.open(Tier::Polls).map_err(Refusal::broken)?;
+            self.window += 1;
+        }
+        // Now, and not before: births and ends count from the same moment on.
+        self.announce(kernel, spending).map_err(Refusal::broken)
+    }
+
+    /// Tells the kernel half what is to be measured.
+    fn announce(&self, kernel: &mut Kernel, spending: &Spending) -> Result<(), KernelError> {
+        let mut flags = 0;
+        if self.probes.is_open(Tier::Lifecycle) {
+            flags |= target_flag::TASKS;
+        }
+        flags |= match self.plan.lineage {
+            Lineage::ThreadLocal => target_flag::CURRENT_TASK_TLS,
+            Lineage::PollStack if self.probes.is_open(Tier::Lifecycle) => target_flag::POLL_STACK,
+            _ => 0,
+        };
+        if self.plan.outcome {
+            flags |= target_flag::OUTCOME;
+        }
+        if self.probes.is_open(Tier::Polls) {
+            flags |= target_flag::POLLS;
+        }
+        let entry =
+            TargetEntry { slot: self.slot, flags, layout: self.layout, polls: spending.policy(self.window, self.slow_ns) };
+        self.probes.pids().try_for_each(|pid| kernel.set_target(pid, entry))
+    }
+
+    /// Attaches and detaches what the account says. What is detached is returned to be dropped where it disturbs nobody.
+    ///
+    /// # Errors
+    /// The kernel refuses to attach.
+    pub fn apply(
+        &mut self,
+        kernel: &mut Kernel,
+        table: &mut Table,
+        spending: &Spending,
+        wanted: [bool; 2],
+        now_ns: u64,
+    ) -> Result<Links, KernelError> {
+        let mut gone = Links::default();
+        let mut opened = false;
+        for tier in Tier::ALL {
+            let (want, open) = (wanted[tier as usize], self.probes.is_open(tier));
+            if want == open || (tier == Tier::Polls && !self.has_polls()) {
+                continue;
+            }
+            if want {
+                self.probes.open(tier)?;
+                opened = true;
+                if tier == Tier::Polls {
+                    self.window += 1;
+                }
+            } else {
+                gone.absorb(self.probes.close(tier));
+                match tier {
+                    Tier::Lifecycle => table.interrupt(self.table, now_ns),
+                    Tier::Polls => self.polls_continuous = false,
+                }
+            }
+        }
+        self.announce(kernel, spending)?;
+        if opened && self.probes.is_open(Tier::Lifecycle) && spending.mode(Tier::Lifecycle) == Mode::Continuous {
+            table.resume(self.table, now_ns);
+        }
+        Ok(gone)
+    }
+
+    /// Attaches what is attached to one more process.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn cover(&mut self, pid: u32) -> Result<(), KernelError> {
+        self.probes.cover(pid)
+    }
+
+    /// Whether a process has probes.
+    pub fn covers(&self, pid: u32) -> bool {
+        self.probes.covers(pid)
+    }
+
+    /// Takes the probes off one process.
+    pub fn take(&mut self, pid: u32) -> Links {
+        self.probes.take(pid)
+    }
+
+    /// Takes the probes off all processes.
+    pub fn take_all(&mut self) -> Links {
+        self.probes.take_all()
+    }
+
+    /// How its probes are attached, for people.
+    pub fn detail(&self) -> String {
+        format!(
+            "{} sites for births and ends, {} for polls and wakes, by {}",
+            self.probes.sites(Tier::Lifecycle),
+            self.probes.sites(Tier::Polls),
+            self.probes.mechanism()
+        )
+    }
+
+    /// Looks for tasks that were woken and are not polled.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn look_for_overdue(&mut self, kernel: &mut Kernel, now_ns: u64) -> Result<(), KernelError> {
+        self.overdue.clear();
+        if !self.probes.is_open(Tier::Polls) || !self.plan.has(Hook::WakeByRef) {
+            return Ok(());
+        }
+        let Runtime { plan, load_bias, window, probes, overdue, .. } = self;
+        kernel.woken(MAX_WOKEN, |key, woken| {
+            let waited = now_ns.saturating_sub(woken.since_ns);
+            if woken.window == *window
+                && woken.since_ns != 0
+                && waited > OVERDUE_NS
+                && probes.covers(key.pid)
+                && let Some(kind) = plan.type_at(woken.vtable, *load_bias)
+            {
+                let (tasks, longest) = overdue.entry(kind).or_default();
+                *tasks += 1;
+                *longest = waited.max(*longest);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Adds the polls to what is exported of the tasks.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn fill_polls(&self, kernel: &mut Kernel, table: &Table, tasks: &mut TasksSnapshot) -> Result<(), KernelError> {
+        if !self.has_polls() {
+            return Ok(());
+        }
+        tasks.polls_continuous = self.polls_continuous;
+        let mut by_type: HashMap<TypeId, PollSnapshot> = HashMap::new();
+        for (vtable, stats) in kernel.types(self.slot)? {
+            let Some(kind) = self.plan.type_at(vtable, self.load_bias) else { continue };
+            let wakes = self.plan.has(Hook::WakeByRef);
+            let snapshot = PollSnapshot {
+                polls: stats.poll.count,
+                busy_ns: stats.busy_ns,
+                poll: Box::new(stats.poll),
+                delay: wakes.then(|| Box::new(stats.delay)),
+                first_delay: Some(Box::new(stats.first_delay)),
+                wakes: wakes.then_some(stats.wakes),
+                slow: stats.slow,
+                slowest_ns: stats.slowest_ns,
+            };
+            by_type.insert(kind, snapshot);
+        }
+        for (kind, polls) in by_type {
+            if let Some(entry) = table.entry(self.table, kind, tasks) {
+                entry.polls = Some(polls);
+                let overdue = self.overdue.get(&kind);
+                entry.overdue = Some(overdue.map_or(0, |(tasks, _)| *tasks)).filter(|_| self.probes.is_open(Tier::Polls));
+                entry.overdue_ns = overdue.map(|(_, longest)| *longest);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! What probing has cost a target, and the account that decides what stays attached. Never attaches.
+
+use std::collections::HashMap;
+
+use profiler_common::map::{Cost, PROBES, PollPolicy, Probe};
+
+use crate::budget::Budget;
+use crate::budget::governor::{Governor, Mode, Reading, Tier, Wanted};
+use crate::budget::price::{Prices, Traps};
+use crate::clock;
+use crate::model::snapshot::{BudgetSnapshot, ProbeCost, TierSnapshot};
+use crate::runtime::{Hook, Lineage, Plan};
+
+/// Probes of the kernel's own hooks, which are always attached.
+const ALWAYS: [Probe; 3] = [Probe::Switch, Probe::Wakeup, Probe::Accept];
+/// Over this time coverage is averaged, nanoseconds.
+const COVERAGE_NS: f64 = 10e9;
+
+/// The account of one target.
+pub(super) struct Spending {
+    budget: Budget,
+    prices: Prices,
+    traps: Traps,
+    governor: Governor,
+    /// Probes by tier: where parents are found by polls, these are births'.
+    tiers: [Vec<Probe>; 2],
+    last: Cost,
+    spent_ns: [f64; PROBES],
+    /// CPU time of its processes when they were last seen.
+    cpu: HashMap<u32, u64>,
+    cpu_ns: u64,
+    observed_ns: u64,
+    /// Time for which each tier was attached, and the share of late.
+    covered_ns: [u64; 2],
+    coverage: [f64; 2],
+}
+
+impl Spending {
+    pub fn new(budget: Budget, traps: Traps, plan: Option<&Plan>, now_ns: u64) -> Spending {
+        let stepped: Vec<Probe> = plan
+            .into_iter()
+            .flat_map(|plan| plan.probes.iter().filter(|probe| !probe.emulated).map(|probe| probe_of(probe.hook)))
+            .collect();
+        let mut tiers = [vec![Probe::Spawn, Probe::Complete], vec![Probe::Wake]];
+        let polls = match plan.map(|plan| plan.lineage) {
+            Some(Lineage::PollStack) => Tier::Lifecycle,
+            _ => Tier::Polls,
+        };
+        tiers[polls as usize].extend([Probe::PollStart, Probe::PollEnd]);
+        Spending {
+            budget,
+            prices: Prices::new(traps, &stepped),
+            traps,
+            governor: Governor::new(budget.share(), now_ns),
+            tiers,
+            last: Cost::default(),
+            spent_ns: [0.0; PROBES],
+            cpu: HashMap::new(),
+            cpu_ns: 0,
+            observed_ns: now_ns,
+            covered_ns: [0; 2],
+            coverage: [1.0; 2],
+        }
+    }
+
+    /// Looks at what was spent, and says what is to be attached. `open` is what was until now.
+    pub fn observe(&mut self, cost: Cost, pids: impl Iterator<Item = u32>, open: [bool; 2], now_ns: u64) -> Wanted {
+        for probe in Probe::ALL {
+            let hits = cost.hits[probe as usize].saturating_sub(self.last.hits[probe as usize]);
+            self.spent_ns[probe as usize] += hits as f64 * self.prices.hit_ns(probe, &cost);
+        }
+        self.last = cost;
+        for pid in pids {
+            // A process that has ended keeps what it had used when it was last seen.
+            let Some(now) = clock::process_cpu_ns(pid) else { continue };
+            let before = self.cpu.insert(pid, now);
+            self.cpu_ns += before.map_or(0, |before| now.saturating_sub(before));
+        }
+        let elapsed = now_ns.saturating_sub(self.observed_ns);
+        self.observed_ns = now_ns;
+        let weight = (elapsed as f64 / COVERAGE_NS).min(1.0);
+        for (tier, open) in open.into_iter().enumerate() {
+            self.covered_ns[tier] += if open { elapsed } else { 0 };
+            self.coverage[tier] += (f64::from(u8::from(open)) - self.coverage[tier]) * weight;
+        }
+        let of = |probes: &[Probe]| probes.iter().map(|&probe| self.spent_ns[probe as usize]).sum::<f64>();
+        self.governor.observe(Reading {
+            now_ns,
+            cpu_ns: self.cpu_ns,
+            always_ns: of(&ALWAYS),
+            tier_ns: [of(&self.tiers[0]), of(&self.tiers[1])],
+        })
+    }
+
+    /// How a tier is measured.
+    pub fn mode(&self, tier: Tier) -> Mode {
+        self.governor.mode(tier)
+    }
+
+    /// Why it is measured so.
+    pub fn why(&self) -> &str {
+        self.governor.why()
+    }
+
+    /// How polls are measured in the next window.
+    pub fn policy(&self, window: u32, slow_ns: u64) -> PollPolicy {
+        let hit = |probe| self.prices.hit_ns(probe, &self.last) as u32;
+        PollPolicy {
+            window,
+            added_ns: self.traps.poll_added_ns as u32,
+            hit_ns: [Probe::Spawn, Probe::Complete, Probe::PollStart, Probe::PollEnd, Probe::Wake].map(hit),
+            reserved: 0,
+            slow_ns,
+        }
+    }
+
+    /// What is exported of it.
+    pub fn snapshot(&self) -> BudgetSnapshot {
+        let probe = |probe: Probe| ProbeCost {
+            probe: probe.label(),
+            hits: self.last.hits[probe as usize],
+            cost_ns: self.spent_ns[probe as usize],
+            hit_ns: self.prices.hit_ns(probe, &self.last),
+        };
+        let tier = |tier: Tier| TierSnapshot {
+            tier: tier.label(),
+            mode: self.mode(tier).label(),
+            coverage: self.coverage[tier as usize],
+            covered_ns: self.covered_ns[tier as usize],
+        };
+        BudgetSnapshot {
+            budget: self.budget.to_string(),
+            share: self.budget.share(),
+            cost_share: self.governor.cost_share(),
+            probes: Probe::ALL.map(probe).to_vec(),
+            tiers: Tier::ALL.map(tier).to_vec(),
+            poll_added_ns: self.traps.poll_added_ns,
+            why: self.why().to_owned(),
+        }
+    }
+}
+
+const fn probe_of(hook: Hook) -> Probe {
+    match hook {
+        Hook::Spawn => Probe::Spawn,
+        Hook::Complete => Probe::Complete,
+        Hook::PollStart => Probe::PollStart,
+        Hook::PollEnd => Probe::PollEnd,
+        Hook::WakeByValue | Hook::WakeByRef => Probe::Wake,
+    }
+}
