@@ -73,15 +73,63 @@ impl Histogram {
     }
 }
 
-/// The bucket of `value`. Buckets are (lower, upper], so that every [`upper_bound`] is an exact `le` of an
-/// exposition: values 0 and 1 share bucket 0, and powers of two close their octave. Values over 2^42 share the last bucket.
-#[inline(always)]
-pub fn bucket(value: u64) -> usize {
-    let v = value.saturating_sub(1);
-    if v < SUB_BUCKETS {
-        return v as usize;
+/// Buckets of [`Octaves`]: up to 2^42, as [`BUCKETS`].
+pub const OCTAVES: usize = 43;
+
+/// A histogram whose buckets are powers of two: an eighth of the memory, for what is counted by many keys on every CPU.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Octaves {
+    /// Sum of all recorded values.
+    pub sum: u64,
+    /// Recorded values per bucket, see [`octave`].
+    pub buckets: [u64; OCTAVES],
+}
+
+const _: () = assert!(size_of::<Octaves>() == (OCTAVES + 1) * 8);
+
+impl Octaves {
+    /// A histogram that has recorded nothing.
+    pub const EMPTY: Octaves = Octaves { sum: 0, buckets: [0; OCTAVES] };
+
+    /// Records one value.
+    #[inline(always)]
+    pub fn record(&mut self, value: u64) {
+        let index = octave(value);
+        // The verifier needs the bound in front of it.
+        if index < OCTAVES {
+            self.buckets[index] += 1;
+        }
+        self.sum = self.sum.wrapping_add(value);
     }
-    // Not `ilog2`: the BPF target has no count-leading-zeros before instruction set v4.
+
+    /// Number of recorded values.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Adds what was recorded to a finer histogram, at the upper bounds.
+    pub fn add_to(&self, histogram: &mut Histogram) {
+        for (power, n) in self.buckets.iter().enumerate() {
+            histogram.buckets[bucket(1 << power)] += n;
+            histogram.count += n;
+        }
+        histogram.sum = histogram.sum.wrapping_add(self.sum);
+    }
+}
+
+/// The bucket of `value` in [`Octaves`]: the power of two that is not below it. Larger ones share the last.
+#[inline(always)]
+pub fn octave(value: u64) -> usize {
+    let v = value.saturating_sub(1);
+    let power = if v == 0 { (value > 1) as usize } else { exponent(v) as usize + 1 };
+    if power < OCTAVES { power } else { OCTAVES - 1 }
+}
+
+/// The position of the highest bit; 0 for 0. Not `ilog2`: the BPF target has no count-leading-zeros before instruction
+/// set v4.
+#[inline(always)]
+fn exponent(v: u64) -> u32 {
     let mut exponent: u32 = 0;
     let mut rest = v;
     if rest >> 32 != 0 {
@@ -107,6 +155,18 @@ pub fn bucket(value: u64) -> usize {
     if rest >> 1 != 0 {
         exponent += 1;
     }
+    exponent
+}
+
+/// The bucket of `value`. Buckets are (lower, upper], so that every [`upper_bound`] is an exact `le` of an
+/// exposition: values 0 and 1 share bucket 0, and powers of two close their octave. Values over 2^42 share the last bucket.
+#[inline(always)]
+pub fn bucket(value: u64) -> usize {
+    let v = value.saturating_sub(1);
+    if v < SUB_BUCKETS {
+        return v as usize;
+    }
+    let exponent = exponent(v);
     let index = ((exponent - 2) as usize) * 8 + ((v >> (exponent - 3)) & 7) as usize;
     if index >= BUCKETS { BUCKETS - 1 } else { index }
 }

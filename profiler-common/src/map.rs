@@ -1,6 +1,6 @@
 //! Keys and values of the BPF maps.
 
-use crate::histogram::Histogram;
+use crate::histogram::{Histogram, Octaves};
 
 /// What the kernel half must know of a process that it watches. Key: process id in the initial PID namespace.
 #[repr(C)]
@@ -309,11 +309,11 @@ pub struct TypeStats {
     /// Always 0.
     pub reserved: u64,
     /// Durations of polls.
-    pub poll: Histogram,
+    pub poll: Octaves,
     /// Waits from the wake to the poll.
-    pub delay: Histogram,
+    pub delay: Octaves,
     /// Waits from the spawn to the first poll.
-    pub first_delay: Histogram,
+    pub first_delay: Octaves,
 }
 
 impl TypeStats {
@@ -325,9 +325,9 @@ impl TypeStats {
         cancelled_passes: 0,
         wakes: [0; 3],
         reserved: 0,
-        poll: Histogram::EMPTY,
-        delay: Histogram::EMPTY,
-        first_delay: Histogram::EMPTY,
+        poll: Octaves::EMPTY,
+        delay: Octaves::EMPTY,
+        first_delay: Octaves::EMPTY,
     };
 }
 
@@ -475,7 +475,7 @@ const _: () = assert!(size_of::<PollFrame>() == 56);
 const _: () = assert!(size_of::<TaskKey>() == 16);
 const _: () = assert!(size_of::<Woken>() == 24);
 const _: () = assert!(size_of::<TypeKey>() == 16);
-const _: () = assert!(size_of::<TypeStats>() == 64 + 3 * size_of::<Histogram>());
+const _: () = assert!(size_of::<TypeStats>() == 64 + 3 * size_of::<Octaves>());
 const _: () = assert!(size_of::<Thread>() == 32);
 const _: () = assert!(size_of::<PollStack>() == 8 + POLL_STACK_FRAMES * size_of::<PollFrame>());
 const _: () = assert!(size_of::<SchedStats>() == 16 + 3 * size_of::<Histogram>());

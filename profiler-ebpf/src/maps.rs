@@ -7,8 +7,6 @@ use profiler_common::map::{
     Cost, Listener, PollStack, SchedStats, Target, TaskKey, Thread, TypeKey, TypeStats, Woken,
 };
 
-const BPF_F_NO_PREALLOC: u32 = 1;
-
 /// Watched processes by process id.
 #[map]
 pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(8192, 0);
@@ -46,9 +44,9 @@ pub static POLL_STACKS: LruHashMap<u32, PollStack> = LruHashMap::with_max_entrie
 #[map]
 pub static WOKEN: LruHashMap<TaskKey, Woken> = LruHashMap::with_max_entries(65536, 0);
 
-/// Polls and wakes by type of task. Entries are made when a type is first seen: their values are large.
+/// Polls and wakes by type of task. Allocated beforehand: an allocation at a hit may fail.
 #[map]
-pub static TYPES: PerCpuHashMap<TypeKey, TypeStats> = PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+pub static TYPES: PerCpuHashMap<TypeKey, TypeStats> = PerCpuHashMap::with_max_entries(1024, 0);
 
 /// What probing costs, by target slot.
 #[map]

@@ -116,6 +116,7 @@ fn main() {
             tasks: table.tasks().remove(&target),
             threads: None,
             processes: None,
+            ..TargetSnapshot::default()
         }
     });
     let snapshot = Arc::new(Snapshot { targets: targets.collect(), ..Snapshot::default() });

@@ -33,7 +33,7 @@ pub struct TaskRef {
 }
 
 /// Number of a task type: an index into [`crate::runtime::Plan::types`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TypeId(pub u32);
 
 /// Who spawned a task.

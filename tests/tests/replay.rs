@@ -158,6 +158,7 @@ fn replay(stream: &[u8], plan: &Plan) -> String {
         tasks: table.tasks().remove(&target),
         threads: None,
         processes: None,
+        ..TargetSnapshot::default()
     });
     metrics::page(Arc::new(snapshot), Own::default()).expect("a page")
 }

@@ -1,9 +1,14 @@
-//! `/status`: the snapshot as JSON, for scripts and tests. Never histograms: those are metrics.
+//! `/status`: the snapshot as JSON, for scripts and tests. Of histograms only quantiles: they are metrics.
 
+use profiler_common::histogram::Histogram;
+use profiler_common::map::wake;
 use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
-use crate::model::snapshot::{EdgeParent, ListenerSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::snapshot::{
+    BudgetSnapshot, EdgeParent, ListenerSnapshot, PollSnapshot, ProbeCost, Snapshot, TargetSnapshot, TasksSnapshot,
+    TierSnapshot,
+};
 
 /// The document. What was not measured is `null`.
 pub fn document(snapshot: &Snapshot) -> Value {
@@ -13,7 +18,7 @@ pub fn document(snapshot: &Snapshot) -> Value {
         "not_ready": snapshot.profiler.not_ready,
         "targets": snapshot.targets.iter().map(target).collect::<Vec<_>>(),
         "events": numbers(&snapshot.profiler.events),
-        "probe_hits": numbers(&snapshot.profiler.probe_hits),
+        "hits_ignored": numbers(&snapshot.profiler.hits_ignored),
         "losses": numbers(&snapshot.profiler.lost),
     })
 }
@@ -39,6 +44,46 @@ fn target(target: &TargetSnapshot) -> Value {
         "probes": target.status.probes,
         "listeners": target.listeners.iter().map(listener).collect::<Vec<_>>(),
         "tasks": target.tasks.as_ref().map(tasks),
+        "budget": target.budget.as_ref().map(budget),
+    })
+}
+
+fn budget(budget: &BudgetSnapshot) -> Value {
+    let probe = |probe: &ProbeCost| {
+        json!({
+            "probe": probe.probe,
+            "hits": probe.hits,
+            "cost_seconds": probe.cost_ns / 1e9,
+            "hit_ns": probe.hit_ns,
+        })
+    };
+    let tier = |tier: &TierSnapshot| json!({ "tier": tier.tier, "mode": tier.mode, "coverage": tier.coverage });
+    json!({
+        "budget": budget.budget,
+        "cost_share": budget.cost_share,
+        "why": budget.why,
+        "tiers": budget.tiers.iter().map(tier).collect::<Vec<_>>(),
+        "probes": budget.probes.iter().filter(|probe| probe.hits > 0).map(probe).collect::<Vec<_>>(),
+    })
+}
+
+/// `null` where they are not measured.
+fn polls(polls: &PollSnapshot) -> Value {
+    let quantiles = |histogram: &Histogram| {
+        json!({ "count": histogram.count, "p50_ns": histogram.quantile(0.5), "p90_ns": histogram.quantile(0.9),
+                "p99_ns": histogram.quantile(0.99) })
+    };
+    json!({
+        "polls": polls.polls,
+        "busy_seconds": polls.busy_ns as f64 / 1e9,
+        "slow": polls.slow,
+        "slowest_seconds": polls.slowest_ns as f64 / 1e9,
+        "poll": quantiles(&polls.poll),
+        "schedule_delay": polls.delay.as_deref().map(quantiles),
+        "first_poll_delay": polls.first_delay.as_deref().map(quantiles),
+        "wakes": polls.wakes.map(|wakes| {
+            wake::LABELS.into_iter().zip(wakes).map(|(l, n)| (l.to_owned(), n.into())).collect::<Map<String, Value>>()
+        }),
     })
 }
 
@@ -66,6 +111,8 @@ fn tasks(tasks: &TasksSnapshot) -> Value {
             "unseen_spawns": kind.unseen_spawns,
             "alive": kind.alive,
             "parents": parents(tasks, index),
+            "polls": kind.polls.as_ref().map(polls),
+            "overdue": kind.overdue,
         })
     });
     json!({
@@ -73,7 +120,23 @@ fn tasks(tasks: &TasksSnapshot) -> Value {
         "tracked": tasks.tracked,
         "untracked": tasks.untracked,
         "end_unseen": tasks.end_unseen,
+        "slow_polls": slow_polls(tasks),
+        "lifecycle_continuous": tasks.lifecycle_continuous,
+        "polls_continuous": tasks.polls_continuous,
     })
+}
+
+fn slow_polls(tasks: &TasksSnapshot) -> Value {
+    let slow = tasks.slow_polls.iter().map(|slow| {
+        let kind = tasks.types.iter().find(|kind| kind.kind == slow.kind);
+        json!({
+            "task": kind.map(|kind| kind.name.as_str()),
+            "seconds": slow.duration_ns as f64 / 1e9,
+            "thread": slow.tid,
+            "monotonic_ns": slow.time_ns,
+        })
+    });
+    slow.collect::<Vec<_>>().into()
 }
 
 /// Who spawned tasks of a type. `parent` is a name, or `null` where there is none or it is not known.

@@ -2,6 +2,7 @@
 
 use aya::Pod;
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
+use profiler_common::histogram::Histogram;
 use profiler_common::map::{Cost, TaskKey, TypeKey, TypeStats, Woken};
 
 use super::KernelError;
@@ -40,11 +41,11 @@ impl Kernel {
         Ok(sum)
     }
 
-    /// Polls and wakes of a slot, by the addresses of vtables, over all CPUs.
+    /// Polls and wakes of a slot by type.
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn types(&mut self, slot: u32) -> Result<Vec<(u64, Box<TypeStats>)>, KernelError> {
+    pub fn types(&mut self, slot: u32) -> Result<Vec<TypePolls>, KernelError> {
         let map = self.type_map()?;
         let mut found = Vec::new();
         for key in map.keys() {
@@ -54,9 +55,9 @@ impl Kernel {
             }
             // It may be removed at any time, but by this process only.
             let cpus = map.get(&Value(key), 0).map_err(failed(TYPES))?;
-            let mut sum = Box::new(TypeStats::EMPTY);
-            cpus.iter().for_each(|Value(cpu)| add(&mut sum, cpu));
-            found.push((key.vtable, sum));
+            let mut polls = TypePolls::new(key.vtable);
+            cpus.iter().for_each(|Value(cpu)| polls.add(cpu));
+            found.push(polls);
         }
         Ok(found)
     }
@@ -101,13 +102,49 @@ impl Kernel {
 
 const TYPES: &str = "TYPES";
 
-fn add(sum: &mut TypeStats, cpu: &TypeStats) {
-    sum.busy_ns += cpu.busy_ns;
-    sum.slow += cpu.slow;
-    sum.slowest_ns = sum.slowest_ns.max(cpu.slowest_ns);
-    sum.cancelled_passes += cpu.cancelled_passes;
-    sum.wakes.iter_mut().zip(cpu.wakes).for_each(|(sum, cpu)| *sum += cpu);
-    sum.poll.merge(&cpu.poll);
-    sum.delay.merge(&cpu.delay);
-    sum.first_delay.merge(&cpu.first_delay);
+/// Polls and wakes of one type, over all CPUs. Times in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct TypePolls {
+    /// Address of the type's vtable.
+    pub vtable: u64,
+    /// Time in polls, without polls of other tasks within them.
+    pub busy_ns: u64,
+    /// Slow polls.
+    pub slow: u64,
+    /// The longest poll.
+    pub slowest_ns: u64,
+    /// Wakes, see [`profiler_common::map::wake`].
+    pub wakes: [u64; 3],
+    /// Durations of polls.
+    pub poll: Box<Histogram>,
+    /// Waits from the wake to the poll.
+    pub delay: Box<Histogram>,
+    /// Waits from the spawn to the first poll.
+    pub first_delay: Box<Histogram>,
+}
+
+impl TypePolls {
+    fn new(vtable: u64) -> TypePolls {
+        let empty = || Box::new(Histogram::EMPTY);
+        TypePolls {
+            vtable,
+            busy_ns: 0,
+            slow: 0,
+            slowest_ns: 0,
+            wakes: [0; 3],
+            poll: empty(),
+            delay: empty(),
+            first_delay: empty(),
+        }
+    }
+
+    fn add(&mut self, cpu: &TypeStats) {
+        self.busy_ns += cpu.busy_ns;
+        self.slow += cpu.slow;
+        self.slowest_ns = self.slowest_ns.max(cpu.slowest_ns);
+        self.wakes.iter_mut().zip(cpu.wakes).for_each(|(sum, cpu)| *sum += cpu);
+        cpu.poll.add_to(&mut self.poll);
+        cpu.delay.add_to(&mut self.delay);
+        cpu.first_delay.add_to(&mut self.first_delay);
+    }
 }

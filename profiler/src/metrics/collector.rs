@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use profiler_common::histogram::Histogram;
+use profiler_common::map::wake;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
@@ -11,7 +12,10 @@ use super::own::Own;
 use super::series::{Labels, Page, scaled};
 use super::table::{Id, METRICS, TARGET_LABELS, Unit};
 use crate::event::Outcome;
-use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::snapshot::{
+    BudgetSnapshot, ListenerSnapshot, PollSnapshot, SchedSnapshot, Snapshot, TargetSnapshot, TaskTypeSnapshot,
+    TasksSnapshot,
+};
 use crate::status::ProbeState;
 
 /// Collects the metrics of one snapshot.
@@ -87,11 +91,14 @@ impl<'a> Filler<'_, 'a> {
         if let Some(tasks) = &target.tasks {
             let works = |probe: &str| {
                 let row = target.status.probes.iter().find(|row| row.probe == probe)?;
-                Some([ProbeState::Attached, ProbeState::Detached].contains(&row.state))
+                Some([ProbeState::Attached, ProbeState::Sampled, ProbeState::Detached].contains(&row.state))
             };
             let seen =
                 Seen { ends: works("task_complete") != Some(false), outcomes: works("task_outcome") == Some(true) };
             self.tasks(tasks, epoch_offset_seconds, seen);
+        }
+        if let Some(budget) = &target.budget {
+            self.budget(budget);
         }
     }
 
@@ -160,16 +167,17 @@ impl<'a> Filler<'_, 'a> {
         let mut names = Bounded::new(self.bound);
         for kind in &tasks.types {
             let task = names.value(&kind.name);
-            self.number(Id::TasksSpawnedTotal, [task, ""], kind.spawned as f64);
-            for (outcome, count) in Outcome::ALL.into_iter().zip(kind.completed) {
-                if count > 0 || (seen.outcomes && outcome != Outcome::Unknown) {
-                    self.number(Id::TasksCompletedTotal, [task, outcome.label()], count as f64);
-                }
+            if tasks.lifecycle_continuous {
+                self.lifecycle(task, kind, seen);
             }
             if seen.ends {
-                self.number(Id::TasksAlive, [task, ""], kind.alive as f64);
-                self.number(Id::TasksUnseenSpawnsTotal, [task, ""], kind.unseen_spawns as f64);
                 self.histogram(Id::TaskLifetimeSeconds, [task, ""], kind.lifetime.as_deref().unwrap_or(&NO_LIFETIME));
+            }
+            if let Some(polls) = &kind.polls {
+                self.polls(task, polls, tasks.polls_continuous);
+            }
+            if let Some(overdue) = kind.overdue {
+                self.number(Id::TasksOverdue, [task, ""], overdue as f64);
             }
             if let Some(last_ns) = kind.last_spawn_ns {
                 let seconds = epoch_offset_seconds + scaled(last_ns, Unit::Seconds);
@@ -179,11 +187,66 @@ impl<'a> Filler<'_, 'a> {
     }
 }
 
+impl<'a> Filler<'_, 'a> {
+    /// Totals of births and ends.
+    fn lifecycle(&mut self, task: &'a str, kind: &'a TaskTypeSnapshot, seen: Seen) {
+        self.number(Id::TasksSpawnedTotal, [task, ""], kind.spawned as f64);
+        for (outcome, count) in Outcome::ALL.into_iter().zip(kind.completed) {
+            if count > 0 || (seen.outcomes && outcome != Outcome::Unknown) {
+                self.number(Id::TasksCompletedTotal, [task, outcome.label()], count as f64);
+            }
+        }
+        if seen.ends {
+            self.number(Id::TasksAlive, [task, ""], kind.alive as f64);
+            self.number(Id::TasksUnseenSpawnsTotal, [task, ""], kind.unseen_spawns as f64);
+        }
+    }
+
+    /// Polls and wakes: totals only where every one was seen.
+    fn polls(&mut self, task: &'a str, polls: &'a PollSnapshot, continuous: bool) {
+        self.histogram(Id::TaskPollSeconds, [task, ""], &polls.poll);
+        self.number(Id::TaskSlowestPollSeconds, [task, ""], scaled(polls.slowest_ns, Unit::Seconds));
+        for (id, delay) in
+            [(Id::TaskScheduleDelaySeconds, &polls.delay), (Id::TaskFirstPollDelaySeconds, &polls.first_delay)]
+        {
+            if let Some(delay) = delay {
+                self.histogram(id, [task, ""], delay);
+            }
+        }
+        if !continuous {
+            return;
+        }
+        self.number(Id::TaskPollsTotal, [task, ""], polls.polls as f64);
+        self.number(Id::TaskBusySecondsTotal, [task, ""], scaled(polls.busy_ns, Unit::Seconds));
+        self.number(Id::TaskSlowPollsTotal, [task, ""], polls.slow as f64);
+        for (kind, wakes) in wake::LABELS.into_iter().zip(polls.wakes.into_iter().flatten()) {
+            self.number(Id::TaskWakesTotal, [task, kind], wakes as f64);
+        }
+    }
+
+    fn budget(&mut self, budget: &'a BudgetSnapshot) {
+        for probe in budget.probes.iter().filter(|probe| probe.hits > 0) {
+            self.number(Id::ProbeHitsTotal, [probe.probe, ""], probe.hits as f64);
+            self.number(Id::OverheadSecondsTotal, [probe.probe, ""], probe.cost_ns / 1e9);
+        }
+        for tier in &budget.tiers {
+            self.number(Id::ProbeCoveredSecondsTotal, [tier.tier, ""], scaled(tier.covered_ns, Unit::Seconds));
+            self.number(Id::ProbeCoverageRatio, [tier.tier, ""], tier.coverage);
+        }
+        for (id, value) in [(Id::OverheadRatio, budget.cost_share), (Id::OverheadBudgetRatio, budget.share)] {
+            if let Some(value) = value {
+                self.number(id, ["", ""], value);
+            }
+        }
+        self.number(Id::PollOverheadSeconds, ["", ""], budget.poll_added_ns / 1e9);
+    }
+}
+
 fn profiler<'a>(page: &mut Page<'a>, snapshot: &'a Snapshot, own: &Own) {
     let mut number = |id, label: &'a str, value| page.number(id, Labels { target: None, own: [label, ""] }, value);
     number(Id::BuildInfo, env!("CARGO_PKG_VERSION"), 1.0);
     let lists = [
-        (Id::ProbeHitsTotal, &snapshot.profiler.probe_hits),
+        (Id::ProbeHitsIgnoredTotal, &snapshot.profiler.hits_ignored),
         (Id::EventsTotal, &snapshot.profiler.events),
         (Id::EventsLostTotal, &snapshot.profiler.lost),
     ];

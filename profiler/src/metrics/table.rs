@@ -178,6 +178,12 @@ const SCHED: &str = "tier 0, scheduler tracepoints; every switch";
 const SOCKET: &str = "tier 0, socket diagnostics; read at the scrape";
 const ACCEPT: &str = "tier 0, accept hooks; every connection";
 const LIFECYCLE: &str = "tier 1, spawn and completion probes; every task since the profiler attached";
+const POLLS: &str = "tier 2, poll probes; every poll while `probe_state` of `task_polls` is `attached`, else absent";
+const POLL_WINDOWS: &str = "tier 2, poll probes; every poll while `probe_state` of `task_polls` is `attached`, in windows while it is `sampled`: \
+     then counts are samples, of the time that `probe_covered_seconds_total` tells";
+const WAKES: &str = "tier 2, wake probes; every wake while `probe_state` of `task_wakes` is `attached`, else absent";
+const WAKE_WINDOWS: &str = "tier 2, wake and poll probes; as `task_poll_seconds`";
+const ACCOUNT: &str = "hits counted in the kernel, times what a hit costs on this host: the trap calibrated at start, the program timed on the target";
 const READ: &str = "read at the scrape";
 const LISTENER: &str = "local addresses that it listens on: 100 per target, the rest in `other`";
 const TASK: &str = "short names of task types: 100 per target by default, the rest in `other`";
@@ -226,6 +232,27 @@ metrics! {
     TasksUnseenSpawnsTotal "tasks_unseen_spawns_total" Counter Count Tasks Target Sum ["task"] TASK, LIFECYCLE,
         "Tasks that ended and were not seen to be spawned: they are older than the profiler, or their spawn was lost.";
 
+    TaskPollsTotal "task_polls_total" Counter Count Tasks Target Sum ["task"] TASK, POLLS,
+        "Polls of tasks; a pass that only drops a cancelled task is none.";
+    TaskPollSeconds "task_poll_seconds" Histogram Seconds Tasks Target Sum ["task"] TASK, POLL_WINDOWS,
+        "Time that tasks held their thread in one poll. The probes' own time is subtracted.";
+    TaskBusySecondsTotal "task_busy_seconds_total" Counter Seconds Tasks Target Sum ["task"] TASK, POLLS,
+        "Time in polls, without polls of other tasks within them.";
+    TaskSlowPollsTotal "task_slow_polls_total" Counter Count Tasks Target Sum ["task"] TASK, POLLS,
+        "Polls that held their thread for longer than --slow-poll (10 ms).";
+    TaskSlowestPollSeconds "task_slowest_poll_seconds" Gauge Seconds Tasks Target Max ["task"] TASK, POLL_WINDOWS,
+        "The longest poll that was seen.";
+    TaskScheduleDelaySeconds "task_schedule_delay_seconds" Histogram Seconds Tasks Target Sum ["task"] TASK, WAKE_WINDOWS,
+        "Time from the first wake since a task's last poll began to its next poll: work that waits in the runtime's queue.";
+    TaskFirstPollDelaySeconds "task_first_poll_delay_seconds" Histogram Seconds Tasks Target Sum ["task"] TASK,
+        WAKE_WINDOWS,
+        "Time from a task's spawn to its first poll.";
+    TaskWakesTotal "task_wakes_total" Counter Count Tasks Target Sum ["task", "kind"]
+        "`task` as above; `kind`: `by_value`, `by_ref`, `self`", WAKES,
+        "Wakes of tasks, by how: the waker used up, kept, or in either way by the task itself while it is polled.";
+    TasksOverdue "tasks_overdue" Gauge Count Tasks Target Sum ["task"] TASK, WAKES,
+        "Tasks that were woken more than a second ago and have not been polled since.";
+
     TargetUp "target_up" Gauge State Runtime Target Max [] "", READ,
         "Whether the target runs (1) or has ended and is only retained (0).";
     TargetProcesses "target_processes" Gauge Count Runtime Target Sum [] "", READ,
@@ -240,9 +267,28 @@ metrics! {
     ProbeState "probe_state" Gauge State Profiler Target Max ["probe", "state"]
         "the profiler's probes; `attached`, `unsupported`, `broken`, `not_applicable`, `detached`", READ,
         "State of each probe of a target: 1 for the current state, 0 for the others.";
-    ProbeHitsTotal "probe_hits_total" Counter Count Profiler Profiler Sum ["probe"] "the profiler's probes",
+    ProbeHitsTotal "probe_hits_total" Counter Count Profiler Target Sum ["probe"] "the profiler's probes",
         "counted in the kernel; every hit",
-        "Times that a probe was hit in targets.";
+        "Times that a probe was hit in a target.";
+    ProbeHitsIgnoredTotal "probe_hits_ignored_total" Counter Count Profiler Profiler Sum ["reason"]
+        "`idle`, `foreign_process`, `poll_start_unseen`", "counted in the kernel; every hit",
+        "Hits that measured nothing: while a probe came or went, in a process that is no target, at the end of a poll \
+         whose beginning was not seen.";
+    ProbeCoveredSecondsTotal "probe_covered_seconds_total" Counter Seconds Profiler Target Sum ["signal"]
+        "`lifecycle`, `polls`", READ,
+        "Time for which the probes of a signal were attached: its rate is the share of the time that was seen.";
+    ProbeCoverageRatio "probe_coverage_ratio" Gauge State Profiler Target Max ["signal"] "`lifecycle`, `polls`", READ,
+        "Share of the time for which the probes of a signal were attached, averaged over some ten seconds.";
+    OverheadSecondsTotal "overhead_seconds_total" Counter Seconds Profiler Target Sum ["probe"] "the profiler's probes",
+        ACCOUNT,
+        "CPU time that probing has cost the target.";
+    OverheadRatio "overhead_ratio" Gauge State Profiler Target Max [] "", ACCOUNT,
+        "What probing costs as a share of the CPU time that the target would use without, averaged over some ten seconds.";
+    OverheadBudgetRatio "overhead_budget_ratio" Gauge State Profiler Target Max [] "", READ,
+        "The budget: what that share may be. Absent where it is off.";
+    PollOverheadSeconds "poll_overhead_seconds" Gauge Seconds Profiler Target Max [] "",
+        "calibrated at start on the profiler itself",
+        "What the probes at both ends add to the measured duration of a poll; it has been subtracted.";
     EventsTotal "events_total" Counter Count Profiler Profiler Sum ["kind"] "kinds of records",
         "every record that left the ring",
         "Records that were received from the kernel.";

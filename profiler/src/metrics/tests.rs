@@ -9,7 +9,8 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    ListenerSnapshot, ProfilerSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
+    BudgetSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, SchedSnapshot, TargetSnapshot,
+    TaskTypeSnapshot, TasksSnapshot, TierSnapshot,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -32,6 +33,18 @@ fn kind(name: &str, spawned: u64) -> TaskTypeSnapshot {
         alive: 0,
         lifetime: Some(recorded(&[1024])),
         last_spawn_ns: Some(2_000_000_000),
+        polls: Some(PollSnapshot {
+            polls: 3,
+            busy_ns: 3_000,
+            poll: recorded(&[1000, 1000, 1000]),
+            delay: Some(recorded(&[500])),
+            first_delay: Some(recorded(&[700])),
+            wakes: Some([1, 2, 3]),
+            slow: 0,
+            slowest_ns: 1000,
+        }),
+        overdue: Some(0),
+        ..TaskTypeSnapshot::default()
     }
 }
 
@@ -68,12 +81,24 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         }),
         listeners: vec![listener("127.0.0.1:80"), listener("127.0.0.1:80#2")],
         tasks: Some(TasksSnapshot {
+            lifecycle_continuous: true,
+            polls_continuous: true,
             types: names.iter().map(|name| kind(name, 3)).collect(),
             tracked: 5,
             ..TasksSnapshot::default()
         }),
+        budget: Some(BudgetSnapshot {
+            budget: "2%".into(),
+            share: Some(0.02),
+            cost_share: Some(0.01),
+            probes: vec![ProbeCost { probe: "task_spawn", hits: 10, cost_ns: 9_000.0, hit_ns: 900.0 }],
+            tiers: vec![TierSnapshot { tier: "polls", mode: "windows", coverage: 0.1, covered_ns: 1_000_000 }],
+            poll_added_ns: 900.0,
+            why: "by test".into(),
+        }),
         threads: Some(4),
         processes: Some(1),
+        ..TargetSnapshot::default()
     }
 }
 
@@ -81,7 +106,7 @@ fn snapshot(targets: Vec<TargetSnapshot>) -> Arc<Snapshot> {
     let profiler = ProfilerSnapshot {
         events: vec![("task_spawned", 10)],
         lost: vec![("end_unseen", 0)],
-        probe_hits: vec![("spawn", 10)],
+        hits_ignored: vec![("idle", 10)],
         snapshot_seconds: Some(0.001),
         not_ready: None,
     };

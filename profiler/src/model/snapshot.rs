@@ -19,7 +19,7 @@ pub struct Snapshot {
 }
 
 /// One target.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TargetSnapshot {
     /// Process id.
     pub pid: u32,
@@ -100,6 +100,8 @@ pub struct TasksSnapshot {
     /// Tasks whose end was not seen: another task was found to live at their address. They left `alive`, and are not
     /// among the `completed`.
     pub end_unseen: u64,
+    /// The last polls that were slow, oldest first.
+    pub slow_polls: Vec<SlowPoll>,
     /// Births and ends were seen all the time: counts are totals. Otherwise they are samples.
     pub lifecycle_continuous: bool,
     /// Polls were seen all the time: counts are totals. Otherwise they are samples.
@@ -151,6 +153,19 @@ pub struct TierSnapshot {
     pub covered_ns: u64,
 }
 
+/// One poll that was slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowPoll {
+    /// When it ended: CLOCK_MONOTONIC, nanoseconds.
+    pub time_ns: u64,
+    /// Type of the task.
+    pub kind: TypeId,
+    /// How long it held its thread, nanoseconds.
+    pub duration_ns: u64,
+    /// The thread.
+    pub tid: u32,
+}
+
 /// Polls and wakes of one type of task. Times in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct PollSnapshot {
@@ -195,7 +210,7 @@ pub enum EdgeParent {
 }
 
 /// Counts of one type of task.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TaskTypeSnapshot {
     /// Which type of its target's plan.
     pub kind: TypeId,
@@ -236,8 +251,8 @@ pub struct ProfilerSnapshot {
     pub events: Vec<(&'static str, u64)>,
     /// Events lost, by reason.
     pub lost: Vec<(&'static str, u64)>,
-    /// Probe hits in targets, by probe.
-    pub probe_hits: Vec<(&'static str, u64)>,
+    /// Probe hits that measured nothing, by reason.
+    pub hits_ignored: Vec<(&'static str, u64)>,
     /// Seconds that taking this snapshot took; `None` where that was not timed.
     pub snapshot_seconds: Option<f64>,
     /// Why the profiler is not ready (no target is attached yet, …); `None` when it is.

@@ -420,6 +420,7 @@ impl Target {
             tracked: self.tasks.len() as u64,
             untracked: self.untracked,
             end_unseen: self.end_unseen,
+            slow_polls: Vec::new(),
             lifecycle_continuous: self.continuous,
             polls_continuous: false,
         }

@@ -124,7 +124,7 @@ impl Own {
                 black_box(begins(header.as_ptr() as u64));
                 black_box(ends(0));
             }
-            let Some((_, stats)) = kernel.types(slot)?.into_iter().next() else { break };
+            let Some(stats) = kernel.types(slot)?.into_iter().next() else { break };
             let polls = stats.poll.count - before.0;
             if polls > 0 {
                 let mean = (stats.poll.sum - before.1) as f64 / polls as f64;

@@ -354,7 +354,7 @@ impl Session {
                 let of = |counter: Counter| counters[counter as usize];
                 let losses = Counter::ALL.iter().filter_map(|&c| Some((c.loss_reason()?, of(c))));
                 snapshot.lost.extend(losses);
-                snapshot.probe_hits = vec![
+                snapshot.hits_ignored = vec![
                     ("idle", of(Counter::IdleHits)),
                     ("foreign_process", of(Counter::ForeignHits)),
                     ("poll_start_unseen", of(Counter::PollStartUnseen)),
@@ -380,7 +380,7 @@ impl Session {
 
 fn take_task(
     record: &TaskRecord,
-    targets: &[Watched],
+    targets: &mut [Watched],
     by_pid: &HashMap<u32, usize>,
     table: &mut Table,
     tally: &mut Tally,
@@ -388,7 +388,13 @@ fn take_task(
     match record.header.kind {
         kind::TASK_SPAWNED => tally.spawned += 1,
         kind::TASK_COMPLETED => tally.completed += 1,
-        kind::TASK_SLOW_POLL => tally.slow_polls += 1,
+        kind::TASK_SLOW_POLL => {
+            tally.slow_polls += 1;
+            if let Some(&index) = by_pid.get(&record.header.pid) {
+                targets[index].slow_poll(record);
+            }
+            return;
+        }
         _ => {}
     }
     let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed()) else {

@@ -1,7 +1,8 @@
 //! What is attached to the image that a process runs: its plan, its probes by tier, its polls. Never which process.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
+use profiler_common::event::{Header, TaskRecord};
 use profiler_common::map::{Target as TargetEntry, TaskLayout, target_flag};
 use rustc_hash::FxHashMap;
 
@@ -12,13 +13,17 @@ use crate::event::TypeId;
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
-use crate::model::snapshot::{PollSnapshot, TasksSnapshot};
+use crate::model::snapshot::{PollSnapshot, SlowPoll, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::runtime::{Hook, Instance, Lineage, Plan};
 use crate::session::spending::Spending;
 
 /// A task that waits longer than this for its poll is overdue, nanoseconds.
 const OVERDUE_NS: u64 = 1_000_000_000;
+/// Slow polls that are kept.
+const SLOW_POLLS: usize = 32;
+/// One slow poll is said in this time, nanoseconds; all are counted.
+const SAID_EVERY_NS: u64 = 1_000_000_000;
 /// Waiting tasks that are looked at.
 const MAX_WOKEN: usize = 16_384;
 
@@ -35,6 +40,10 @@ pub(super) struct Runtime {
     window: u32,
     /// Polls were measured from the first moment on, without a gap.
     polls_continuous: bool,
+    /// The last polls that were slow.
+    slow_polls: VecDeque<SlowPoll>,
+    /// When one was last said.
+    said_ns: u64,
     /// Tasks that wait too long, by type: how many, and how long the first of them.
     overdue: FxHashMap<TypeId, (u64, u64)>,
 }
@@ -62,7 +71,26 @@ impl Runtime {
             slow_ns,
             window: 0,
             polls_continuous: true,
+            slow_polls: VecDeque::new(),
+            said_ns: 0,
             overdue: FxHashMap::default(),
+        }
+    }
+
+    /// A poll was slow: it is kept, and said unless another was said a moment ago.
+    pub fn slow_poll(&mut self, record: &TaskRecord) {
+        let Some(kind) = self.plan.type_at(record.vtable, self.load_bias) else { return };
+        let Header { time_ns, tid, pid, .. } = record.header;
+        let duration_ns = record.parent;
+        if self.slow_polls.len() == SLOW_POLLS {
+            self.slow_polls.pop_front();
+        }
+        self.slow_polls.push_back(SlowPoll { time_ns, kind, duration_ns, tid });
+        if time_ns.saturating_sub(self.said_ns) >= SAID_EVERY_NS {
+            self.said_ns = time_ns;
+            let task = &self.plan.types[kind.0 as usize].name;
+            let ms = duration_ns as f64 / 1e6;
+            log::warn!("process {pid}: a task {task} has held thread {tid} for {ms:.1} ms in one poll");
         }
     }
 
@@ -238,16 +266,17 @@ impl Runtime {
             return Ok(());
         }
         tasks.polls_continuous = self.polls_continuous;
+        tasks.slow_polls = self.slow_polls.iter().copied().collect();
         let mut by_type: HashMap<TypeId, PollSnapshot> = HashMap::new();
-        for (vtable, stats) in kernel.types(self.slot)? {
-            let Some(kind) = self.plan.type_at(vtable, self.load_bias) else { continue };
+        for stats in kernel.types(self.slot)? {
+            let Some(kind) = self.plan.type_at(stats.vtable, self.load_bias) else { continue };
             let wakes = self.plan.has(Hook::WakeByRef);
             let snapshot = PollSnapshot {
                 polls: stats.poll.count,
                 busy_ns: stats.busy_ns,
-                poll: Box::new(stats.poll),
-                delay: wakes.then(|| Box::new(stats.delay)),
-                first_delay: Some(Box::new(stats.first_delay)),
+                poll: stats.poll,
+                delay: wakes.then_some(stats.delay),
+                first_delay: Some(stats.first_delay),
                 wakes: wakes.then_some(stats.wakes),
                 slow: stats.slow,
                 slowest_ns: stats.slowest_ns,

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use profiler_common::event::TaskRecord;
 use profiler_common::map::SchedStats;
 use rustc_hash::FxHashMap;
 
@@ -110,6 +111,13 @@ impl Watched {
         self.runtime.as_ref()
     }
 
+    /// A poll of one of its tasks was slow.
+    pub fn slow_poll(&mut self, record: &TaskRecord) {
+        if let Some(runtime) = &mut self.runtime {
+            runtime.slow_poll(record);
+        }
+    }
+
     /// Makes all threads known that were there before. The kernel half follows new ones already.
     pub fn follow_threads(&mut self, kernel: &mut Kernel) -> Result<(), crate::kernel::KernelError> {
         for &pid in &self.members {
@@ -191,6 +199,7 @@ impl Watched {
 
     /// Recognises the runtime and attaches its probes. What cannot be attached is a row of the status.
     pub fn attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, how: Tasks) {
+        self.spending = Some(Spending::new(how.budget, how.traps, None, clock::monotonic_ns()));
         if let Err(refusal) = self.try_attach_runtime(kernel, table, how) {
             self.status.set("tasks", refusal.state, refusal.why);
         }
@@ -244,7 +253,7 @@ impl Watched {
 
     /// Looks at what probing costs, and attaches or detaches what follows. Returns what is to be detached.
     pub fn balance(&mut self, kernel: &mut Kernel, table: &mut Table, now_ns: u64) -> Links {
-        let (Some(runtime), Some(spending)) = (&mut self.runtime, &mut self.spending) else { return Links::default() };
+        let Some(spending) = &mut self.spending else { return Links::default() };
         let cost = match kernel.cost(self.slot) {
             Ok(cost) => cost,
             Err(e) => {
@@ -252,11 +261,9 @@ impl Watched {
                 return Links::default();
             }
         };
-        let open = runtime.open_tiers();
+        let open = self.runtime.as_ref().map_or([false; 2], Runtime::open_tiers);
         let wanted = spending.observe(cost, self.members.iter().copied(), open, now_ns);
-        if wanted == open {
-            return Links::default();
-        }
+        let Some(runtime) = self.runtime.as_mut().filter(|_| wanted != open) else { return Links::default() };
         let changed = runtime.apply(kernel, table, spending, wanted, now_ns);
         for (tier, rows) in [(Tier::Lifecycle, LIFECYCLE), (Tier::Polls, POLLS)] {
             let (state, detail) = match spending.mode(tier) {

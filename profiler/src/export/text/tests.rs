@@ -23,6 +23,7 @@ fn kind(name: &str, spawned: u64, lifetime: Option<Box<Histogram>>) -> TaskTypeS
         alive: spawned - spawned / 2 - 1,
         lifetime,
         last_spawn_ns: None,
+        ..TaskTypeSnapshot::default()
     }
 }
 
@@ -56,6 +57,7 @@ fn a_snapshot_reads_as_a_table() {
             wait: Some(recorded(1 << 20)),
         }],
         tasks: Some(TasksSnapshot {
+            lifecycle_continuous: true,
             types: vec![
                 kind("accept_loop", 2, None),
                 kind(&format!("{}connection", "deep::".repeat(10)), 1000, Some(recorded(1 << 31))),
@@ -64,6 +66,7 @@ fn a_snapshot_reads_as_a_table() {
         }),
         threads: Some(5),
         processes: None,
+        ..TargetSnapshot::default()
     });
     let expected = "\
 server (pid 42, tokio 1.47.1, 5 threads)
