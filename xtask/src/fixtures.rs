@@ -38,6 +38,13 @@ fn tokio_in(version: &str, folder: &str, profile: &str, rustflags: &[&str]) -> R
     Ok(program)
 }
 
+/// A server with another tool in it, for comparison only.
+pub fn compared(tool: &str) -> Result<PathBuf> {
+    let target = target().join("compare").join(tool);
+    build(&root().join("tests/fixtures/compare").join(tool), &target, "fat", &[])?;
+    Ok(target.join("fat/server"))
+}
+
 /// A fixture without Tokio.
 pub fn plain(name: &str) -> Result<PathBuf> {
     let target = target().join(name);
