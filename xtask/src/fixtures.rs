@@ -11,13 +11,24 @@ use crate::process::{cargo, root, run};
 pub const TOKIO: [&str; 5] = ["1.20", "1.28", "1.38", "1.44", "latest"];
 /// Build profiles of the fixture.
 pub const PROFILES: [&str; 3] = ["release", "thin", "fat"];
+/// The folder of the twin that is built with `--cfg tokio_unstable`.
+const UNSTABLE: &str = "latest-unstable";
 /// Fixtures without Tokio.
 const PLAIN: [&str; 2] = ["listener", "forker"];
 
 /// The fixture built against a version of Tokio with a profile.
 pub fn tokio(version: &str, profile: &str) -> Result<PathBuf> {
-    let target = target().join(version);
-    build(&root().join("tests/fixtures/tokio").join(version), &target, profile)?;
+    tokio_in(version, version, profile, &[])
+}
+
+/// The twin of the newest version's fixture whose runtime counts for itself: built with `--cfg tokio_unstable`.
+pub fn unstable(profile: &str) -> Result<PathBuf> {
+    tokio_in("latest", UNSTABLE, profile, &["--cfg", "tokio_unstable"])
+}
+
+fn tokio_in(version: &str, folder: &str, profile: &str, rustflags: &[&str]) -> Result<PathBuf> {
+    let target = target().join(folder);
+    build(&root().join("tests/fixtures/tokio").join(version), &target, profile, rustflags)?;
     let program = target.join(profile).join("fixture");
     if profile == "fat" {
         // The same addresses with and without symbols: the one can be checked against the other.
@@ -27,10 +38,17 @@ pub fn tokio(version: &str, profile: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// A server with another tool in it, for comparison only.
+pub fn compared(tool: &str) -> Result<PathBuf> {
+    let target = target().join("compare").join(tool);
+    build(&root().join("tests/fixtures/compare").join(tool), &target, "fat", &[])?;
+    Ok(target.join("fat/server"))
+}
+
 /// A fixture without Tokio.
 pub fn plain(name: &str) -> Result<PathBuf> {
     let target = target().join(name);
-    build(&root().join("tests/fixtures").join(name), &target, "release")?;
+    build(&root().join("tests/fixtures").join(name), &target, "release", &[])?;
     Ok(target.join("release").join(name))
 }
 
@@ -44,6 +62,7 @@ pub fn all() -> Result<()> {
             tokio(version, profile)?;
         }
     }
+    unstable("release")?;
     Ok(())
 }
 
@@ -51,9 +70,12 @@ fn target() -> PathBuf {
     root().join("target/fixtures")
 }
 
-fn build(package: &Path, target: &Path, profile: &str) -> Result<()> {
-    run(cargo()
-        .current_dir(package)
-        .args(["build", "--quiet", "--locked", "--profile", profile, "--target-dir"])
-        .arg(target))
+fn build(package: &Path, target: &Path, profile: &str, rustflags: &[&str]) -> Result<()> {
+    let mut command = cargo();
+    command.current_dir(package);
+    command.args(["build", "--quiet", "--locked", "--profile", profile, "--target-dir"]).arg(target);
+    if !rustflags.is_empty() {
+        command.env("RUSTFLAGS", rustflags.join(" "));
+    }
+    run(&mut command)
 }

@@ -51,6 +51,15 @@ enum Task {
     Bench {
         /// Only the measurements whose name contains this
         name: Option<String>,
+        /// Pairs of slices, with the profiler and without
+        #[arg(long, default_value_t = 12)]
+        pairs: usize,
+        /// How long each slice lasts
+        #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+        slice: Duration,
+        /// Time between attaching and the first slice
+        #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
+        settle: Duration,
     },
     /// Write the generated documentation again
     Docs,
@@ -62,7 +71,9 @@ fn main() -> ExitCode {
         Task::Build => setup::run(false).and_then(|()| build::profiler()).map(|_| ()),
         Task::Demo { duration, listen } => demo::run(duration, &listen),
         Task::Test { live } => test::run(live.as_deref()),
-        Task::Bench { name } => bench::run(name.as_deref()),
+        Task::Bench { name, pairs, slice, settle } => {
+            bench::run(name.as_deref(), bench::Effort { pairs, slice, settle })
+        }
         Task::Docs => docs::write(),
     };
     match result {

@@ -160,10 +160,49 @@ pub fn get(path: &str) -> Result<(String, Duration)> {
     Ok((response, started.elapsed()))
 }
 
+/// The series of a metric: labels as on the page, and the value.
+fn series<'p>(page: &'p str, name: &'p str) -> impl Iterator<Item = (&'p str, f64)> {
+    let of_name = move |line: &'p str| line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']));
+    page.lines().filter_map(of_name).filter_map(|rest| {
+        let (labels, value) = rest.rsplit_once(' ')?;
+        Some((labels, value.trim().parse().ok()?))
+    })
+}
+
 /// The sum of a metric over its series.
 pub fn metric(page: &str, name: &str) -> f64 {
-    let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-    page.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.trim().parse::<f64>().ok()).sum()
+    series(page, name).map(|(_, value)| value).sum()
+}
+
+/// The same; `None` without any series.
+pub fn metric_if_any(page: &str, name: &str) -> Option<f64> {
+    series(page, name).map(|(_, value)| value).reduce(|a, b| a + b)
+}
+
+/// The sum of a metric over its series with `word` in a label.
+pub fn metric_of(page: &str, name: &str, word: &str) -> f64 {
+    series(page, name).filter(|(labels, _)| labels.contains(word)).map(|(_, value)| value).sum()
+}
+
+/// An array in a JSON document as it stands there, by its key.
+pub fn array<'j>(json: &'j str, key: &str) -> Option<&'j str> {
+    let (_, rest) = json.split_once(&format!("\"{key}\":"))?;
+    let rest = rest.trim_start();
+    let (mut depth, mut is_quoted, mut is_escaped) = (0, false, false);
+    for (at, letter) in rest.char_indices() {
+        match letter {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = is_quoted,
+            '"' => is_quoted = !is_quoted,
+            '[' if !is_quoted => depth += 1,
+            ']' if !is_quoted => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return rest.starts_with('[').then(|| &rest[..=at]);
+        }
+    }
+    None
 }
 
 /// Keeps a thread (0: this one) on one CPU.
@@ -175,4 +214,29 @@ pub fn pin(tid: i32, cpu: usize) -> std::io::Result<()> {
         libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &raw const set)
     };
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check that an array ends where it ends, whatever its strings contain.
+    #[test]
+    fn arrays_end_where_they_end() {
+        let json = r#"{"a":1,"list": [{"text":"]\"]","more":[1]}],"rest":[2]}"#;
+        assert_eq!(array(json, "list"), Some(r#"[{"text":"]\"]","more":[1]}]"#));
+        assert_eq!(array(json, "rest"), Some("[2]"));
+        assert_eq!(array(json, "a"), None);
+        assert_eq!(array(json, "none"), None);
+    }
+
+    /// Check that we tell a metric without a series from one that is zero.
+    #[test]
+    fn metrics_are_summed_over_their_series() {
+        let page = "# TYPE a counter\na{task=\"x\"} 1\na{task=\"y z\"} 2\nab 5\nzero 0\n";
+        assert_eq!(metric(page, "a"), 3.0);
+        assert_eq!(metric_of(page, "a", "z"), 2.0);
+        assert_eq!(metric_if_any(page, "zero"), Some(0.0));
+        assert_eq!(metric_if_any(page, "none"), None);
+    }
 }

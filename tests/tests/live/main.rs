@@ -4,6 +4,7 @@
 mod accept;
 mod bad_input;
 mod endpoint;
+mod polls;
 mod robust;
 mod sched;
 mod single_uprobes;

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Programs, Row, spread};
+use super::{FULL, Programs, Row, spread};
 use crate::target::{Fixture, Profiler, cpu_ns, get, metric, resident_kib};
 
 const CYCLES: usize = 10;
-const HELD_TASKS: u32 = 100_000;
+/// How many tasks live, what the profiler needs then at most, and its flags.
+const HELD: [(u32, &str, &[&str]); 3] =
+    [(100_000, "40 MiB", FULL), (1_000_000, "64 MiB", &[]), (1_000_000, "64 MiB", FULL)];
 const IDLE: Duration = Duration::from_secs(20);
 const SCRAPES: usize = 50;
 
@@ -31,21 +33,26 @@ pub fn attach(programs: &Programs) -> Result<Vec<Row>> {
 
 /// Resident memory with many live tasks.
 pub fn memory(programs: &Programs) -> Result<Vec<Row>> {
+    HELD.iter().map(|(tasks, bar, flags)| memory_with(programs, *tasks, bar, flags)).collect()
+}
+
+fn memory_with(programs: &Programs, tasks: u32, bar: &'static str, flags: &[&str]) -> Result<Row> {
     let mut fixture = Fixture::start(&programs.stripped, &["types", "0"], None)?;
-    let profiler = Profiler::attach(&programs.profiler, fixture.pid(), &[])?;
+    let profiler = Profiler::attach(&programs.profiler, fixture.pid(), flags)?;
     let before = resident_kib(profiler.pid())?;
-    fixture.ask(&format!("hold {HELD_TASKS}"))?;
+    fixture.ask(&format!("hold {tasks}"))?;
     let (page, _) = get("/metrics")?;
     // Twice, so that what a scrape itself needs is part of the figure.
     get("/metrics")?;
     let after = resident_kib(profiler.pid())?;
     let alive = metric(&page, "profiler_tasks_alive");
     profiler.detach()?;
-    Ok(vec![Row::new(
-        format!("resident memory with {alive} live tasks"),
-        format!("{:.1} MiB ({:.1} before)", after as f64 / 1024.0, before as f64 / 1024.0),
-        "40 MiB",
-    )])
+    let how = if flags.is_empty() { "default budget" } else { "no budget" };
+    Ok(Row::new(
+        format!("resident memory with {tasks} live tasks, {how}"),
+        format!("{:.1} MiB ({:.1} before); {alive} seen", after as f64 / 1024.0, before as f64 / 1024.0),
+        bar,
+    ))
 }
 
 /// CPU time on a target that does nothing.

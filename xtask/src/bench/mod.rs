@@ -2,12 +2,17 @@
 //! because a machine was busy.
 
 mod attach;
-mod http;
+mod compare;
+mod cost;
+mod pairs;
+mod polls;
 mod run_queue;
 mod storm;
+mod workload;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -29,8 +34,23 @@ impl Row {
     }
 }
 
-/// The programs that are measured.
+/// How long is measured in pairs.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    /// Pairs of slices, with and without.
+    pub pairs: usize,
+    /// How long each of a pair lasts.
+    pub slice: Duration,
+    /// Between attaching and the first slice.
+    pub settle: Duration,
+}
+
+/// Flags for full fidelity, whatever it costs the target.
+pub const FULL: &[&str] = &["--budget", "off"];
+
+/// The programs that are measured, and how long.
 pub struct Programs {
+    effort: Effort,
     profiler: PathBuf,
     fixture: PathBuf,
     stripped: PathBuf,
@@ -46,17 +66,25 @@ const MEASUREMENTS: &[(&str, Measurement)] = &[
     ("scrape", attach::scrape),
     ("storm", storm::storm),
     ("runqueue", run_queue::run_queue),
-    ("http", http::keep_alive),
-    ("spawn", http::spawning),
-    ("parents", http::poll_stack),
+    ("http", cost::keep_alive),
+    ("spawn", cost::spawning),
+    ("pingpong", cost::ping_pong),
+    ("storm-cost", cost::storm),
+    ("quiet", cost::quiet),
+    ("parents", cost::poll_stack),
+    ("full", cost::full),
+    ("polls", polls::all),
+    ("hog", polls::hog),
+    ("compare", compare::compare),
 ];
 
 /// Measures everything, or what has `name` in its name, and prints one table.
-pub fn run(name: Option<&str>) -> Result<()> {
+pub fn run(name: Option<&str>, effort: Effort) -> Result<()> {
     setup::run(false)?;
     let profiler = build::profiler()?;
     let fixture = fixtures::tokio("latest", "fat")?;
     let programs = Programs {
+        effort,
         profiler,
         stripped: fixture.with_file_name("fixture-stripped"),
         fixture,

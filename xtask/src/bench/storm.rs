@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Programs, Row};
+use super::{FULL, Programs, Row};
 use crate::target::{Fixture, Profiler, cpu_ns, get, metric, number};
 
 const LASTS: Duration = Duration::from_secs(10);
@@ -13,7 +13,7 @@ const BATCH: u32 = 200_000;
 /// Spawns and ends for ten seconds; counts what arrived, what was lost, and the profiler's CPU time per event.
 pub fn storm(programs: &Programs) -> Result<Vec<Row>> {
     let mut fixture = Fixture::start(&programs.fixture, &["storm"], None)?;
-    let profiler = Profiler::attach(&programs.profiler, fixture.pid(), &[])?;
+    let profiler = Profiler::attach(&programs.profiler, fixture.pid(), FULL)?;
     let (before, started) = (cpu_ns(profiler.pid())?, Instant::now());
     let mut truth = String::new();
     while started.elapsed() < LASTS {

@@ -126,7 +126,16 @@ impl Kinds {
         }))
     }
 
-    fn group_of(&self, name: &str) -> String {
+    /// The group of a kind.
+    ///
+    /// # Panics
+    /// None was spawned.
+    pub fn group_of_kind(&self, kind: &str) -> String {
+        self.group[kind].clone()
+    }
+
+    /// The group of a type by its short name.
+    pub fn group_of(&self, name: &str) -> String {
         self.by_type.get(name).cloned().unwrap_or_else(|| format!("({name})"))
     }
 }
