@@ -176,6 +176,7 @@ fn wake(hit: &Hit, way: usize) {
     let Some((state, vtable)) = header(hit) else { return };
     let window = window(hit);
     let by_self = charge(hit, Probe::Wake) == Some(hit.task);
+    let by_value = way == wake::BY_VALUE;
     let way = if by_self { wake::BY_SELF } else { way };
     if let Some(stats) = stats(hit, vtable)
         && way < wake::LABELS.len()
@@ -186,8 +187,10 @@ fn wake(hit: &Hit, way: usize) {
     if hit.flags() & target_flag::TRACE != 0 {
         record(hit, kind::TASK_WOKEN, hit.task, vtable, way as u64);
     }
+    // Before a wake by value its task's state tells whether it was woken before; a wake by reference has set it already.
+    let before = if by_value { NOTIFIED_BIT } else { 0 };
     // It has been woken already, or will never be polled again.
-    if state & (NOTIFIED_BIT | COMPLETE_BIT) != 0 {
+    if state & (before | COMPLETE_BIT) != 0 {
         return;
     }
     match WOKEN.get_ptr_mut(key(hit)) {
