@@ -24,6 +24,8 @@ pub mod target_flag {
     pub const POLL_STACK: u32 = 4;
     /// The task result can be inspected: `layout.result` is valid.
     pub const OUTCOME: u32 = 8;
+    /// Samples of the CPU clock are wanted.
+    pub const SAMPLES: u32 = 1 << 16;
 }
 
 /// Where a runtime keeps what the probes read. Offsets in bytes.

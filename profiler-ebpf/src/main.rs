@@ -8,11 +8,12 @@ mod maps;
 mod offsets;
 mod process;
 mod read;
+mod sample;
 mod sched;
 mod task;
 
-use aya_ebpf::macros::{btf_tracepoint, tracepoint, uprobe};
-use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, perf_event, tracepoint, uprobe};
+use aya_ebpf::programs::{BtfTracePointContext, PerfEventContext, ProbeContext, TracePointContext};
 
 #[btf_tracepoint(function = "sched_wakeup")]
 fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
@@ -91,6 +92,12 @@ fn task_poll_start(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn task_poll_end(ctx: ProbeContext) -> u32 {
     task::poll_ended(&ctx)
+}
+
+/// Each tick of a CPU's sampling clock.
+#[perf_event]
+fn cpu_clock(ctx: PerfEventContext) -> u32 {
+    sample::taken(&ctx)
 }
 
 /// Costs a trap and nothing else: what a hit costs on this host is measured with it.

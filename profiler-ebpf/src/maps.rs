@@ -3,6 +3,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
+use profiler_common::event::SampleRecord;
 use profiler_common::map::{Listener, PollStack, SchedStats, Target, Thread};
 
 /// Watched processes by process id.
@@ -37,6 +38,10 @@ pub static LISTENER_STATS: PerCpuArray<Listener> = PerCpuArray::with_max_entries
 /// Polled tasks by thread id, where poll probes are attached.
 #[map]
 pub static POLL_STACKS: LruHashMap<u32, PollStack> = LruHashMap::with_max_entries(8192, 0);
+
+/// Where a sample is put together: too large for a program's stack.
+#[map]
+pub static SAMPLE: PerCpuArray<SampleRecord> = PerCpuArray::with_max_entries(1, 0);
 
 /// All records, to user space.
 #[map]

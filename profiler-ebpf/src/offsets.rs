@@ -52,6 +52,10 @@ offsets! {
     sock_ack_backlog = SOCK_ACK_BACKLOG;
     /// `pt_regs.di`
     regs_di = REGS_DI;
+    /// `pt_regs.sp`
+    regs_sp = REGS_SP;
+    /// `pt_regs.ip`
+    regs_ip = REGS_IP;
     /// Not an offset: the ring holds this many bytes when its reader is woken.
     ring_wakeup_bytes = RING_WAKEUP_BYTES;
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
-use crate::model::snapshot::{EdgeParent, ListenerSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::snapshot::{EdgeParent, ListenerSnapshot, LongRunSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};
 
 /// The document. What was not measured is `null`.
 pub fn document(snapshot: &Snapshot) -> Value {
@@ -65,14 +65,35 @@ fn tasks(tasks: &TasksSnapshot) -> Value {
             "completed": completed.map(|(o, n)| (o.label().to_owned(), n.into())).collect::<Map<String, Value>>(),
             "unseen_spawns": kind.unseen_spawns,
             "alive": kind.alive,
+            "cpu_ns": kind.cpu_ns,
+            "long_runs": kind.long_runs.as_ref().map(long_runs),
             "parents": parents(tasks, index),
         })
     });
     json!({
         "types": types.collect::<Vec<_>>(),
+        "cpu": tasks.cpu.map(|cpu| json!({
+            "scheduler_ns": cpu.scheduler_ns,
+            "other_ns": cpu.other_ns,
+            "unknown_ns": cpu.unknown_ns,
+        })),
         "tracked": tasks.tracked,
         "untracked": tasks.untracked,
         "end_unseen": tasks.end_unseen,
+    })
+}
+
+/// Sampled: every length is at least so long.
+fn long_runs(runs: &LongRunSnapshot) -> Value {
+    json!({
+        "count": runs.count,
+        "longest_at_least_ns": runs.longest_ns,
+        "last": {
+            "at_least_ns": runs.last_length_ns,
+            "ended_monotonic_ns": runs.last_ns,
+            "task_id": runs.last_id,
+            "tid": runs.last_tid,
+        },
     })
 }
 

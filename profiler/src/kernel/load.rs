@@ -53,6 +53,8 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("SOCK_COOKIE", &["sock.__sk_common.skc_cookie"]),
     ("SOCK_ACK_BACKLOG", &["sock.sk_ack_backlog"]),
     ("REGS_DI", &["pt_regs.di"]),
+    ("REGS_SP", &["pt_regs.sp"]),
+    ("REGS_IP", &["pt_regs.ip"]),
 ];
 
 /// The loaded object, and what the kernel that it was loaded into can do.

@@ -178,6 +178,7 @@ const SCHED: &str = "tier 0, scheduler tracepoints; every switch";
 const SOCKET: &str = "tier 0, socket diagnostics; read at the scrape";
 const ACCEPT: &str = "tier 0, accept hooks; every connection";
 const LIFECYCLE: &str = "tier 1, spawn and completion probes; every task since the profiler attached";
+const SAMPLED: &str = "tier 0, CPU clock; sampled 99 times a second of CPU time";
 const READ: &str = "read at the scrape";
 const LISTENER: &str = "local addresses that it listens on: 100 per target, the rest in `other`";
 const TASK: &str = "short names of task types: 100 per target by default, the rest in `other`";
@@ -226,6 +227,12 @@ metrics! {
     TasksUnseenSpawnsTotal "tasks_unseen_spawns_total" Counter Count Tasks Target Sum ["task"] TASK, LIFECYCLE,
         "Tasks that ended and were not seen to be spawned: they are older than the profiler, or their spawn was lost.";
 
+    TaskCpuSecondsTotal "task_cpu_seconds_total" Counter Seconds Tasks Target Sum ["task"] TASK, SAMPLED,
+        "CPU time of tasks, sampled: a tick of the clock that finds a task stands for its whole period.";
+
+    RuntimeCpuSecondsTotal "runtime_cpu_seconds_total" Counter Seconds Runtime Target Sum ["state"]
+        "`task`, `scheduler`, `other`, `unknown`", SAMPLED,
+        "CPU time, sampled: in tasks, in the runtime's workers, in neither, or in tasks whose type could not be told.";
     TargetUp "target_up" Gauge State Runtime Target Max [] "", READ,
         "Whether the target runs (1) or has ended and is only retained (0).";
     TargetProcesses "target_processes" Gauge Count Runtime Target Sum [] "", READ,

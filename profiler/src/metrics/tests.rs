@@ -9,7 +9,7 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    ListenerSnapshot, ProfilerSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
+    CpuSnapshot, ListenerSnapshot, ProfilerSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -32,6 +32,8 @@ fn kind(name: &str, spawned: u64) -> TaskTypeSnapshot {
         alive: 0,
         lifetime: Some(recorded(&[1024])),
         last_spawn_ns: Some(2_000_000_000),
+        cpu_ns: Some(20_202_020),
+        ..TaskTypeSnapshot::default()
     }
 }
 
@@ -70,6 +72,7 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         tasks: Some(TasksSnapshot {
             types: names.iter().map(|name| kind(name, 3)).collect(),
             tracked: 5,
+            cpu: Some(CpuSnapshot { scheduler_ns: 1, other_ns: 2, unknown_ns: 3 }),
             ..TasksSnapshot::default()
         }),
         threads: Some(4),

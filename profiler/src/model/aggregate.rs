@@ -97,6 +97,7 @@ impl Counts {
             alive: counts.alive,
             lifetime: counts.lifetime.clone(),
             last_spawn_ns: counts.last_spawn_ns,
+            ..TaskTypeSnapshot::default()
         }
     }
 }

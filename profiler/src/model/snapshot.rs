@@ -95,9 +95,39 @@ pub struct TasksSnapshot {
     pub tracked: u64,
     /// Tasks that were not tracked since the cap was reached.
     pub untracked: u64,
+    /// CPU time outside of the application's tasks; `None` where CPU time is not sampled.
+    pub cpu: Option<CpuSnapshot>,
     /// Tasks whose end was not seen: another task was found to live at their address. They left `alive`, and are not
     /// among the `completed`.
     pub end_unseen: u64,
+}
+
+/// Sampled CPU time that is no task's of the application. Nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuSnapshot {
+    /// In the runtime itself.
+    pub scheduler_ns: u64,
+    /// In neither tasks nor the runtime, as far as can be told.
+    pub other_ns: u64,
+    /// In tasks whose type could not be told.
+    pub unknown_ns: u64,
+}
+
+/// Tasks of one type that held a thread from sample to sample. Lengths are sampled: each was at least so long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LongRunSnapshot {
+    /// How often.
+    pub count: u64,
+    /// The longest, nanoseconds.
+    pub longest_ns: u64,
+    /// When the last one was seen last: CLOCK_MONOTONIC, nanoseconds.
+    pub last_ns: u64,
+    /// Length of the last one, nanoseconds.
+    pub last_length_ns: u64,
+    /// The runtime's id of its task.
+    pub last_id: u64,
+    /// Its thread.
+    pub last_tid: u32,
 }
 
 /// Spawns of one type by one parent type.
@@ -123,7 +153,7 @@ pub enum EdgeParent {
 }
 
 /// Counts of one type of task.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TaskTypeSnapshot {
     /// Short name.
     pub name: String,
@@ -147,6 +177,10 @@ pub struct TaskTypeSnapshot {
     pub lifetime: Option<Box<Histogram>>,
     /// The last spawn: CLOCK_MONOTONIC, nanoseconds.
     pub last_spawn_ns: Option<u64>,
+    /// Sampled CPU time, nanoseconds; `None` where it is not sampled.
+    pub cpu_ns: Option<u64>,
+    /// Times that such a task was found to hold its thread; `None` where there was none, or it is not sampled.
+    pub long_runs: Option<LongRunSnapshot>,
 }
 
 /// The profiler's own figures.

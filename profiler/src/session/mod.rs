@@ -5,6 +5,7 @@ mod accept;
 mod claim;
 mod image;
 mod probes;
+mod sample;
 mod target;
 
 use std::collections::HashMap;
@@ -72,6 +73,7 @@ struct Tally {
     forked: u64,
     execed: u64,
     exited: u64,
+    sampled: u64,
     malformed: u64,
     foreign_process: u64,
     foreign_vtable: u64,
@@ -82,6 +84,7 @@ pub struct Session {
     kernel: Kernel,
     ring: Ring,
     accept: accept::Returns,
+    clock: sample::Clock,
     targets: Vec<Watched>,
     /// Which target a process belongs to: the watched ones and their forked children.
     by_pid: HashMap<u32, usize>,
@@ -114,10 +117,12 @@ impl Session {
         kernel.features.uprobe_multi &= !options.perf_events;
         let ring = kernel.ring()?;
         let hooks = kernel.attach()?;
+        let clock = sample::Clock::start(&mut kernel);
         let mut session = Session {
             kernel,
             ring,
             accept: accept::Returns::new(hooks),
+            clock,
             targets: Vec::new(),
             by_pid: HashMap::new(),
             table: Table::new(options.limits),
@@ -152,6 +157,7 @@ impl Session {
         watched.follow_threads(&mut self.kernel)?;
         watched.attach_accept(&mut self.kernel, &mut self.accept);
         watched.attach_runtime(&mut self.kernel, &mut self.table, self.options.poll_stack);
+        watched.sample(&mut self.kernel, &mut self.table, &self.clock);
         let took = started.elapsed().as_millis();
         log::info!("watching process {pid} ({}), runtime {}: {took} ms", watched.process.comm, watched.runtime());
         self.targets.push(watched);
@@ -194,6 +200,10 @@ impl Session {
                 }
                 processes.push(record);
             }
+            Ok(Record::Sample(sample)) => {
+                tally.sampled += 1;
+                tally.foreign_process += u64::from(!sample::take(&sample, targets, by_pid, table));
+            }
             Err(_) => tally.malformed += 1,
         });
         for record in processes {
@@ -218,6 +228,7 @@ impl Session {
                 self.tally.execed += 1;
                 if pid == watched.process.pid {
                     watched.execed(&mut self.kernel, &mut self.table, record.header.time_ns, self.options.poll_stack);
+                    watched.sample(&mut self.kernel, &mut self.table, &self.clock);
                 } else {
                     // A child that runs another program is that program, and not the target.
                     self.kernel.remove_target(pid);
@@ -292,6 +303,7 @@ impl Session {
                 ("process_forked", tally.forked),
                 ("process_execed", tally.execed),
                 ("process_exited", tally.exited),
+                ("sample", tally.sampled),
             ],
             lost: vec![
                 ("record_malformed", tally.malformed),
@@ -323,6 +335,7 @@ impl Session {
     pub fn stop(mut self) -> std::time::Duration {
         let started = Instant::now();
         let mut links = self.accept.take_tracepoints();
+        links.absorb(self.clock.take());
         for watched in &mut self.targets {
             links.absorb(watched.stop(&mut self.kernel));
         }

@@ -10,6 +10,7 @@ use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
 use super::probes::Probes;
+use super::sample::Clock;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
@@ -234,6 +235,24 @@ impl Watched {
         self.status.set("tasks", ProbeState::Attached, detail);
         self.runtime = Some(Runtime { plan, load_bias, table, probes });
         Ok(())
+    }
+
+    /// Lets the CPU clock sample it, where its runtime is known.
+    pub fn sample(&mut self, kernel: &mut Kernel, table: &mut Table, clock: &Clock) {
+        let Some(runtime) = &self.runtime else { return };
+        let (state, detail) = clock.state();
+        self.status.set("task_cpu", state, detail);
+        if state != ProbeState::Attached {
+            return;
+        }
+        table.sample_cpu(runtime.table);
+        for &pid in &self.members {
+            let Some(mut entry) = kernel.target(pid) else { continue };
+            entry.flags |= target_flag::SAMPLES;
+            if let Err(e) = kernel.set_target(pid, entry) {
+                self.status.set("task_cpu", ProbeState::Broken, e.to_string());
+            }
+        }
     }
 
     /// A child was forked. It may be about to run something else: probes are attached at the next refresh.

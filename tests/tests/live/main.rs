@@ -5,6 +5,7 @@ mod accept;
 mod bad_input;
 mod endpoint;
 mod robust;
+mod sample;
 mod sched;
 mod single_uprobes;
 mod tasks;
