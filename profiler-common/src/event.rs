@@ -91,7 +91,7 @@ pub struct ProcessRecord {
 /// Words of a stack that a sample has at most.
 pub const SAMPLE_STACK_WORDS: usize = 1024;
 
-/// What a sample begins with; `length` bytes of the stack follow it, from `sp` upwards. 56 bytes.
+/// What a sample begins with; `length` bytes of the stack follow it, from `sp` upwards. 64 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleHead {
@@ -107,9 +107,11 @@ pub struct SampleHead {
     pub length: u32,
     /// Always 0.
     pub reserved: u32,
+    /// Times that the thread went to sleep since it began.
+    pub sleeps: u64,
 }
 
-/// The longest sample. 8248 bytes.
+/// The longest sample. 8256 bytes.
 #[repr(C)]
 pub struct SampleRecord {
     /// What it begins with.
@@ -119,7 +121,7 @@ pub struct SampleRecord {
 }
 
 const _: () = assert!(size_of::<Header>() == 24);
-const _: () = assert!(size_of::<SampleHead>() == 56);
-const _: () = assert!(size_of::<SampleRecord>() == 56 + 8 * SAMPLE_STACK_WORDS);
+const _: () = assert!(size_of::<SampleHead>() == 64);
+const _: () = assert!(size_of::<SampleRecord>() == 64 + 8 * SAMPLE_STACK_WORDS);
 const _: () = assert!(size_of::<TaskRecord>() == 56);
 const _: () = assert!(size_of::<ProcessRecord>() == 32);

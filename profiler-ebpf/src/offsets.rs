@@ -30,6 +30,8 @@ offsets! {
     task_signal = TASK_SIGNAL;
     /// `task_struct.files`
     task_files = TASK_FILES;
+    /// `task_struct.nvcsw`
+    task_nvcsw = TASK_NVCSW;
     /// `task_struct.thread.fsbase`
     task_fsbase = TASK_FSBASE;
     /// `signal_struct.live`

@@ -40,8 +40,10 @@ pub fn taken(ctx: &PerfEventContext) -> u32 {
         (read::member(regs, offsets::regs_ip()), read::member(regs, offsets::regs_sp()))
     };
     flags |= sample_flag::REGISTERS_KNOWN;
+    // SAFETY: the helper has no precondition; its result is the current `task_struct`, the offset is from BTF.
+    let sleeps: u64 = unsafe { read::member(bpf_get_current_task_btf().cast(), offsets::task_nvcsw()) };
     let header = Header { time_ns: now(), pid, tid: ids as u32, kind: kind::SAMPLE, flags, site: 0 };
-    sample.head = SampleHead { header, task: task.unwrap_or_default(), ip, sp, length: 0, reserved: 0 };
+    sample.head = SampleHead { header, task: task.unwrap_or_default(), ip, sp, length: 0, reserved: 0, sleeps };
     // A thread that polls no task needs no stack to say so, and samples must not crowd out what is counted exactly.
     if task == Some(0) || emit::is_crowded() {
         emit::sample::<0>(sample);

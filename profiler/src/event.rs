@@ -82,6 +82,8 @@ impl Outcome {
 pub struct CpuSample {
     /// Which thread.
     pub tid: u32,
+    /// Times that the thread went to sleep since it began.
+    pub sleeps: u64,
     /// What the sample stands for, nanoseconds of CPU time.
     pub period_ns: u64,
     /// What the thread itself says that it polls.

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
-use crate::model::snapshot::{EdgeParent, ListenerSnapshot, LongRunSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::snapshot::{
+    DiagnosisSnapshot, EdgeParent, Evidence, ListenerSnapshot, LongRunSnapshot, Snapshot, TargetSnapshot, TasksSnapshot,
+};
 
 /// The document. What was not measured is `null`.
 pub fn document(snapshot: &Snapshot) -> Value {
@@ -12,9 +14,28 @@ pub fn document(snapshot: &Snapshot) -> Value {
         "ready": snapshot.profiler.not_ready.is_none(),
         "not_ready": snapshot.profiler.not_ready,
         "targets": snapshot.targets.iter().map(target).collect::<Vec<_>>(),
+        "diagnoses": snapshot.diagnoses.iter().map(|found| diagnosis(found, snapshot)).collect::<Vec<_>>(),
         "events": numbers(&snapshot.profiler.events),
         "probe_hits": numbers(&snapshot.profiler.probe_hits),
         "losses": numbers(&snapshot.profiler.lost),
+    })
+}
+
+/// What is wrong with a target. `target` is its process id.
+fn diagnosis(found: &DiagnosisSnapshot, snapshot: &Snapshot) -> Value {
+    let figure = |evidence: Evidence| match evidence {
+        Evidence::Count(n) => n.into(),
+        Evidence::Seconds(n) | Evidence::Ratio(n) => n.into(),
+    };
+    let evidence = found.evidence.iter().map(|&(name, value)| (name.to_owned(), figure(value)));
+    json!({
+        "name": found.name,
+        "severity": found.severity.label(),
+        "target": found.pid,
+        "subject": (!found.subject.is_empty()).then_some(&found.subject),
+        "for_seconds": snapshot.time_ns.saturating_sub(found.since_ns) as f64 / 1e9,
+        "summary": found.summary,
+        "evidence": evidence.collect::<Map<String, Value>>(),
     })
 }
 

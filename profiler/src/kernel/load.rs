@@ -42,6 +42,7 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("TASK_STATE", &["task_struct.__state", "task_struct.state"]),
     ("TASK_SIGNAL", &["task_struct.signal"]),
     ("TASK_FILES", &["task_struct.files"]),
+    ("TASK_NVCSW", &["task_struct.nvcsw"]),
     ("TASK_FSBASE", &["task_struct.thread.fsbase"]),
     ("SIGNAL_LIVE", &["signal_struct.live"]),
     ("FILES_FDT", &["files_struct.fdt"]),

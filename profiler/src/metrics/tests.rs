@@ -88,7 +88,7 @@ fn snapshot(targets: Vec<TargetSnapshot>) -> Arc<Snapshot> {
         snapshot_seconds: Some(0.001),
         not_ready: None,
     };
-    Arc::new(Snapshot { time_ns: 1, epoch_offset_seconds: 1e9, targets, profiler })
+    Arc::new(Snapshot { time_ns: 1, epoch_offset_seconds: 1e9, targets, profiler, ..Snapshot::default() })
 }
 
 /// The page, after it was read as strictly as Prometheus does: no series twice, every sample under its own family,

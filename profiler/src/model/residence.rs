@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 
 use super::snapshot::LongRunSnapshot;
-use crate::event::TypeId;
+use crate::event::{CpuSample, TypeId};
 
 /// The shortest run that is kept, nanoseconds from its first to its last sample.
 pub const LONG_NS: u64 = 40_000_000;
@@ -47,6 +47,8 @@ struct Thread {
 struct Run {
     id: u64,
     kind: TypeId,
+    /// How often its thread had slept when it began.
+    sleeps: u64,
     first_ns: u64,
     last_ns: u64,
     samples: u32,
@@ -64,13 +66,12 @@ impl Run {
 }
 
 impl Residences {
-    /// A sample of a thread: the task that it polls, by its id and type.
-    pub fn take(&mut self, time_ns: u64, tid: u32, period_ns: u64, task: Option<(u64, TypeId)>) {
-        let thread = self.threads.entry(tid).or_default();
-        // Between two CPUs' clocks there may be up to two periods; after more the thread was away.
-        let longest_gap_ns = period_ns * 5 / 2;
+    /// A sample of a thread, and the task that it polls by its id and type.
+    pub fn take(&mut self, time_ns: u64, sample: &CpuSample, task: Option<(u64, TypeId)>) {
+        let thread = self.threads.entry(sample.tid).or_default();
         match (&mut thread.run, task) {
-            (Some(run), Some((id, _))) if run.id == id && time_ns.saturating_sub(run.last_ns) <= longest_gap_ns => {
+            // Whether it had the CPU all the time or waited for it: a thread that did not sleep did not wait for events.
+            (Some(run), Some((id, _))) if run.id == id && run.sleeps == sample.sleeps => {
                 run.last_ns = run.last_ns.max(time_ns);
                 run.samples += 1;
             }
@@ -79,6 +80,7 @@ impl Residences {
                 *run = task.map(|(id, kind)| Run {
                     id,
                     kind,
+                    sleeps: sample.sleeps,
                     first_ns: time_ns,
                     last_ns: time_ns,
                     samples: 1,
@@ -154,9 +156,15 @@ fn record(by_type: &mut FxHashMap<TypeId, LongRunSnapshot>, tid: u32, run: &Run)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Current;
 
     const PERIOD: u64 = 10_101_010;
     const KIND: TypeId = TypeId(3);
+
+    fn take(residences: &mut Residences, time_ns: u64, tid: u32, sleeps: u64, id: u64) {
+        let sample = CpuSample { tid, sleeps, period_ns: PERIOD, current: Current::Unknown, stack: None };
+        residences.take(time_ns, &sample, (id != 0).then_some((id, KIND)));
+    }
 
     /// Samples one thread once per period with the given ids, 0 for none, and lets enough time pass.
     fn check(ids: &[u64], expected: Option<(u64, u64)>) {
@@ -164,7 +172,7 @@ mod tests {
         let mut time = 1_000_000_000;
         for &id in ids {
             time += PERIOD;
-            residences.take(time, 5, PERIOD, (id != 0).then_some((id, KIND)));
+            take(&mut residences, time, 5, 0, id);
             residences.advance(time);
         }
         residences.advance(time + 2 * WAIT_NS);
@@ -198,22 +206,24 @@ mod tests {
         check(&hog, Some((1, 149)));
     }
 
-    /// Check that two stays are one only if the thread was not away in between.
+    /// Check that a stay goes on while its thread waits for a CPU, and ends when it sleeps.
     #[test]
-    fn a_gap_ends_a_stay() {
-        let mut residences = Residences::default();
-        for time in [1, 2, 3, 6, 7, 8] {
-            residences.take(time * PERIOD, 5, PERIOD, Some((1, KIND)));
+    fn sleep_ends_a_stay() {
+        for (sleeps, expected) in [([4; 6], Some(1)), ([4, 4, 4, 5, 5, 5], None)] {
+            let mut residences = Residences::default();
+            for (time, sleeps) in [1, 2, 3, 9, 10, 11].into_iter().zip(sleeps) {
+                take(&mut residences, time * PERIOD, 5, sleeps, 1);
+            }
+            residences.advance(100 * PERIOD);
+            assert_eq!(residences.of_type(KIND).map(|runs| runs.count), expected);
         }
-        residences.advance(100 * PERIOD);
-        assert_eq!(residences.of_type(KIND), None);
     }
 
     /// Check that threads that are not sampled any more are forgotten.
     #[test]
     fn threads_are_forgotten() {
         let mut residences = Residences::default();
-        (0..100).for_each(|tid| residences.take(1, tid, PERIOD, Some((1, KIND))));
+        (0..100).for_each(|tid| take(&mut residences, 1, tid, 0, 1));
         residences.advance(2 + FORGET_NS);
         assert!(residences.threads.is_empty());
     }

@@ -14,8 +14,59 @@ pub struct Snapshot {
     pub epoch_offset_seconds: f64,
     /// The targets, those that have ended and are still retained among them.
     pub targets: Vec<TargetSnapshot>,
+    /// What is wrong with the targets, the oldest first.
+    pub diagnoses: Vec<DiagnosisSnapshot>,
     /// The profiler itself.
     pub profiler: ProfilerSnapshot,
+}
+
+/// One thing that is wrong with a target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiagnosisSnapshot {
+    /// What it is called.
+    pub name: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The target's process id.
+    pub pid: u32,
+    /// Of what: a type of task, a listener; empty where it is the target itself.
+    pub subject: String,
+    /// When it was found first: CLOCK_MONOTONIC, nanoseconds.
+    pub since_ns: u64,
+    /// What it is, for people: one line.
+    pub summary: String,
+    /// The figures that show it, as they were when it was seen last.
+    pub evidence: Vec<(&'static str, Evidence)>,
+}
+
+/// How bad something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// It costs time.
+    Warning,
+    /// Something does not go on.
+    Critical,
+}
+
+impl Severity {
+    /// What it is called.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Severity::Warning => "warning",
+            Severity::Critical => "critical",
+        }
+    }
+}
+
+/// One figure of a diagnosis.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Evidence {
+    /// A number of things, or an id.
+    Count(u64),
+    /// Seconds.
+    Seconds(f64),
+    /// A share, or a number of CPUs.
+    Ratio(f64),
 }
 
 /// One target.
@@ -179,8 +230,35 @@ pub struct TaskTypeSnapshot {
     pub last_spawn_ns: Option<u64>,
     /// Sampled CPU time, nanoseconds; `None` where it is not sampled.
     pub cpu_ns: Option<u64>,
+    /// Polls; `None` where they are not measured.
+    pub polls: Option<PollSnapshot>,
+    /// Tasks that were woken longer than a second ago and were not polled since; `None` where that is not measured.
+    pub overdue: Option<u64>,
+    /// How long the first of them has waited, nanoseconds.
+    pub overdue_ns: Option<u64>,
     /// Times that such a task was found to hold its thread; `None` where there was none, or it is not sampled.
     pub long_runs: Option<LongRunSnapshot>,
+}
+
+/// Polls of one type of task. Times in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct PollSnapshot {
+    /// Polls.
+    pub polls: u64,
+    /// Time in polls.
+    pub busy_ns: u64,
+    /// Durations of polls.
+    pub poll: Box<Histogram>,
+    /// From a wake to the poll that follows it; `None` where it is not measured.
+    pub delay: Option<Box<Histogram>>,
+    /// From the spawn to the first poll; `None` where it is not measured.
+    pub first_delay: Option<Box<Histogram>>,
+    /// Wakes by value, by reference, and by the task itself as it is polled; `None` where they are not measured.
+    pub wakes: Option<[u64; 3]>,
+    /// Polls over the threshold.
+    pub slow: u64,
+    /// The slowest poll.
+    pub slowest_ns: u64,
 }
 
 /// The profiler's own figures.

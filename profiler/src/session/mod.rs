@@ -22,6 +22,7 @@ use target::Watched;
 
 use crate::clock;
 use crate::decode::{Record, decode};
+use crate::diagnosis::{Change, Diagnoses};
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
 use crate::kernel::{KernelError, capability};
@@ -85,6 +86,7 @@ pub struct Session {
     ring: Ring,
     accept: accept::Returns,
     clock: sample::Clock,
+    diagnoses: Diagnoses,
     targets: Vec<Watched>,
     /// Which target a process belongs to: the watched ones and their forked children.
     by_pid: HashMap<u32, usize>,
@@ -123,6 +125,7 @@ impl Session {
             ring,
             accept: accept::Returns::new(hooks),
             clock,
+            diagnoses: Diagnoses::default(),
             targets: Vec::new(),
             by_pid: HashMap::new(),
             table: Table::new(options.limits),
@@ -263,6 +266,10 @@ impl Session {
         for watched in &mut self.targets {
             watched.expire(now, &gone, self.options.limits.retention_ns);
         }
+        // A scrape may just have done it.
+        if self.diagnoses.is_due(now) {
+            self.snapshot();
+        }
     }
 
     /// Whether any target still runs.
@@ -291,7 +298,11 @@ impl Session {
             .collect();
         let mut profiler = self.profiler_snapshot();
         profiler.snapshot_seconds = Some(started.elapsed().as_secs_f64());
-        Snapshot { time_ns: now, epoch_offset_seconds: clock::epoch_offset_seconds(), targets, profiler }
+        let epoch_offset_seconds = clock::epoch_offset_seconds();
+        let mut snapshot = Snapshot { time_ns: now, epoch_offset_seconds, targets, diagnoses: Vec::new(), profiler };
+        self.diagnoses.observe(&snapshot).iter().for_each(report);
+        snapshot.diagnoses = self.diagnoses.current();
+        snapshot
     }
 
     fn profiler_snapshot(&mut self) -> ProfilerSnapshot {
@@ -364,6 +375,14 @@ fn take_task(
     match probed.instance().translate(record) {
         Ok(event) => table.apply(probed.table_id(), record.header.time_ns, event),
         Err(_) => tally.foreign_vtable += 1,
+    }
+}
+
+/// Says that something is wrong, or no longer is.
+fn report(change: &Change) {
+    match change {
+        Change::Appeared(found) => log::warn!("process {}: {}: {}", found.pid, found.name, found.summary),
+        Change::Ended(found) => log::info!("process {}: {} has ended: {}", found.pid, found.name, found.subject),
     }
 }
 
