@@ -91,7 +91,7 @@ pub struct ProcessRecord {
 /// Words of a stack that a sample has at most.
 pub const SAMPLE_STACK_WORDS: usize = 1024;
 
-/// What a sample begins with; `length` bytes of the stack follow it, from `sp` upwards. 64 bytes.
+/// What a sample begins with; `length` bytes of the stack follow it, from `sp` upwards. 72 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleHead {
@@ -109,9 +109,11 @@ pub struct SampleHead {
     pub reserved: u32,
     /// Times that the thread went to sleep since it began.
     pub sleeps: u64,
+    /// CPU time of the thread since it began, nanoseconds: as of the scheduler's last look, up to a tick ago.
+    pub cpu_ns: u64,
 }
 
-/// The longest sample. 8256 bytes.
+/// The longest sample. 8264 bytes.
 #[repr(C)]
 pub struct SampleRecord {
     /// What it begins with.
@@ -121,7 +123,7 @@ pub struct SampleRecord {
 }
 
 const _: () = assert!(size_of::<Header>() == 24);
-const _: () = assert!(size_of::<SampleHead>() == 64);
-const _: () = assert!(size_of::<SampleRecord>() == 64 + 8 * SAMPLE_STACK_WORDS);
+const _: () = assert!(size_of::<SampleHead>() == 72);
+const _: () = assert!(size_of::<SampleRecord>() == 72 + 8 * SAMPLE_STACK_WORDS);
 const _: () = assert!(size_of::<TaskRecord>() == 56);
 const _: () = assert!(size_of::<ProcessRecord>() == 32);

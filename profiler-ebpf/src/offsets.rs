@@ -32,6 +32,8 @@ offsets! {
     task_files = TASK_FILES;
     /// `task_struct.nvcsw`
     task_nvcsw = TASK_NVCSW;
+    /// `task_struct.se.sum_exec_runtime`
+    task_sum_exec_runtime = TASK_SUM_EXEC_RUNTIME;
     /// `task_struct.thread.fsbase`
     task_fsbase = TASK_FSBASE;
     /// `signal_struct.live`

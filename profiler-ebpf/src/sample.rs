@@ -40,10 +40,13 @@ pub fn taken(ctx: &PerfEventContext) -> u32 {
         (read::member(regs, offsets::regs_ip()), read::member(regs, offsets::regs_sp()))
     };
     flags |= sample_flag::REGISTERS_KNOWN;
-    // SAFETY: the helper has no precondition; its result is the current `task_struct`, the offset is from BTF.
-    let sleeps: u64 = unsafe { read::member(bpf_get_current_task_btf().cast(), offsets::task_nvcsw()) };
+    // SAFETY: the helper has no precondition; its result is the current `task_struct`, the offsets are from BTF.
+    let (sleeps, cpu_ns) = unsafe {
+        let task: *const u8 = bpf_get_current_task_btf().cast();
+        (read::member(task, offsets::task_nvcsw()), read::member(task, offsets::task_sum_exec_runtime()))
+    };
     let header = Header { time_ns: now(), pid, tid: ids as u32, kind: kind::SAMPLE, flags, site: 0 };
-    sample.head = SampleHead { header, task: task.unwrap_or_default(), ip, sp, length: 0, reserved: 0, sleeps };
+    sample.head = SampleHead { header, task: task.unwrap_or_default(), ip, sp, length: 0, reserved: 0, sleeps, cpu_ns };
     // A thread that polls no task needs no stack to say so, and samples must not crowd out what is counted exactly.
     if task == Some(0) || emit::is_crowded() {
         emit::sample::<0>(sample);

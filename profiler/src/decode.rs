@@ -122,6 +122,7 @@ pub fn decode(mut record: &[u8]) -> Result<Record, DecodeError> {
                 length: record.get_u32_ne(),
                 reserved: record.get_u32_ne(),
                 sleeps: record.get_u64_ne(),
+                cpu_ns: record.get_u64_ne(),
             };
             let words = (head.length as usize / 8).min(SAMPLE_STACK_WORDS);
             let expected = size_of::<SampleHead>() + words * 8;
@@ -163,6 +164,7 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
             out.put_u32_ne(sample.head.length);
             out.put_u32_ne(sample.head.reserved);
             out.put_u64_ne(sample.head.sleeps);
+            out.put_u64_ne(sample.head.cpu_ns);
             sample.stack.iter().for_each(|&word| out.put_u64_ne(word));
         }
     }
@@ -192,9 +194,10 @@ mod tests {
             any::<u32>(),
         )
             .prop_map(|(header, other)| Record::Process(ProcessRecord { header, other, reserved: 0 }));
-        let sample = (header(kind::SAMPLE), any::<[u64; 4]>(), proptest::collection::vec(any::<u64>(), 0..20))
-            .prop_map(|(header, [task, ip, sp, sleeps], stack)| {
-                let head = SampleHead { header, task, ip, sp, length: stack.len() as u32 * 8, reserved: 0, sleeps };
+        let sample = (header(kind::SAMPLE), any::<[u64; 5]>(), proptest::collection::vec(any::<u64>(), 0..20))
+            .prop_map(|(header, [task, ip, sp, sleeps, cpu_ns], stack)| {
+                let head =
+                    SampleHead { header, task, ip, sp, length: stack.len() as u32 * 8, reserved: 0, sleeps, cpu_ns };
                 Record::Sample(Sample { head, stack: stack.into() })
             });
         prop_oneof![task, process, sample]
@@ -228,7 +231,7 @@ mod tests {
             if let Some(field) = bytes.get_mut(48..52) {
                 field.copy_from_slice(&length.to_ne_bytes());
             }
-            let whole = bytes.len() == 64 + length as usize && length % 8 == 0;
+            let whole = bytes.len() == 72 + length as usize && length % 8 == 0;
             prop_assert_eq!(decode(&bytes).is_ok(), whole);
         }
 

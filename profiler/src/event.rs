@@ -84,6 +84,8 @@ pub struct CpuSample {
     pub tid: u32,
     /// Times that the thread went to sleep since it began.
     pub sleeps: u64,
+    /// CPU time of the thread since it began, nanoseconds; may lag by a tick of the scheduler.
+    pub cpu_ns: u64,
     /// What the sample stands for, nanoseconds of CPU time.
     pub period_ns: u64,
     /// What the thread itself says that it polls.

@@ -43,6 +43,7 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("TASK_SIGNAL", &["task_struct.signal"]),
     ("TASK_FILES", &["task_struct.files"]),
     ("TASK_NVCSW", &["task_struct.nvcsw"]),
+    ("TASK_SUM_EXEC_RUNTIME", &["task_struct.se.sum_exec_runtime"]),
     ("TASK_FSBASE", &["task_struct.thread.fsbase"]),
     ("SIGNAL_LIVE", &["signal_struct.live"]),
     ("FILES_FDT", &["files_struct.fdt"]),

@@ -115,7 +115,7 @@ mod tests {
     }
 
     fn check(current: Current, stack: Option<Option<TypeId>>, known: Option<TypeId>, expected: Doing) {
-        let sample = CpuSample { tid: 1, sleeps: 0, period_ns: 10, current, stack };
+        let sample = CpuSample { tid: 1, sleeps: 0, cpu_ns: 0, period_ns: 10, current, stack };
         let kind_of_id = |id| known.filter(|_| id == ID);
         assert_eq!(doing(&sample, &types(), kind_of_id), expected, "{sample:?}");
     }
@@ -148,7 +148,7 @@ mod tests {
         let mut cpu = Cpu::default();
         let all = [Doing::Task(KNOWN), Doing::Task(OTHER), Doing::Task(KNOWN), Doing::Scheduler, Doing::Other];
         for (n, doing) in all.into_iter().enumerate() {
-            let sample = CpuSample { tid: 1, sleeps: 0, period_ns: 10, current: Current::None, stack: None };
+            let sample = CpuSample { tid: 1, sleeps: 0, cpu_ns: 0, period_ns: 10, current: Current::None, stack: None };
             cpu.take(n as u64 * 10, &sample, doing, &types());
         }
         assert_eq!(cpu.seen(), [KNOWN, OTHER]);

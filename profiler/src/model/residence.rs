@@ -14,6 +14,8 @@ use crate::event::{CpuSample, TypeId};
 
 /// The shortest run that is kept, nanoseconds from its first to its last sample.
 pub const LONG_NS: u64 = 40_000_000;
+/// CPU time of the shortest run, nanoseconds: less, since it may lag by a tick of the scheduler.
+const LEAST_CPU_NS: u64 = 30_000_000;
 /// Samples in the shortest run.
 const LEAST_SAMPLES: u32 = 3;
 /// A run that goes on is judged after so many samples all the same.
@@ -51,6 +53,8 @@ struct Run {
     sleeps: u64,
     first_ns: u64,
     last_ns: u64,
+    first_cpu_ns: u64,
+    last_cpu_ns: u64,
     samples: u32,
     judged: bool,
 }
@@ -61,7 +65,8 @@ impl Run {
     }
 
     fn is_long(&self) -> bool {
-        self.samples >= LEAST_SAMPLES && self.length_ns() >= LONG_NS
+        let ran_ns = self.last_cpu_ns - self.first_cpu_ns;
+        self.samples >= LEAST_SAMPLES && self.length_ns() >= LONG_NS && ran_ns >= LEAST_CPU_NS
     }
 }
 
@@ -72,7 +77,11 @@ impl Residences {
         match (&mut thread.run, task) {
             // Whether it had the CPU all the time or waited for it: a thread that did not sleep did not wait for events.
             (Some(run), Some((id, _))) if run.id == id && run.sleeps == sample.sleeps => {
-                run.last_ns = run.last_ns.max(time_ns);
+                // A thread that hardly ran since the last sample is where it was: that shows nothing new.
+                if sample.cpu_ns.saturating_sub(run.last_cpu_ns) < sample.period_ns / 2 {
+                    return;
+                }
+                (run.last_ns, run.last_cpu_ns) = (run.last_ns.max(time_ns), sample.cpu_ns);
                 run.samples += 1;
             }
             (run, task) => {
@@ -83,6 +92,8 @@ impl Residences {
                     sleeps: sample.sleeps,
                     first_ns: time_ns,
                     last_ns: time_ns,
+                    first_cpu_ns: sample.cpu_ns,
+                    last_cpu_ns: sample.cpu_ns,
                     samples: 1,
                     judged: false,
                 });
@@ -162,7 +173,11 @@ mod tests {
     const KIND: TypeId = TypeId(3);
 
     fn take(residences: &mut Residences, time_ns: u64, tid: u32, sleeps: u64, id: u64) {
-        let sample = CpuSample { tid, sleeps, period_ns: PERIOD, current: Current::Unknown, stack: None };
+        take_after(residences, time_ns, time_ns, tid, sleeps, id);
+    }
+
+    fn take_after(residences: &mut Residences, time_ns: u64, cpu_ns: u64, tid: u32, sleeps: u64, id: u64) {
+        let sample = CpuSample { tid, sleeps, cpu_ns, period_ns: PERIOD, current: Current::Unknown, stack: None };
         residences.take(time_ns, &sample, (id != 0).then_some((id, KIND)));
     }
 
@@ -217,6 +232,17 @@ mod tests {
             residences.advance(100 * PERIOD);
             assert_eq!(residences.of_type(KIND).map(|runs| runs.count), expected);
         }
+    }
+
+    /// Check that a thread that was preempted within a short poll, and found there again, is no long stay.
+    #[test]
+    fn waiting_for_a_cpu_is_no_stay() {
+        let mut residences = Residences::default();
+        for n in 1..30 {
+            take_after(&mut residences, n * PERIOD, 7 + n * 1000, 5, 0, 1);
+        }
+        residences.advance(200 * PERIOD);
+        assert_eq!(residences.of_type(KIND), None);
     }
 
     /// Check that threads that are not sampled any more are forgotten.

@@ -177,6 +177,6 @@ impl Instance<'_> {
         // Without a piece of the stack, that nothing was found says nothing.
         let seen = flags & sample_flag::REGISTERS_KNOWN != 0 && !words.is_empty();
         let stack = seen.then(|| stack::innermost(&self.plan.polls, self.load_bias, head.ip, words));
-        CpuSample { tid: head.header.tid, sleeps: head.sleeps, period_ns, current, stack }
+        CpuSample { tid: head.header.tid, sleeps: head.sleeps, cpu_ns: head.cpu_ns, period_ns, current, stack }
     }
 }

@@ -3,6 +3,7 @@
 
 mod accept;
 mod bad_input;
+mod diagnosis;
 mod endpoint;
 mod robust;
 mod sample;

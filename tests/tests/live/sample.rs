@@ -54,8 +54,13 @@ fn check(version: &str, profile: &str, scale: u64, attach: Attach) {
         table.holds(format!("{kind}, % of the CPU in tasks"), format!("{truth:.1}"), format!("{seen:.1}"), near);
     }
     // Of short polls none may be taken for one that holds its thread.
-    let long = status.target(fixture.pid()).kinds().filter(|kind| !kind.0["long_runs"].is_null()).count();
-    table.equal("kinds that held a thread", 0, long);
+    let held: Vec<String> = status
+        .target(fixture.pid())
+        .kinds()
+        .filter(|kind| !kind.0["long_runs"].is_null())
+        .map(|kind| format!("{} {}", kind.name(), kind.0["long_runs"]))
+        .collect();
+    table.holds("kinds that held a thread", "none", format!("{held:?}"), held.is_empty());
     all_is_sampled(&mut table, &profiler);
     let losses = status.losses();
     table.holds("lost", "nothing", format!("{losses:?}"), losses.is_empty());
@@ -142,25 +147,4 @@ fn cpu_by_task_of_tasks_that_ran_before() {
 #[test]
 fn cpu_by_task_without_ids() {
     check("1.20", "release", 20, Attach::Before);
-}
-
-/// Check that a task that holds its thread is told, with a length that it really had.
-#[test]
-fn a_task_that_holds_its_thread_is_told() {
-    place::require_root();
-    const HELD_MS: u64 = 400;
-    let mut fixture = Fixture::tokio("latest", "release", &["tasks"]);
-    let profiler = Profiler::attach(fixture.pid());
-    fixture.ask("busy 8 400000");
-    let runs = wait::until("the long runs", || {
-        let status = profiler.status();
-        let kind =
-            status.target(fixture.pid()).kinds().find(|kind| kind.name().ends_with("spinning")).map(|k| k.0.clone());
-        let runs = kind.map(|kind| kind["long_runs"].clone()).unwrap_or_default();
-        if runs["count"].as_u64().is_some_and(|count| count >= 1) { Ok(runs) } else { Err(format!("{runs}")) }
-    });
-    let longest_ms = number(&runs["longest_at_least_ns"]) / 1_000_000;
-    // By the wall clock it may have been longer than it wanted, on a busy host.
-    assert!((40..=10 * HELD_MS).contains(&longest_ms), "{runs}");
-    assert!(number(&runs["count"]) <= 8, "{runs}");
 }
