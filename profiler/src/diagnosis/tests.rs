@@ -212,7 +212,7 @@ fn a_full_accept_queue_is_found() {
 #[test]
 fn a_finding_does_not_flap() {
     let overdue = |n: u64| {
-        let overdue = Some(u64::from(n < 40 && n % 8 == 0));
+        let overdue = Some(u64::from(n < 40 && n.is_multiple_of(8)));
         with_task(TaskTypeSnapshot { overdue, ..Default::default() })
     };
     let expected = [(0, "+never_polled_after_wake".to_owned()), (47, "-never_polled_after_wake".to_owned())];
