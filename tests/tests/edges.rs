@@ -17,7 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("kernel", &["event", "status", "target"]),
     ("runtime", &["event", "status", "target"]),
     ("model", &["event", "status"]),
-    ("diagnosis", &["model::snapshot"]),
+    ("diagnosis", &["status", "model::snapshot"]),
     ("budget", &["event", "status"]),
     ("metrics", &["event", "status", "model::snapshot"]),
     ("export", &["event", "status", "metrics", "model::snapshot"]),

@@ -12,7 +12,7 @@ use profiler_common::event::{SampleHead, sample_flag};
 pub use profiler_common::map::IdPlace;
 use profiler_common::map::{Argument, TaskLayout};
 
-use self::stack::PollCode;
+pub use self::stack::PollCode;
 use crate::event::{CpuSample, Current, TaskEvent, TypeId};
 use crate::target::elf::Binary;
 

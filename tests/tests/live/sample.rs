@@ -27,6 +27,7 @@ enum Attach {
 }
 
 /// Checks a build: the kinds' shares of the CPU, with polls of some 0.2 to 1.6 µs times `scale`.
+/// What the runtime does within a poll is not in the truth, some 50 ns: polls must not be all too short.
 fn check(version: &str, profile: &str, scale: u64, attach: Attach) {
     place::require_root();
     let mut table = Table::new(format!("CPU time by task of {version} {profile}"));
@@ -123,23 +124,23 @@ fn seen(status: &Status, pid: u32) -> BTreeMap<&'static str, u64> {
 
 #[test]
 fn cpu_by_task_of_the_latest_release() {
-    check("latest", "release", 1, Attach::Before);
+    check("latest", "release", 2, Attach::Before);
 }
 
 #[test]
 fn cpu_by_task_of_1_28() {
-    check("1.28", "release", 1, Attach::Before);
+    check("1.28", "release", 2, Attach::Before);
 }
 
 #[test]
 fn cpu_by_task_of_a_stripped_build() {
-    check("latest", "fat-stripped", 1, Attach::Before);
+    check("latest", "fat-stripped", 2, Attach::Before);
 }
 
 /// Check that tasks that are older than the profiler are told by their threads' stacks.
 #[test]
 fn cpu_by_task_of_tasks_that_ran_before() {
-    check("latest", "release", 1, Attach::Amid);
+    check("latest", "release", 2, Attach::Amid);
 }
 
 /// Check that stacks alone tell tasks without ids. All of a poll is then the task's, also what the runtime does in it,

@@ -6,7 +6,7 @@ use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::vtable::{Layout, Vtable};
 use crate::event::TypeId;
-use crate::runtime::stack::PollCode;
+use crate::runtime::PollCode;
 use crate::target::elf::{Binary, Function};
 use crate::target::site::code::{self, Body};
 use crate::target::site::{self, Site};
