@@ -133,8 +133,8 @@ fn task_leak(history: &History) -> Vec<Found> {
         let (spawned, ended) = (after.spawned.saturating_sub(before.spawned), after.ended.saturating_sub(before.ended));
         let grows = last.clone().zip(last.clone().skip(1)).all(|(a, b)| figures(a).alive <= figures(b).alive);
         // It must still grow: what has come to rest at a high level has been filled.
-        let half = last.clone().nth(LEAK_OBSERVATIONS / 2).map_or(0, |middle| figures(middle).alive);
-        let goes_on = after.alive.saturating_sub(half) * 4 >= growth;
+        let middle = figures(last.clone().nth(LEAK_OBSERVATIONS / 2)?);
+        let goes_on = after.alive.saturating_sub(middle.alive) * 4 >= growth;
         if growth < LEAK_GROWTH || !grows || !goes_on || ended as f64 > spawned as f64 * LEAK_ENDED {
             return None;
         }
