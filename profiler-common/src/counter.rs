@@ -30,10 +30,12 @@ pub enum Counter {
     PollStartUnseen = 11,
     /// Accepted connections on a listener that user space has not registered yet.
     AcceptUnknownListener = 12,
+    /// Samples of the CPU clock that found the ring full.
+    RingFullSample = 13,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 13;
+pub const COUNTERS: usize = 14;
 
 impl Counter {
     /// All counters, in the order of their numbers.
@@ -51,6 +53,7 @@ impl Counter {
         Counter::ForeignHits,
         Counter::PollStartUnseen,
         Counter::AcceptUnknownListener,
+        Counter::RingFullSample,
     ];
 
     /// The label value of this counter where it counts something lost; `None` where it counts hits.
@@ -62,6 +65,7 @@ impl Counter {
             Counter::TargetsFull => "target_map_full",
             Counter::AcceptUnmatched => "accept_arrival_unseen",
             Counter::AcceptUnknownListener => "accept_listener_unknown",
+            Counter::RingFullSample => "ring_full_sample",
             Counter::TargetMemory => "target_memory_unreadable",
             Counter::PollStackDeep => "poll_stack_deep",
             Counter::TypesFull => "type_map_full",

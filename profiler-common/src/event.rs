@@ -14,6 +14,8 @@ pub mod kind {
     pub const TASK_WOKEN: u16 = 5;
     /// A [`super::ProcessRecord`]: many probes were hit on one CPU; it is time to look at what they cost.
     pub const HIT_STORM: u16 = 10;
+    /// A [`super::SampleHead`] and a piece of stack: a target's thread was on a CPU when the sampling clock ticked.
+    pub const SAMPLE: u16 = 9;
     /// A [`super::ProcessRecord`]: a target forked; `other` is the child.
     pub const PROCESS_FORKED: u16 = 16;
     /// A [`super::ProcessRecord`]: a target replaced its image.
@@ -36,6 +38,16 @@ pub mod flag {
     pub const PARENT_KNOWN: u16 = 16;
     /// Whether `CANCELLED` and `PANICKED` could be told at all.
     pub const OUTCOME_KNOWN: u16 = 32;
+}
+
+/// Bits of [`Header::flags`] of samples.
+pub mod sample_flag {
+    /// The thread ran in user mode. Without this bit, in the kernel.
+    pub const USER_MODE: u16 = 1;
+    /// `task` was read: when it is 0, no task is polled. Without this bit 0 means unknown.
+    pub const TASK_KNOWN: u16 = 2;
+    /// `ip` and `sp` were read.
+    pub const REGISTERS_KNOWN: u16 = 4;
 }
 
 /// The head of every record. 24 bytes.
@@ -84,6 +96,42 @@ pub struct ProcessRecord {
     pub reserved: u32,
 }
 
+/// Words of a stack that a sample has at most.
+pub const SAMPLE_STACK_WORDS: usize = 1024;
+
+/// What a sample begins with; `length` bytes of the stack follow it, from `sp` upwards. 72 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleHead {
+    /// Time, thread, kind, and bits of [`sample_flag`].
+    pub header: Header,
+    /// The runtime's id of the task that the thread polls.
+    pub task: u64,
+    /// The instruction that user mode is at or will return to.
+    pub ip: u64,
+    /// The user stack pointer.
+    pub sp: u64,
+    /// Bytes of the stack that follow: a multiple of 8.
+    pub length: u32,
+    /// Always 0.
+    pub reserved: u32,
+    /// Times that the thread went to sleep since it began.
+    pub sleeps: u64,
+    /// CPU time of the thread since it began, nanoseconds: as of the scheduler's last look, up to a tick ago.
+    pub cpu_ns: u64,
+}
+
+/// The longest sample. 8264 bytes.
+#[repr(C)]
+pub struct SampleRecord {
+    /// What it begins with.
+    pub head: SampleHead,
+    /// The stack.
+    pub stack: [u64; SAMPLE_STACK_WORDS],
+}
+
 const _: () = assert!(size_of::<Header>() == 24);
+const _: () = assert!(size_of::<SampleHead>() == 72);
+const _: () = assert!(size_of::<SampleRecord>() == 72 + 8 * SAMPLE_STACK_WORDS);
 const _: () = assert!(size_of::<TaskRecord>() == 56);
 const _: () = assert!(size_of::<ProcessRecord>() == 32);

@@ -52,10 +52,12 @@ pub enum Probe {
     Wakeup = 6,
     /// A call of accept returned.
     Accept = 7,
+    /// The sampling clock found a thread of the target on a CPU.
+    Sample = 8,
 }
 
 /// Number of probes.
-pub const PROBES: usize = 8;
+pub const PROBES: usize = 9;
 
 impl Probe {
     /// All probes, in the order of their numbers.
@@ -68,6 +70,7 @@ impl Probe {
         Probe::Switch,
         Probe::Wakeup,
         Probe::Accept,
+        Probe::Sample,
     ];
 
     /// Value of the `probe` label.
@@ -81,6 +84,7 @@ impl Probe {
             Probe::Switch => "sched_switch",
             Probe::Wakeup => "sched_wakeup",
             Probe::Accept => "accept",
+            Probe::Sample => "cpu_clock",
         }
     }
 }
@@ -119,6 +123,8 @@ pub mod target_flag {
     pub const POLLS: u32 = 16;
     /// Every poll and wake is a record of its own.
     pub const TRACE: u32 = 32;
+    /// Samples of the CPU clock are wanted.
+    pub const SAMPLES: u32 = 1 << 16;
 }
 
 /// Where a runtime keeps what the probes read. Offsets in bytes.

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use profiler_common::counter::Counter;
-use profiler_common::map::{Probe, Listener};
+use profiler_common::map::{Listener, Probe};
 
 use crate::maps::{ARRIVALS, LISTENER_STATS, LISTENERS, PORTS, TARGETS, count};
 use crate::sched::now;

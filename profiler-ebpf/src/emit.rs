@@ -1,7 +1,7 @@
 //! The only writer of the ring buffer. A full ring is counted, never waited for.
 
 use profiler_common::counter::Counter;
-use profiler_common::event::{ProcessRecord, TaskRecord};
+use profiler_common::event::{ProcessRecord, SampleHead, SampleRecord, TaskRecord};
 
 use crate::maps::{EVENTS, count};
 use crate::offsets;
@@ -32,4 +32,26 @@ pub fn process(record: ProcessRecord) {
     };
     entry.write(record);
     entry.submit(BPF_RB_FORCE_WAKEUP);
+}
+
+/// Whether so much is waiting that records should be short.
+#[inline(always)]
+pub fn is_crowded() -> bool {
+    EVENTS.query(BPF_RB_AVAIL_DATA) as usize >= offsets::ring_wakeup_bytes()
+}
+
+/// Submits the head of a sample and the first `BYTES` of its stack.
+#[inline(always)]
+pub fn sample<const BYTES: usize>(record: &SampleRecord) {
+    #[repr(C, align(8))]
+    struct Sample<const BYTES: usize> {
+        head: [u8; size_of::<SampleHead>()],
+        stack: [u8; BYTES],
+    }
+    const { assert!(size_of::<Sample<BYTES>>() <= size_of::<SampleRecord>()) };
+    // SAFETY: a sample is not longer than the record, begins as it does, and is as aligned; any bytes are one.
+    let sample = unsafe { &*core::ptr::from_ref(record).cast::<Sample<BYTES>>() };
+    if EVENTS.output::<Sample<BYTES>>(sample, BPF_RB_NO_WAKEUP).is_err() {
+        count(Counter::RingFullSample);
+    }
 }

@@ -11,11 +11,12 @@ mod offsets;
 mod poll;
 mod process;
 mod read;
+mod sample;
 mod sched;
 mod task;
 
-use aya_ebpf::macros::{btf_tracepoint, tracepoint, uprobe};
-use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, perf_event, tracepoint, uprobe};
+use aya_ebpf::programs::{BtfTracePointContext, PerfEventContext, ProbeContext, TracePointContext};
 use profiler_common::map::wake;
 
 #[btf_tracepoint(function = "sched_wakeup")]
@@ -105,6 +106,12 @@ fn task_wake_by_value(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn task_wake_by_ref(ctx: ProbeContext) -> u32 {
     poll::woken(&ctx, wake::BY_REF)
+}
+
+/// Each tick of a CPU's sampling clock.
+#[perf_event]
+fn cpu_clock(ctx: PerfEventContext) -> u32 {
+    sample::taken(&ctx)
 }
 
 /// Costs a trap and nothing else: what a hit costs on this host is measured with it.

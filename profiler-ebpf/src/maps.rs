@@ -3,9 +3,8 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
-use profiler_common::map::{
-    Cost, Listener, PollStack, SchedStats, Target, TaskKey, Thread, TypeKey, TypeStats, Woken,
-};
+use profiler_common::event::SampleRecord;
+use profiler_common::map::{Cost, Listener, PollStack, SchedStats, Target, TaskKey, Thread, TypeKey, TypeStats, Woken};
 
 /// Watched processes by process id.
 #[map]
@@ -51,6 +50,10 @@ pub static TYPES: PerCpuHashMap<TypeKey, TypeStats> = PerCpuHashMap::with_max_en
 /// What probing costs, by target slot.
 #[map]
 pub static COSTS: PerCpuArray<Cost> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a sample is put together: too large for a program's stack.
+#[map]
+pub static SAMPLE: PerCpuArray<SampleRecord> = PerCpuArray::with_max_entries(1, 0);
 
 /// All records, to user space.
 #[map]

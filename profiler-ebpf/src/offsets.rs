@@ -30,6 +30,10 @@ offsets! {
     task_signal = TASK_SIGNAL;
     /// `task_struct.files`
     task_files = TASK_FILES;
+    /// `task_struct.nvcsw`
+    task_nvcsw = TASK_NVCSW;
+    /// `task_struct.se.sum_exec_runtime`
+    task_sum_exec_runtime = TASK_SUM_EXEC_RUNTIME;
     /// `task_struct.thread.fsbase`
     task_fsbase = TASK_FSBASE;
     /// `signal_struct.live`
@@ -52,6 +56,10 @@ offsets! {
     sock_ack_backlog = SOCK_ACK_BACKLOG;
     /// `pt_regs.di`
     regs_di = REGS_DI;
+    /// `pt_regs.sp`
+    regs_sp = REGS_SP;
+    /// `pt_regs.ip`
+    regs_ip = REGS_IP;
     /// Not an offset: the ring holds this many bytes when its reader is woken.
     ring_wakeup_bytes = RING_WAKEUP_BYTES;
 }

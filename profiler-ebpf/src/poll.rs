@@ -4,7 +4,7 @@ use aya_ebpf::programs::ProbeContext;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, kind};
 use profiler_common::map::{
-    Probe, POLL_STACK_FRAMES, PollFrame, PollStack, TaskKey, TypeKey, TypeStats, Woken, target_flag, wake,
+    POLL_STACK_FRAMES, PollFrame, PollStack, Probe, TaskKey, TypeKey, TypeStats, Woken, target_flag, wake,
 };
 
 use crate::hit::{Hit, hit};
@@ -264,7 +264,9 @@ fn charge(hit: &Hit, probe: Probe) -> Option<u64> {
 #[inline(always)]
 fn frame_below(stack: *mut PollStack, depth: usize) -> *mut PollFrame {
     // SAFETY: a live map value, and the mask keeps the index within its frames.
-    unsafe { (&raw mut (*stack).frames).cast::<PollFrame>().add((depth + POLL_STACK_FRAMES - 1) & (POLL_STACK_FRAMES - 1)) }
+    unsafe {
+        (&raw mut (*stack).frames).cast::<PollFrame>().add((depth + POLL_STACK_FRAMES - 1) & (POLL_STACK_FRAMES - 1))
+    }
 }
 
 /// A pass over a task that was cancelled before.

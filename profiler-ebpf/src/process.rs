@@ -52,8 +52,11 @@ pub fn execed(task: *const u8, old_tid: u32) -> i32 {
     let Some(target) = TARGETS.get_ptr_mut(pid) else { return 0 };
     // SAFETY: a live map value.
     unsafe {
-        (*target).flags &=
-            !(target_flag::TASKS | target_flag::CURRENT_TASK_TLS | target_flag::POLL_STACK | target_flag::OUTCOME);
+        (*target).flags &= !(target_flag::TASKS
+            | target_flag::CURRENT_TASK_TLS
+            | target_flag::POLL_STACK
+            | target_flag::OUTCOME
+            | target_flag::SAMPLES);
     }
     if old_tid != tid {
         // Another thread than the leader called exec: it has taken the leader's id.

@@ -1,15 +1,26 @@
 //! Raw records of the ring, and the typed ones made of them. Never what a record means to a runtime.
 
 use bytes::{Buf as _, BufMut as _};
-use profiler_common::event::{Header, ProcessRecord, TaskRecord, kind};
+use profiler_common::event::{Header, ProcessRecord, SAMPLE_STACK_WORDS, SampleHead, TaskRecord, kind};
 
 /// A record whose length and kind were checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A task's birth or end.
     Task(TaskRecord),
     /// A process's fork, exec or exit.
     Process(ProcessRecord),
+    /// A sample of the CPU clock.
+    Sample(Sample),
+}
+
+/// What was on a CPU when its clock ticked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Thread, time, registers; `length` is that of `stack` in bytes.
+    pub head: SampleHead,
+    /// Words of the stack, from the stack pointer upwards.
+    pub stack: Box<[u64]>,
 }
 
 impl Record {
@@ -18,6 +29,7 @@ impl Record {
         match self {
             Record::Task(task) => &task.header,
             Record::Process(process) => &process.header,
+            Record::Sample(sample) => &sample.head.header,
         }
     }
 
@@ -30,6 +42,7 @@ impl Record {
             kind::TASK_POLLED => "task_polled",
             kind::TASK_WOKEN => "task_woken",
             kind::HIT_STORM => "hit_storm",
+            kind::SAMPLE => "sample",
             kind::PROCESS_FORKED => "process_forked",
             kind::PROCESS_EXECED => "process_execed",
             _ => "process_exited",
@@ -101,6 +114,29 @@ pub fn decode(mut record: &[u8]) -> Result<Record, DecodeError> {
             check(size_of::<ProcessRecord>())?;
             Ok(Record::Process(ProcessRecord { header, other: record.get_u32_ne(), reserved: record.get_u32_ne() }))
         }
+        kind::SAMPLE => {
+            if length < size_of::<SampleHead>() {
+                return Err(DecodeError::Truncated { length });
+            }
+            let head = SampleHead {
+                header,
+                task: record.get_u64_ne(),
+                ip: record.get_u64_ne(),
+                sp: record.get_u64_ne(),
+                length: record.get_u32_ne(),
+                reserved: record.get_u32_ne(),
+                sleeps: record.get_u64_ne(),
+                cpu_ns: record.get_u64_ne(),
+            };
+            let words = (head.length as usize / 8).min(SAMPLE_STACK_WORDS);
+            let expected = size_of::<SampleHead>() + words * 8;
+            if head.length as usize != words * 8 {
+                return Err(DecodeError::Length { kind: kind::SAMPLE, length, expected });
+            }
+            check(expected)?;
+            let stack = (0..words).map(|_| record.get_u64_ne()).collect();
+            Ok(Record::Sample(Sample { head, stack }))
+        }
         kind => Err(DecodeError::Kind { kind }),
     }
 }
@@ -125,6 +161,16 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
             out.put_u32_ne(process.other);
             out.put_u32_ne(process.reserved);
         }
+        Record::Sample(sample) => {
+            out.put_u64_ne(sample.head.task);
+            out.put_u64_ne(sample.head.ip);
+            out.put_u64_ne(sample.head.sp);
+            out.put_u32_ne(sample.head.length);
+            out.put_u32_ne(sample.head.reserved);
+            out.put_u64_ne(sample.head.sleeps);
+            out.put_u64_ne(sample.head.cpu_ns);
+            sample.stack.iter().for_each(|&word| out.put_u64_ne(word));
+        }
     }
 }
 
@@ -139,13 +185,9 @@ mod tests {
     }
 
     fn record() -> impl Strategy<Value = Record> {
-        let task = (
-            (kind::TASK_SPAWNED..=kind::TASK_WOKEN).prop_flat_map(header),
-            any::<[u64; 4]>(),
-        )
-            .prop_map(|(header, [task, vtable, id, parent])| {
-                Record::Task(TaskRecord { header, task, vtable, id, parent })
-            });
+        let task = ((kind::TASK_SPAWNED..=kind::TASK_WOKEN).prop_flat_map(header), any::<[u64; 4]>()).prop_map(
+            |(header, [task, vtable, id, parent])| Record::Task(TaskRecord { header, task, vtable, id, parent }),
+        );
         let process = (
             prop_oneof![
                 Just(kind::HIT_STORM),
@@ -157,7 +199,13 @@ mod tests {
             any::<u32>(),
         )
             .prop_map(|(header, other)| Record::Process(ProcessRecord { header, other, reserved: 0 }));
-        prop_oneof![task, process]
+        let sample = (header(kind::SAMPLE), any::<[u64; 5]>(), proptest::collection::vec(any::<u64>(), 0..20))
+            .prop_map(|(header, [task, ip, sp, sleeps, cpu_ns], stack)| {
+                let head =
+                    SampleHead { header, task, ip, sp, length: stack.len() as u32 * 8, reserved: 0, sleeps, cpu_ns };
+                Record::Sample(Sample { head, stack: stack.into() })
+            });
+        prop_oneof![task, process, sample]
     }
 
     proptest! {
@@ -176,6 +224,20 @@ mod tests {
             bytes[16..18].copy_from_slice(&kind.to_ne_bytes());
             let expected = if kind < 6 { 56 } else { 32 };
             prop_assert_eq!(decode(&bytes).is_ok(), bytes.len() == expected);
+        }
+
+        /// Check that a sample whose stack is not as long as it says is refused.
+        #[test]
+        fn a_stack_of_another_length_is_refused(
+            mut bytes in proptest::collection::vec(any::<u8>(), 24..200),
+            length in prop_oneof![0u32..160, any::<u32>()],
+        ) {
+            bytes[16..18].copy_from_slice(&kind::SAMPLE.to_ne_bytes());
+            if let Some(field) = bytes.get_mut(48..52) {
+                field.copy_from_slice(&length.to_ne_bytes());
+            }
+            let whole = bytes.len() == 72 + length as usize && length % 8 == 0;
+            prop_assert_eq!(decode(&bytes).is_ok(), whole);
         }
 
         #[test]

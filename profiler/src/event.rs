@@ -76,3 +76,31 @@ impl Outcome {
         }
     }
 }
+
+/// A thread was found on a CPU when the sampling clock ticked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuSample {
+    /// Which thread.
+    pub tid: u32,
+    /// Times that the thread went to sleep since it began.
+    pub sleeps: u64,
+    /// CPU time of the thread since it began, nanoseconds; may lag by a tick of the scheduler.
+    pub cpu_ns: u64,
+    /// What the sample stands for, nanoseconds of CPU time.
+    pub period_ns: u64,
+    /// What the thread itself says that it polls.
+    pub current: Current,
+    /// The type whose poll is innermost on the thread's stack, if any is; `None` where no stack was copied.
+    pub stack: Option<Option<TypeId>>,
+}
+
+/// What a thread says that it polls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Current {
+    /// It does not say.
+    Unknown,
+    /// No task.
+    None,
+    /// The task with this id.
+    Id(u64),
+}

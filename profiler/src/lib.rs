@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod decode;
+pub mod diagnosis;
 pub mod event;
 pub mod export;
 pub mod kernel;

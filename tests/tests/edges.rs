@@ -17,10 +17,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("kernel", &["event", "status", "target"]),
     ("runtime", &["event", "status", "target"]),
     ("model", &["event", "status"]),
+    ("diagnosis", &["status", "model::snapshot"]),
     ("budget", &["event", "status"]),
     ("metrics", &["event", "status", "model::snapshot"]),
     ("export", &["event", "status", "metrics", "model::snapshot"]),
-    ("session", &["budget", "clock", "decode", "event", "kernel", "model", "runtime", "status", "target"]),
+    ("session", &["budget", "clock", "decode", "diagnosis", "event", "kernel", "model", "runtime", "status", "target"]),
 ];
 
 /// Modules that wire the others together: they may name all, and none may name them.

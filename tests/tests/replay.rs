@@ -46,6 +46,7 @@ fn plan() -> Plan {
             })
             .collect(),
         type_by_vtable: (0..TYPES.len()).map(|number| (vtable(number), TypeId(number as u32))).collect(),
+        polls: Vec::new(),
     }
 }
 

@@ -42,11 +42,7 @@ impl FromStr for Budget {
         let share = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok()).map(|n| n / 100.0);
         match share {
             Some(share) if RANGE.contains(&share) => Ok(Budget::Share(share)),
-            Some(_) => Err(format!(
-                "must be from {}% to {}%, or off",
-                RANGE.start() * 100.0,
-                RANGE.end() * 100.0
-            )),
+            Some(_) => Err(format!("must be from {}% to {}%, or off", RANGE.start() * 100.0, RANGE.end() * 100.0)),
             None => Err("must be a percentage of the CPU time that the target uses, as 2%, or off".to_owned()),
         }
     }

@@ -18,6 +18,8 @@ pub struct Traps {
 
 /// What a program takes until it was timed, nanoseconds: what was measured elsewhere.
 const UNTIMED_NS: f64 = 300.0;
+/// A timer's interrupt, in and out: too rare to be worth a calibration.
+const INTERRUPT_NS: f64 = 1500.0;
 /// Runs that make a mean.
 const ENOUGH: u64 = 16;
 
@@ -42,6 +44,7 @@ impl Prices {
         let at = probe as usize;
         let trap = match probe {
             Probe::Switch | Probe::Wakeup => self.traps.tracepoint_ns,
+            Probe::Sample => INTERRUPT_NS,
             _ if self.stepped[at] => self.traps.stepped_ns,
             _ => self.traps.emulated_ns,
         };

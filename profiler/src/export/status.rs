@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
 use crate::model::snapshot::{
-    BudgetSnapshot, EdgeParent, ListenerSnapshot, PollSnapshot, ProbeCost, Snapshot, TargetSnapshot, TasksSnapshot,
-    TierSnapshot,
+    BudgetSnapshot, DiagnosisSnapshot, EdgeParent, Evidence, ListenerSnapshot, LongRunSnapshot, PollSnapshot,
+    ProbeCost, Snapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
 };
 
 /// The document. What was not measured is `null`.
@@ -17,9 +17,28 @@ pub fn document(snapshot: &Snapshot) -> Value {
         "ready": snapshot.profiler.not_ready.is_none(),
         "not_ready": snapshot.profiler.not_ready,
         "targets": snapshot.targets.iter().map(target).collect::<Vec<_>>(),
+        "diagnoses": snapshot.diagnoses.iter().map(|found| diagnosis(found, snapshot)).collect::<Vec<_>>(),
         "events": numbers(&snapshot.profiler.events),
         "hits_ignored": numbers(&snapshot.profiler.hits_ignored),
         "losses": numbers(&snapshot.profiler.lost),
+    })
+}
+
+/// What is wrong with a target. `target` is its process id.
+fn diagnosis(found: &DiagnosisSnapshot, snapshot: &Snapshot) -> Value {
+    let figure = |evidence: Evidence| match evidence {
+        Evidence::Count(n) => n.into(),
+        Evidence::Seconds(n) | Evidence::Ratio(n) => n.into(),
+    };
+    let evidence = found.evidence.iter().map(|&(name, value)| (name.to_owned(), figure(value)));
+    json!({
+        "name": found.name,
+        "severity": found.severity.label(),
+        "target": found.pid,
+        "subject": (!found.subject.is_empty()).then_some(&found.subject),
+        "for_seconds": snapshot.time_ns.saturating_sub(found.since_ns) as f64 / 1e9,
+        "summary": found.summary,
+        "evidence": evidence.collect::<Map<String, Value>>(),
     })
 }
 
@@ -110,6 +129,8 @@ fn tasks(tasks: &TasksSnapshot) -> Value {
             "completed": completed.map(|(o, n)| (o.label().to_owned(), n.into())).collect::<Map<String, Value>>(),
             "unseen_spawns": kind.unseen_spawns,
             "alive": kind.alive,
+            "cpu_ns": kind.cpu_ns,
+            "long_runs": kind.long_runs.as_ref().map(long_runs),
             "parents": parents(tasks, index),
             "polls": kind.polls.as_ref().map(polls),
             "overdue": kind.overdue,
@@ -117,6 +138,11 @@ fn tasks(tasks: &TasksSnapshot) -> Value {
     });
     json!({
         "types": types.collect::<Vec<_>>(),
+        "cpu": tasks.cpu.map(|cpu| json!({
+            "scheduler_ns": cpu.scheduler_ns,
+            "other_ns": cpu.other_ns,
+            "unknown_ns": cpu.unknown_ns,
+        })),
         "tracked": tasks.tracked,
         "untracked": tasks.untracked,
         "end_unseen": tasks.end_unseen,
@@ -137,6 +163,20 @@ fn slow_polls(tasks: &TasksSnapshot) -> Value {
         })
     });
     slow.collect::<Vec<_>>().into()
+}
+
+/// Sampled: every length is at least so long.
+fn long_runs(runs: &LongRunSnapshot) -> Value {
+    json!({
+        "count": runs.count,
+        "longest_at_least_ns": runs.longest_ns,
+        "last": {
+            "at_least_ns": runs.last_length_ns,
+            "ended_monotonic_ns": runs.last_ns,
+            "task_id": runs.last_id,
+            "tid": runs.last_tid,
+        },
+    })
 }
 
 /// Who spawned tasks of a type. `parent` is a name, or `null` where there is none or it is not known.

@@ -28,6 +28,7 @@ mod kind {
     pub const VOLATILE: u32 = 9;
     pub const CONST: u32 = 10;
     pub const RESTRICT: u32 = 11;
+    pub const FUNC: u32 = 12;
     pub const FUNC_PROTO: u32 = 13;
     pub const VAR: u32 = 14;
     pub const DATASEC: u32 = 15;
@@ -149,6 +150,11 @@ impl Btf {
         prototype.vlen.checked_sub(1)
     }
 
+    /// Whether the kernel has a function of this name.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.find(kind::FUNC, name).is_some()
+    }
+
     fn find(&self, kind: u32, name: &str) -> Option<u32> {
         let wanted = hash(kind, name.as_bytes());
         let start = self.index.partition_point(|&(h, _)| h < wanted);
@@ -256,6 +262,13 @@ mod tests {
         assert_eq!(btf.tracepoint_arity("inet_sock_set_state"), Some(3));
         assert!(matches!(btf.tracepoint_arity("sched_switch"), Some(3 | 4)));
         assert_eq!(btf.tracepoint_arity("no_such_tracepoint"), None);
+    }
+
+    #[test]
+    fn functions_are_found() {
+        let btf = running();
+        assert!(btf.has_function("schedule"));
+        assert!(!btf.has_function("no_such_function"));
     }
 
     #[test]

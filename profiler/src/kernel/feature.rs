@@ -24,6 +24,8 @@ pub struct Features {
     pub sk_data_ready: bool,
     /// One link for many uprobes.
     pub uprobe_multi: bool,
+    /// A program can ask for the registers of user mode wherever it runs (5.15 and later).
+    pub user_registers: bool,
 }
 
 impl Features {
@@ -33,6 +35,7 @@ impl Features {
             sched_switch_arity: btf.tracepoint_arity("sched_switch"),
             sk_data_ready: btf.tracepoint_arity("sk_data_ready").is_some(),
             uprobe_multi: uprobe_multi(),
+            user_registers: btf.has_function("bpf_task_pt_regs"),
         }
     }
 
@@ -55,6 +58,7 @@ impl Features {
                 "by BTF tracepoint sk_data_ready",
                 "no tracepoint sk_data_ready (it came with 6.12): the length is sampled by sock_diag at each scrape, and its histogram is absent",
             ),
+            row("CPU by task", self.user_registers, "by a clock per CPU", NO_USER_REGISTERS),
             row(
                 "task probes",
                 self.uprobe_multi,
@@ -64,6 +68,10 @@ impl Features {
         ]
     }
 }
+
+/// Why the CPU clock does not sample.
+pub(super) const NO_USER_REGISTERS: &str =
+    "no helper bpf_task_pt_regs (it came with 5.15): CPU time by task is not sampled";
 
 /// Whether links to many uprobes exist and filter by process. The way of libbpf: an impossible file is refused with
 /// EBADF where they exist, and an impossible PID with EINVAL where the filter compares processes and not threads.

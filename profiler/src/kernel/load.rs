@@ -42,6 +42,8 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("TASK_STATE", &["task_struct.__state", "task_struct.state"]),
     ("TASK_SIGNAL", &["task_struct.signal"]),
     ("TASK_FILES", &["task_struct.files"]),
+    ("TASK_NVCSW", &["task_struct.nvcsw"]),
+    ("TASK_SUM_EXEC_RUNTIME", &["task_struct.se.sum_exec_runtime"]),
     ("TASK_FSBASE", &["task_struct.thread.fsbase"]),
     ("SIGNAL_LIVE", &["signal_struct.live"]),
     ("FILES_FDT", &["files_struct.fdt"]),
@@ -53,6 +55,8 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("SOCK_COOKIE", &["sock.__sk_common.skc_cookie"]),
     ("SOCK_ACK_BACKLOG", &["sock.sk_ack_backlog"]),
     ("REGS_DI", &["pt_regs.di"]),
+    ("REGS_SP", &["pt_regs.sp"]),
+    ("REGS_IP", &["pt_regs.ip"]),
 ];
 
 /// The loaded object, and what the kernel that it was loaded into can do.

@@ -161,7 +161,10 @@ impl Kernel {
         Ok(sums)
     }
 
-    pub(super) fn hash<K: Pod, V: Pod>(&mut self, name: &'static str) -> Result<HashMap<&mut MapData, K, V>, KernelError> {
+    pub(super) fn hash<K: Pod, V: Pod>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<HashMap<&mut MapData, K, V>, KernelError> {
         let map = self.ebpf.map_mut(name).ok_or(KernelError::Missing(name))?;
         HashMap::try_from(map).map_err(failed(name))
     }

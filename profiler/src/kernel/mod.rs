@@ -4,6 +4,7 @@ pub mod attach;
 pub mod bpf;
 pub mod btf;
 pub mod capability;
+pub mod clock;
 pub mod feature;
 pub mod load;
 pub mod maps;

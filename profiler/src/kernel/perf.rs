@@ -1,4 +1,4 @@
-//! perf_event_open(2): single uprobes, and tracepoints by number.
+//! perf_event_open(2): single uprobes, tracepoints by number, and sampling clocks.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -6,7 +6,9 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
+const PERF_TYPE_SOFTWARE: u32 = 1;
 const PERF_TYPE_TRACEPOINT: u32 = 2;
+const PERF_COUNT_SW_CPU_CLOCK: u64 = 0;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 const UPROBE_TYPE: &str = "/sys/bus/event_source/devices/uprobe/type";
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -17,7 +19,8 @@ struct Attributes {
     kind: u32,
     size: u32,
     config: u64,
-    unused_1: [u64; 5],
+    sample_period: u64,
+    unused_1: [u64; 4],
     config1: u64,
     config2: u64,
     unused_2: [u64; 8],
@@ -46,7 +49,8 @@ pub fn uprobe(path: &CString, offset: u64, pid: Option<u32>) -> io::Result<Owned
         kind,
         size: 0,
         config: 0,
-        unused_1: [0; 5],
+        sample_period: 0,
+        unused_1: [0; 4],
         config1: path.as_ptr() as u64,
         config2: offset,
         unused_2: [0; 8],
@@ -57,6 +61,24 @@ pub fn uprobe(path: &CString, offset: u64, pid: Option<u32>) -> io::Result<Owned
     }
 }
 
+/// Opens a clock that ticks each `period_ns` of one CPU's time.
+pub fn cpu_clock(cpu: u32, period_ns: u64) -> io::Result<OwnedFd> {
+    open(
+        Attributes {
+            kind: PERF_TYPE_SOFTWARE,
+            size: 0,
+            config: PERF_COUNT_SW_CPU_CLOCK,
+            sample_period: period_ns,
+            unused_1: [0; 4],
+            config1: 0,
+            config2: 0,
+            unused_2: [0; 8],
+        },
+        -1,
+        cpu as i32,
+    )
+}
+
 /// Opens a tracepoint given as `category/name`. It reports every CPU's hits to a linked BPF program.
 pub fn tracepoint(name: &str) -> io::Result<OwnedFd> {
     let config = tracepoint_id(name)?;
@@ -65,7 +87,8 @@ pub fn tracepoint(name: &str) -> io::Result<OwnedFd> {
             kind: PERF_TYPE_TRACEPOINT,
             size: 0,
             config,
-            unused_1: [0; 5],
+            sample_period: 0,
+            unused_1: [0; 4],
             config1: 0,
             config2: 0,
             unused_2: [0; 8],

@@ -29,11 +29,9 @@ impl Kernel {
         let map: PerCpuArray<&mut MapData, Value<Cost>> = self.per_cpu("COSTS")?;
         let mut sum = Cost::default();
         for Value(cpu) in map.get(&slot, 0).map_err(failed("COSTS"))?.iter() {
-            for (all, one) in [
-                (&mut sum.hits, &cpu.hits),
-                (&mut sum.timed, &cpu.timed),
-                (&mut sum.timed_ns, &cpu.timed_ns),
-            ] {
+            for (all, one) in
+                [(&mut sum.hits, &cpu.hits), (&mut sum.timed, &cpu.timed), (&mut sum.timed_ns, &cpu.timed_ns)]
+            {
                 all.iter_mut().zip(one).for_each(|(all, one)| *all += one);
             }
             sum.storm += cpu.storm;
@@ -68,7 +66,8 @@ impl Kernel {
     /// The map cannot be read.
     pub fn clear_types(&mut self, slot: u32) -> Result<(), KernelError> {
         let mut map = self.type_map()?;
-        let keys: Vec<Value<TypeKey>> = map.keys().filter_map(Result::ok).filter(|Value(key)| key.slot == slot).collect();
+        let keys: Vec<Value<TypeKey>> =
+            map.keys().filter_map(Result::ok).filter(|Value(key)| key.slot == slot).collect();
         for key in keys {
             map.remove(&key).map_err(failed(TYPES))?;
         }

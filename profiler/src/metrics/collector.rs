@@ -179,9 +179,24 @@ impl<'a> Filler<'_, 'a> {
             if let Some(overdue) = kind.overdue {
                 self.number(Id::TasksOverdue, [task, ""], overdue as f64);
             }
+            if let Some(cpu_ns) = kind.cpu_ns {
+                self.number(Id::TaskCpuSecondsTotal, [task, ""], scaled(cpu_ns, Unit::Seconds));
+            }
             if let Some(last_ns) = kind.last_spawn_ns {
                 let seconds = epoch_offset_seconds + scaled(last_ns, Unit::Seconds);
                 self.number(Id::TaskLastSpawnTimestampSeconds, [task, ""], seconds);
+            }
+        }
+        if let Some(cpu) = tasks.cpu {
+            let in_tasks_ns = tasks.types.iter().filter_map(|kind| kind.cpu_ns).sum();
+            let states = [
+                ("task", in_tasks_ns),
+                ("scheduler", cpu.scheduler_ns),
+                ("other", cpu.other_ns),
+                ("unknown", cpu.unknown_ns),
+            ];
+            for (state, ns) in states {
+                self.number(Id::RuntimeCpuSecondsTotal, [state, ""], scaled(ns, Unit::Seconds));
             }
         }
     }

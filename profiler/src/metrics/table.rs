@@ -184,6 +184,7 @@ const POLL_WINDOWS: &str = "tier 2, poll probes; every poll while `probe_state` 
 const WAKES: &str = "tier 2, wake probes; every wake while `probe_state` of `task_wakes` is `attached`, else absent";
 const WAKE_WINDOWS: &str = "tier 2, wake and poll probes; as `task_poll_seconds`";
 const ACCOUNT: &str = "hits counted in the kernel, times what a hit costs on this host: the trap calibrated at start, the program timed on the target";
+const SAMPLED: &str = "tier 0, CPU clock; sampled 99 times a second of CPU time";
 const READ: &str = "read at the scrape";
 const LISTENER: &str = "local addresses that it listens on: 100 per target, the rest in `other`";
 const TASK: &str = "short names of task types: 100 per target by default, the rest in `other`";
@@ -253,6 +254,12 @@ metrics! {
     TasksOverdue "tasks_overdue" Gauge Count Tasks Target Sum ["task"] TASK, WAKES,
         "Tasks that were woken more than a second ago and have not been polled since.";
 
+    TaskCpuSecondsTotal "task_cpu_seconds_total" Counter Seconds Tasks Target Sum ["task"] TASK, SAMPLED,
+        "CPU time of tasks, sampled: a tick of the clock that finds a task stands for its whole period.";
+
+    RuntimeCpuSecondsTotal "runtime_cpu_seconds_total" Counter Seconds Runtime Target Sum ["state"]
+        "`task`, `scheduler`, `other`, `unknown`", SAMPLED,
+        "CPU time, sampled: in tasks, in the runtime's workers, in neither, or in tasks whose type could not be told.";
     TargetUp "target_up" Gauge State Runtime Target Max [] "", READ,
         "Whether the target runs (1) or has ended and is only retained (0).";
     TargetProcesses "target_processes" Gauge Count Runtime Target Sum [] "", READ,

@@ -9,8 +9,8 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    BudgetSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, SchedSnapshot, TargetSnapshot,
-    TaskTypeSnapshot, TasksSnapshot, TierSnapshot,
+    BudgetSnapshot, CpuSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, SchedSnapshot,
+    TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, TierSnapshot,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -44,6 +44,7 @@ fn kind(name: &str, spawned: u64) -> TaskTypeSnapshot {
             slowest_ns: 1000,
         }),
         overdue: Some(0),
+        cpu_ns: Some(20_202_020),
         ..TaskTypeSnapshot::default()
     }
 }
@@ -85,6 +86,7 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
             polls_continuous: true,
             types: names.iter().map(|name| kind(name, 3)).collect(),
             tracked: 5,
+            cpu: Some(CpuSnapshot { scheduler_ns: 1, other_ns: 2, unknown_ns: 3 }),
             ..TasksSnapshot::default()
         }),
         budget: Some(BudgetSnapshot {
@@ -110,7 +112,7 @@ fn snapshot(targets: Vec<TargetSnapshot>) -> Arc<Snapshot> {
         snapshot_seconds: Some(0.001),
         not_ready: None,
     };
-    Arc::new(Snapshot { time_ns: 1, epoch_offset_seconds: 1e9, targets, profiler })
+    Arc::new(Snapshot { time_ns: 1, epoch_offset_seconds: 1e9, targets, profiler, ..Snapshot::default() })
 }
 
 /// The page, after it was read as strictly as Prometheus does: no series twice, every sample under its own family,

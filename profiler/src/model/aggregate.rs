@@ -101,6 +101,7 @@ impl Counts {
             polls: None,
             overdue: None,
             overdue_ns: None,
+            ..TaskTypeSnapshot::default()
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Pure: tasks, their table, and the snapshot of it. No I/O, no clock of its own, no async, no aya.
 
 pub mod aggregate;
+pub mod cpu;
 pub mod lineage;
 pub mod order;
+pub mod residence;
 pub mod retention;
 pub mod snapshot;
 pub mod table;

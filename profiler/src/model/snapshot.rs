@@ -14,8 +14,59 @@ pub struct Snapshot {
     pub epoch_offset_seconds: f64,
     /// The targets, those that have ended and are still retained among them.
     pub targets: Vec<TargetSnapshot>,
+    /// What is wrong with the targets, the oldest first.
+    pub diagnoses: Vec<DiagnosisSnapshot>,
     /// The profiler itself.
     pub profiler: ProfilerSnapshot,
+}
+
+/// One thing that is wrong with a target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiagnosisSnapshot {
+    /// What it is called.
+    pub name: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The target's process id.
+    pub pid: u32,
+    /// Of what: a type of task, a listener; empty where it is the target itself.
+    pub subject: String,
+    /// When it was found first: CLOCK_MONOTONIC, nanoseconds.
+    pub since_ns: u64,
+    /// What it is, for people: one line.
+    pub summary: String,
+    /// The figures that show it, as they were when it was seen last.
+    pub evidence: Vec<(&'static str, Evidence)>,
+}
+
+/// How bad something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// It costs time.
+    Warning,
+    /// Something does not go on.
+    Critical,
+}
+
+impl Severity {
+    /// What it is called.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Severity::Warning => "warning",
+            Severity::Critical => "critical",
+        }
+    }
+}
+
+/// One figure of a diagnosis.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Evidence {
+    /// A number of things, or an id.
+    Count(u64),
+    /// Seconds.
+    Seconds(f64),
+    /// A share, or a number of CPUs.
+    Ratio(f64),
 }
 
 /// One target.
@@ -97,6 +148,8 @@ pub struct TasksSnapshot {
     pub tracked: u64,
     /// Tasks that were not tracked since the cap was reached.
     pub untracked: u64,
+    /// CPU time outside of the application's tasks; `None` where CPU time is not sampled.
+    pub cpu: Option<CpuSnapshot>,
     /// Tasks whose end was not seen: another task was found to live at their address. They left `alive`, and are not
     /// among the `completed`.
     pub end_unseen: u64,
@@ -187,6 +240,34 @@ pub struct PollSnapshot {
     pub slowest_ns: u64,
 }
 
+/// Sampled CPU time that is no task's of the application. Nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuSnapshot {
+    /// In the runtime itself.
+    pub scheduler_ns: u64,
+    /// In neither tasks nor the runtime, as far as can be told.
+    pub other_ns: u64,
+    /// In tasks whose type could not be told.
+    pub unknown_ns: u64,
+}
+
+/// Tasks of one type that held a thread from sample to sample. Lengths are sampled: each was at least so long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LongRunSnapshot {
+    /// How often.
+    pub count: u64,
+    /// The longest, nanoseconds.
+    pub longest_ns: u64,
+    /// When the last one was seen last: CLOCK_MONOTONIC, nanoseconds.
+    pub last_ns: u64,
+    /// Length of the last one, nanoseconds.
+    pub last_length_ns: u64,
+    /// The runtime's id of its task.
+    pub last_id: u64,
+    /// Its thread.
+    pub last_tid: u32,
+}
+
 /// Spawns of one type by one parent type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
@@ -242,6 +323,10 @@ pub struct TaskTypeSnapshot {
     pub overdue: Option<u64>,
     /// For how long the first of them waits, nanoseconds.
     pub overdue_ns: Option<u64>,
+    /// Sampled CPU time, nanoseconds; `None` where it is not sampled.
+    pub cpu_ns: Option<u64>,
+    /// Times that such a task was found to hold its thread; `None` where there was none, or it is not sampled.
+    pub long_runs: Option<LongRunSnapshot>,
 }
 
 /// The profiler's own figures.

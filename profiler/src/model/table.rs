@@ -6,12 +6,13 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::aggregate::Counts;
+use super::cpu::{self, Cpu};
 use super::lineage::{Lineage, ParentType};
 use super::order::Pending;
 use super::retention::Retention;
 use super::snapshot::{Edge, EdgeParent, TaskTypeSnapshot, TasksSnapshot};
 use super::task::{Tasks, TypeInfo};
-use crate::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
+use crate::event::{CpuSample, Outcome, Parent, TaskEvent, TaskRef, TypeId};
 
 /// What the table may hold.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +89,7 @@ enum Item {
     Task(TaskEvent),
     Interrupt,
     Resume,
+    Sample(CpuSample),
     End,
 }
 
@@ -134,6 +136,18 @@ impl Table {
         }
     }
 
+    /// The CPU time of a target is sampled from now on.
+    pub fn sample_cpu(&mut self, target: TargetId) {
+        if let Some(target) = self.targets.get_mut(&target) {
+            target.cpu.get_or_insert_default();
+        }
+    }
+
+    /// Takes a sample of a target. It takes effect in its order among the events: who polls is known by then.
+    pub fn sample(&mut self, target: TargetId, time_ns: u64, sample: CpuSample) {
+        self.push(target, time_ns, Item::Sample(sample));
+    }
+
     /// The target has ended, and with it its tasks. It is retained for the window.
     pub fn end_target(&mut self, target: TargetId, time_ns: u64) {
         let Some(entry) = self.targets.get_mut(&target) else { return };
@@ -147,7 +161,9 @@ impl Table {
     /// Time has passed without an event: lets take effect what is older than the horizon.
     pub fn advance(&mut self, now_ns: u64) {
         self.newest_ns = self.newest_ns.max(now_ns);
-        self.settle(self.newest_ns.saturating_sub(self.limits.horizon_ns));
+        let settled_ns = self.newest_ns.saturating_sub(self.limits.horizon_ns);
+        self.settle(settled_ns);
+        self.targets.values_mut().filter_map(|target| target.cpu.as_mut()).for_each(|cpu| cpu.advance(settled_ns));
     }
 
     /// No event will arrive any more: lets everything take effect.
@@ -228,6 +244,7 @@ impl Table {
                 }
                 Item::Interrupt => target.interrupt(),
                 Item::Resume => target.resume(),
+                Item::Sample(sample) => target.sampled(time_ns, &sample),
                 Item::End => target.end(),
             }
             self.tracked = others + target.tasks.len();
@@ -247,6 +264,8 @@ struct Target {
     tasks: Tasks,
     counts: Counts,
     lineage: Lineage,
+    /// Where it is sampled.
+    cpu: Option<Cpu>,
     untracked: u64,
     end_unseen: u64,
     /// Births and ends are seen without a gap since the counts began.
@@ -264,6 +283,7 @@ impl Target {
             counts: Counts::new(types.len()),
             lineage: Lineage::new(unresolved_parents),
             types,
+            cpu: None,
             untracked: 0,
             end_unseen: 0,
             continuous: true,
@@ -349,6 +369,13 @@ impl Target {
         self.forget(task.address, task.id, kind);
     }
 
+    fn sampled(&mut self, time_ns: u64, sample: &CpuSample) {
+        let Some(cpu) = &mut self.cpu else { return };
+        let (tasks, lineage) = (&self.tasks, &self.lineage);
+        let doing = cpu::doing(sample, &self.types, |id| tasks.kind_of_id(id).or_else(|| lineage.ended_lately(id)));
+        cpu.take(time_ns, sample, doing, &self.types);
+    }
+
     fn is_tracked_already(&self, task: TaskRef) -> bool {
         task.id.is_some() && self.tasks.at(task.address).is_some_and(|tracked| tracked.id() == task.id)
     }
@@ -399,6 +426,16 @@ impl Target {
             self.push_type(kind, &mut index, &mut types);
         }
         self.preview(held, &mut index, &mut types);
+        if let Some(cpu) = &self.cpu {
+            for &kind in cpu.seen() {
+                self.push_type(kind, &mut index, &mut types);
+            }
+            for (&kind, &at) in &index {
+                let is_internal = types[at].internal;
+                types[at].cpu_ns = (!is_internal).then(|| cpu.of_type(kind));
+                types[at].long_runs = cpu.long_runs(kind);
+            }
+        }
         if self.ending {
             types.iter_mut().for_each(|kind| kind.alive = 0);
         }
@@ -419,6 +456,7 @@ impl Target {
             edges,
             tracked: self.tasks.len() as u64,
             untracked: self.untracked,
+            cpu: self.cpu.as_ref().map(Cpu::sums),
             end_unseen: self.end_unseen,
             slow_polls: Vec::new(),
             lifecycle_continuous: self.continuous,

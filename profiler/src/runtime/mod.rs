@@ -1,16 +1,19 @@
 //! Adapters, one folder per runtime: what a binary is, where to probe it, and what its records mean.
 //! Never an exporter, never another runtime, never aya.
 
+pub mod stack;
 #[cfg(test)]
 mod tests;
 pub mod tokio;
 
 use std::collections::HashMap;
 
+use profiler_common::event::{SampleHead, sample_flag};
 pub use profiler_common::map::IdPlace;
 use profiler_common::map::{Argument, TaskLayout};
 
-use crate::event::{TaskEvent, TypeId};
+pub use self::stack::PollCode;
+use crate::event::{CpuSample, Current, TaskEvent, TypeId};
 use crate::target::elf::Binary;
 
 /// All runtimes, in the order in which they are asked.
@@ -62,6 +65,8 @@ pub struct Plan {
     pub types: Vec<TaskType>,
     /// Type by the virtual address (in the file's own terms) of its vtable.
     pub type_by_vtable: HashMap<u64, TypeId>,
+    /// The code that polls each type, sorted by address, without overlaps.
+    pub polls: Vec<PollCode>,
 }
 
 /// One thing that a plan can or cannot observe.
@@ -188,5 +193,19 @@ impl Instance<'_> {
     /// The record is not of a task that the plan knows.
     pub fn translate(&self, record: &profiler_common::event::TaskRecord) -> Result<TaskEvent, Untranslated> {
         tokio::translate(self, record)
+    }
+
+    /// Makes a neutral sample of a raw one. `period_ns` is the clock's.
+    pub fn attribute(&self, head: &SampleHead, words: &[u64], period_ns: u64) -> CpuSample {
+        let flags = head.header.flags;
+        let current = match head.task {
+            _ if flags & sample_flag::TASK_KNOWN == 0 => Current::Unknown,
+            0 => Current::None,
+            id => Current::Id(id),
+        };
+        // Without a piece of the stack, that nothing was found says nothing.
+        let seen = flags & sample_flag::REGISTERS_KNOWN != 0 && !words.is_empty();
+        let stack = seen.then(|| stack::innermost(&self.plan.polls, self.load_bias, head.ip, words));
+        CpuSample { tid: head.header.tid, sleeps: head.sleeps, cpu_ns: head.cpu_ns, period_ns, current, stack }
     }
 }

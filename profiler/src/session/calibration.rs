@@ -113,7 +113,8 @@ impl Own {
         // A header as Tokio's: a state, and a vtable that lies in the image.
         let header: [u64; 8] = [0, 0, u64::MAX / 2, 0, 0, 0, 0, 0];
         let header = black_box(&header);
-        let layout = TaskLayout { vtable: 16, image_start: header[2], image_end: header[2] + 1, ..TaskLayout::default() };
+        let layout =
+            TaskLayout { vtable: 16, image_start: header[2], image_end: header[2] + 1, ..TaskLayout::default() };
         let polls = PollPolicy { window: 1, slow_ns: u64::MAX, ..PollPolicy::default() };
         let entry = Target { slot, flags: target_flag::POLLS, layout, polls };
         kernel.set_target(self.process.pid, entry)?;

@@ -7,6 +7,7 @@ mod claim;
 mod image;
 mod probes;
 mod runtime;
+mod sample;
 mod spending;
 mod target;
 
@@ -25,6 +26,7 @@ use target::{Tasks, Watched};
 use crate::budget::Budget;
 use crate::clock;
 use crate::decode::{Record, decode};
+use crate::diagnosis::{Change, Diagnoses};
 use crate::kernel::attach::Links;
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
@@ -84,6 +86,7 @@ struct Tally {
     forked: u64,
     execed: u64,
     exited: u64,
+    sampled: u64,
     malformed: u64,
     foreign_process: u64,
     foreign_vtable: u64,
@@ -94,6 +97,8 @@ pub struct Session {
     kernel: Kernel,
     ring: Ring,
     accept: accept::Returns,
+    clock: sample::Clock,
+    diagnoses: Diagnoses,
     targets: Vec<Watched>,
     /// Which target a process belongs to: the watched ones and their forked children.
     by_pid: HashMap<u32, usize>,
@@ -137,10 +142,13 @@ impl Session {
         };
         let ring = kernel.ring()?;
         let hooks = kernel.attach()?;
+        let clock = sample::Clock::start(&mut kernel);
         let mut session = Session {
             kernel,
             ring,
             accept: accept::Returns::new(hooks),
+            clock,
+            diagnoses: Diagnoses::default(),
             targets: Vec::new(),
             by_pid: HashMap::new(),
             table: Table::new(options.limits),
@@ -178,6 +186,7 @@ impl Session {
         watched.follow_threads(&mut self.kernel)?;
         watched.attach_accept(&mut self.kernel, &mut self.accept);
         watched.attach_runtime(&mut self.kernel, &mut self.table, self.tasks);
+        watched.sample(&mut self.kernel, &mut self.table, &self.clock);
         let took = started.elapsed().as_millis();
         log::info!("watching process {pid} ({}), runtime {}: {took} ms", watched.process.comm, watched.runtime());
         self.targets.push(watched);
@@ -221,6 +230,10 @@ impl Session {
                 }
                 processes.push(record);
             }
+            Ok(Record::Sample(sample)) => {
+                tally.sampled += 1;
+                tally.foreign_process += u64::from(!sample::take(&sample, targets, by_pid, table));
+            }
             Err(_) => tally.malformed += 1,
         });
         for record in processes {
@@ -248,6 +261,7 @@ impl Session {
                 self.tally.execed += 1;
                 if pid == watched.process.pid {
                     watched.execed(&mut self.kernel, &mut self.table, record.header.time_ns, self.tasks);
+                    watched.sample(&mut self.kernel, &mut self.table, &self.clock);
                 } else {
                     // A child that runs another program is that program, and not the target.
                     self.kernel.remove_target(pid);
@@ -299,6 +313,10 @@ impl Session {
         for watched in &mut self.targets {
             watched.expire(now, &gone, self.options.limits.retention_ns);
         }
+        // A scrape may just have done it.
+        if self.diagnoses.is_due(now) {
+            self.snapshot();
+        }
     }
 
     /// Whether any target still runs.
@@ -327,7 +345,11 @@ impl Session {
             .collect();
         let mut profiler = self.profiler_snapshot();
         profiler.snapshot_seconds = Some(started.elapsed().as_secs_f64());
-        Snapshot { time_ns: now, epoch_offset_seconds: clock::epoch_offset_seconds(), targets, profiler }
+        let epoch_offset_seconds = clock::epoch_offset_seconds();
+        let mut snapshot = Snapshot { time_ns: now, epoch_offset_seconds, targets, diagnoses: Vec::new(), profiler };
+        self.diagnoses.observe(&snapshot).iter().for_each(report);
+        snapshot.diagnoses = self.diagnoses.current();
+        snapshot
     }
 
     fn profiler_snapshot(&mut self) -> ProfilerSnapshot {
@@ -340,6 +362,7 @@ impl Session {
                 ("process_forked", tally.forked),
                 ("process_execed", tally.execed),
                 ("process_exited", tally.exited),
+                ("sample", tally.sampled),
             ],
             lost: vec![
                 ("record_malformed", tally.malformed),
@@ -369,6 +392,7 @@ impl Session {
     pub fn stop(mut self) -> std::time::Duration {
         let started = Instant::now();
         let mut links = self.accept.take_tracepoints();
+        links.absorb(self.clock.take());
         for watched in &mut self.targets {
             links.absorb(watched.stop(&mut self.kernel));
         }
@@ -404,6 +428,14 @@ fn take_task(
     match probed.instance().translate(record) {
         Ok(event) => table.apply(probed.table_id(), record.header.time_ns, event),
         Err(_) => tally.foreign_vtable += 1,
+    }
+}
+
+/// Says that something is wrong, or no longer is.
+fn report(change: &Change) {
+    match change {
+        Change::Appeared(found) => log::warn!("process {}: {}: {}", found.pid, found.name, found.summary),
+        Change::Ended(found) => log::info!("process {}: {} has ended: {}", found.pid, found.name, found.subject),
     }
 }
 

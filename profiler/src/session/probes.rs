@@ -96,7 +96,8 @@ impl Probes {
     /// The kernel refuses; nothing of this call is left attached.
     pub fn open(&mut self, tier: Tier) -> Result<(), KernelError> {
         let pids: Vec<u32> = self.by_process.keys().copied().collect();
-        let links = pids.iter().map(|&pid| Ok((pid, self.attach(tier, pid)?))).collect::<Result<Vec<_>, KernelError>>()?;
+        let links =
+            pids.iter().map(|&pid| Ok((pid, self.attach(tier, pid)?))).collect::<Result<Vec<_>, KernelError>>()?;
         for (pid, links) in links {
             if let Some(process) = self.by_process.get_mut(&pid) {
                 process[tier as usize] = Some(links);

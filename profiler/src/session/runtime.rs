@@ -36,6 +36,8 @@ pub(super) struct Runtime {
     slot: u32,
     layout: TaskLayout,
     slow_ns: u64,
+    /// Whether the CPU clock samples it.
+    samples: bool,
     /// Number of the window in which polls are measured.
     window: u32,
     /// Polls were measured from the first moment on, without a gap.
@@ -69,6 +71,7 @@ impl Runtime {
             slot,
             layout,
             slow_ns,
+            samples: false,
             window: 0,
             polls_continuous: true,
             slow_polls: VecDeque::new(),
@@ -136,6 +139,15 @@ impl Runtime {
         self.announce(kernel, spending).map_err(Refusal::broken)
     }
 
+    /// Lets the CPU clock sample it, too.
+    ///
+    /// # Errors
+    /// The kernel half cannot be told.
+    pub fn sample(&mut self, kernel: &mut Kernel, spending: &Spending) -> Result<(), KernelError> {
+        self.samples = true;
+        self.announce(kernel, spending)
+    }
+
     /// Tells the kernel half what is to be measured.
     fn announce(&self, kernel: &mut Kernel, spending: &Spending) -> Result<(), KernelError> {
         let mut flags = 0;
@@ -153,8 +165,15 @@ impl Runtime {
         if self.probes.is_open(Tier::Polls) {
             flags |= target_flag::POLLS;
         }
-        let entry =
-            TargetEntry { slot: self.slot, flags, layout: self.layout, polls: spending.policy(self.window, self.slow_ns) };
+        if self.samples {
+            flags |= target_flag::SAMPLES;
+        }
+        let entry = TargetEntry {
+            slot: self.slot,
+            flags,
+            layout: self.layout,
+            polls: spending.policy(self.window, self.slow_ns),
+        };
         self.probes.pids().try_for_each(|pid| kernel.set_target(pid, entry))
     }
 
@@ -287,7 +306,8 @@ impl Runtime {
             if let Some(entry) = table.entry(self.table, kind, tasks) {
                 entry.polls = Some(polls);
                 let overdue = self.overdue.get(&kind);
-                entry.overdue = Some(overdue.map_or(0, |(tasks, _)| *tasks)).filter(|_| self.probes.is_open(Tier::Polls));
+                entry.overdue =
+                    Some(overdue.map_or(0, |(tasks, _)| *tasks)).filter(|_| self.probes.is_open(Tier::Polls));
                 entry.overdue_ns = overdue.map(|(_, longest)| *longest);
             }
         }

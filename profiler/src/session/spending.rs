@@ -12,7 +12,7 @@ use crate::model::snapshot::{BudgetSnapshot, ProbeCost, TierSnapshot};
 use crate::runtime::{Hook, Lineage, Plan};
 
 /// Probes of the kernel's own hooks, which are always attached.
-const ALWAYS: [Probe; 3] = [Probe::Switch, Probe::Wakeup, Probe::Accept];
+const ALWAYS: [Probe; 4] = [Probe::Switch, Probe::Wakeup, Probe::Accept, Probe::Sample];
 /// Over this time coverage is averaged, nanoseconds.
 const COVERAGE_NS: f64 = 10e9;
 

@@ -12,6 +12,7 @@ use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
 use super::probes::Probes;
 use super::runtime::Runtime;
+use super::sample::Clock;
 use super::spending::Spending;
 use crate::budget::Budget;
 use crate::budget::governor::{Mode, Tier};
@@ -284,6 +285,21 @@ impl Watched {
             && let Err(e) = runtime.look_for_overdue(kernel, now_ns)
         {
             log::debug!("{e}");
+        }
+    }
+
+    /// Lets the CPU clock sample it, where its runtime is known.
+    pub fn sample(&mut self, kernel: &mut Kernel, table: &mut Table, clock: &Clock) {
+        let Some(runtime) = &mut self.runtime else { return };
+        let (state, detail) = clock.state();
+        self.status.set("task_cpu", state, detail);
+        if state != ProbeState::Attached {
+            return;
+        }
+        table.sample_cpu(runtime.table_id());
+        let Some(spending) = &self.spending else { return };
+        if let Err(e) = runtime.sample(kernel, spending) {
+            self.status.set("task_cpu", ProbeState::Broken, e.to_string());
         }
     }
 

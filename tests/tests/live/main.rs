@@ -3,9 +3,11 @@
 
 mod accept;
 mod bad_input;
+mod diagnosis;
 mod endpoint;
 mod polls;
 mod robust;
+mod sample;
 mod sched;
 mod single_uprobes;
 mod tasks;

@@ -129,7 +129,12 @@ impl Watched {
         let busy = self.by_kind(seen, BUSY, &[]);
         table.within("time in nesting polls, s", whole[NESTING], busy[NESTING] + busy[NESTED], 0.001);
         let own = number(&seen.truth["busy_ns"][NESTING]) as f64 / 1e9;
-        table.holds("own time of nesting polls, s", format!("at least {own}"), busy[NESTING], busy[NESTING] >= own * 0.98);
+        table.holds(
+            "own time of nesting polls, s",
+            format!("at least {own}"),
+            busy[NESTING],
+            busy[NESTING] >= own * 0.98,
+        );
     }
 
     /// Nothing was lost, and nothing harmed.

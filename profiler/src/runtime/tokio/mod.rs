@@ -70,6 +70,7 @@ fn without_probes(version: Version) -> Plan {
         outcome: false,
         types: Vec::new(),
         type_by_vtable: HashMap::new(),
+        polls: Vec::new(),
     }
 }
 
@@ -133,6 +134,7 @@ fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: 
         outcome: layout.id_in_vtable.is_some(),
         types,
         type_by_vtable: vtables.iter().enumerate().map(|(index, v)| (v.address, type_id(index))).collect(),
+        polls: poll::code(binary, vtables),
     }
 }
 

@@ -20,6 +20,8 @@ struct Evidence {
     futures: Vec<String>,
     /// The place in the application's sources that its code comes from.
     location: Option<Location>,
+    /// The place in the runtime's worker that its code comes from.
+    worker: Option<Location>,
 }
 
 /// Names all types, in the order of `vtables`; and how many of them have a name.
@@ -36,7 +38,10 @@ pub(super) fn types(
             let names = futures.of_task(binary, reach, layout, vtable);
             // The symbols name it: reading the code of the whole future would only tell its line.
             let location = names.is_empty().then(|| location(binary, reach, vtable)).flatten();
-            Evidence { futures: names, location }
+            let worker = (names.is_empty() && location.is_none() && is_blocking(vtable))
+                .then(|| worker(binary, reach, vtable))
+                .flatten();
+            Evidence { futures: names, location, worker }
         })
         .collect();
     let types: Vec<TaskType> = vtables.iter().zip(&evidence).map(|(vtable, e)| describe(vtable, e)).collect();
@@ -44,15 +49,20 @@ pub(super) fn types(
     (distinguish(types), named)
 }
 
+/// Ordinary tasks keep one pointer to their scheduler between header and id; blocking ones none, or a hook or two.
+fn is_blocking(vtable: &Vtable) -> bool {
+    vtable.id.zip(vtable.scheduler).is_some_and(|(id, scheduler)| id != scheduler + 8)
+}
+
 fn describe(vtable: &Vtable, evidence: &Evidence) -> TaskType {
-    // Ordinary tasks keep one pointer to their scheduler between header and id; blocking ones none, or a hook or two.
-    let by_layout = vtable.id.zip(vtable.scheduler).is_some_and(|(id, scheduler)| id != scheduler + 8);
+    let by_layout = is_blocking(vtable);
     let Some((future, others)) = evidence.futures.split_first() else {
-        let name = match &evidence.location {
+        let name = match evidence.location.as_ref().or(evidence.worker.as_ref()) {
             Some(location) => location.short(),
             None => format!("task@{:x}", vtable.address),
         };
-        return TaskType { name, full_name: None, aliases: Vec::new(), blocking: by_layout, internal: false };
+        let internal = evidence.worker.is_some();
+        return TaskType { name, full_name: None, aliases: Vec::new(), blocking: by_layout, internal };
     };
     let (body, blocking) = rust::unwrap_blocking(future);
     TaskType {
@@ -143,4 +153,19 @@ fn location(binary: &Binary<'_>, reach: &mut Reach<'_, '_>, vtable: &Vtable) -> 
     found.iter().for_each(|location| *files.entry(&location.file).or_default() += 1);
     let (&most, _) = files.iter().max_by_key(|&(_, &count)| count)?;
     found.iter().filter(|location| location.file == most).min().cloned()
+}
+
+/// What the path of the source of the runtime's worker ends in.
+const WORKER: &str = "/src/runtime/scheduler/multi_thread/worker.rs";
+
+/// The first line of the runtime's worker that the code of a blocking task names: a worker runs in such a task, and no
+/// task of the application calls it.
+fn worker(binary: &Binary<'_>, reach: &mut Reach<'_, '_>, vtable: &Vtable) -> Option<Location> {
+    let mut found: Vec<Location> = Vec::new();
+    reach.walk(vtable.poll(binary), DEPTH, |_, references| {
+        let locations = references.data.iter().filter_map(|&at| Location::read(binary, at));
+        found.extend(locations.filter(|location| location.file.ends_with(WORKER)));
+        !found.is_empty()
+    });
+    found.into_iter().min()
 }

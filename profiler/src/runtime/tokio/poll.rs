@@ -5,14 +5,18 @@ use std::collections::HashSet;
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::vtable::{Layout, Vtable};
-use crate::target::elf::Binary;
-use crate::target::site::code::Body;
+use crate::event::TypeId;
+use crate::runtime::PollCode;
+use crate::target::elf::{Binary, Function};
+use crate::target::site::code::{self, Body};
 use crate::target::site::{self, Site};
 
 /// Instructions between the load of the vtable and the call of its first function.
 const BEFORE: usize = 8;
 /// Instructions of a function that does nothing but pass a task on to its poll.
 const PASSING: usize = 6;
+/// Functions that pass a task on, one to the next.
+const MAX_PASSED: usize = 2;
 /// Instructions between the call and the end of the poll.
 const BEHIND: usize = 30;
 
@@ -26,6 +30,33 @@ pub(super) fn starts(binary: &Binary<'_>, vtables: &[Vtable]) -> Vec<Site> {
         .filter_map(|poll| binary.function_at(poll))
         .filter_map(|function| site::from_entry(binary, function, Register::RDI))
         .collect()
+}
+
+/// The code of each type's poll: the first function of its vtable, and where that only passes the task on, the one that
+/// it passes it to.
+pub(super) fn code(binary: &Binary<'_>, vtables: &[Vtable]) -> Vec<PollCode> {
+    let mut found: Vec<PollCode> = Vec::new();
+    for (index, vtable) in vtables.iter().enumerate() {
+        let mut entry = vtable.poll(binary);
+        for _ in 0..=MAX_PASSED {
+            let Some(function) = entry.and_then(|entry| binary.function_at(entry)) else { break };
+            found.push(PollCode { code: function.start..function.end, kind: TypeId(index as u32) });
+            entry = passed_to(binary, function);
+        }
+    }
+    // Of types that share a function, the first is kept.
+    found.sort_by_key(|poll| (poll.code.start, poll.kind));
+    found.dedup_by_key(|poll| poll.code.start);
+    found
+}
+
+/// The function that a short one ends in, by a jump.
+fn passed_to(binary: &Binary<'_>, function: &Function) -> Option<u64> {
+    let body = Body::decode(binary, function)?;
+    let last = body.instructions.iter().take(PASSING).find(|i| i.flow_control() != FlowControl::Next)?;
+    code::branch(last)
+        .filter(|_| last.flow_control() == FlowControl::UnconditionalBranch)
+        .filter(|to| !(function.start..function.end).contains(to))
 }
 
 /// Where each poll has ended: behind the calls through a task's vtable, which are not monomorphised.

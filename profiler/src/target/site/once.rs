@@ -24,12 +24,7 @@ pub fn site(body: &Body, entry: u64, register: Register) -> Option<Site> {
         let instruction = &body.instructions[at];
         let holder = held[at].and_then(Holders::any)?;
         let once = is_emulated(instruction) && !returns(body, first, Some(at)) && !is_repeated(body, at);
-        once.then_some(Site {
-            address: instruction.ip(),
-            argument: argument(holder)?,
-            displacement: 0,
-            emulated: true,
-        })
+        once.then_some(Site { address: instruction.ip(), argument: argument(holder)?, displacement: 0, emulated: true })
     })
 }
 
@@ -55,7 +50,12 @@ fn next(body: &Body, at: usize) -> Next {
 }
 
 /// Visits what can be reached from `from` without executing `without`; false stops.
-fn reach(body: &Body, from: impl IntoIterator<Item = usize>, without: Option<usize>, mut see: impl FnMut(usize) -> bool) {
+fn reach(
+    body: &Body,
+    from: impl IntoIterator<Item = usize>,
+    without: Option<usize>,
+    mut see: impl FnMut(usize) -> bool,
+) {
     let mut seen = vec![false; body.instructions.len()];
     let mut open: Vec<usize> = from.into_iter().collect();
     while let Some(at) = open.pop() {
@@ -137,7 +137,8 @@ fn step(body: &Body, at: usize, before: Holders, factory: &mut InstructionInfoFa
     let mut after = before.0;
     let info = factory.info_options(instruction, InstructionInfoOptions::NO_MEMORY_USAGE);
     for used in info.used_registers() {
-        let read_only = matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess | OpAccess::None);
+        let read_only =
+            matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess | OpAccess::None);
         if !read_only {
             after &= !Holders::bit(used.register().full_register());
         }
@@ -167,7 +168,8 @@ mod tests {
     #[test]
     fn the_branch_behind_a_loop_is_taken() {
         // top: mov rax,[rdi]; lock cmpxchg [rdi],rcx; jne top; test sil,sil; je +1; nop; ret
-        let code = [0x48, 0x8b, 0x07, 0xf0, 0x48, 0x0f, 0xb1, 0x0f, 0x75, 0xf6, 0x40, 0x84, 0xf6, 0x74, 0x01, 0x90, 0xc3];
+        let code =
+            [0x48, 0x8b, 0x07, 0xf0, 0x48, 0x0f, 0xb1, 0x0f, 0x75, 0xf6, 0x40, 0x84, 0xf6, 0x74, 0x01, 0x90, 0xc3];
         assert_eq!(found(&code), Some(13));
     }
 

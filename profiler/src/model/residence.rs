@@ -1,0 +1,256 @@
+//! Tasks that stay on a thread from sample to sample. Never a poll that was seen to begin or end.
+//!
+//! Samples that find one task on a thread again and again show one long poll, or many short ones of a task that has the
+//! thread nearly to itself. The two look alike; what tells them apart is how likely such a run is by chance, given
+//! how often the task is found on that thread otherwise. A run counts only if that is very unlikely, which is judged
+//! some time after it, when the samples behind it are known too.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+use super::snapshot::LongRunSnapshot;
+use crate::event::{CpuSample, TypeId};
+
+/// The shortest run that is kept, nanoseconds from its first to its last sample.
+pub const LONG_NS: u64 = 40_000_000;
+/// CPU time of the shortest run, nanoseconds: less, since it may lag by a tick of the scheduler.
+const LEAST_CPU_NS: u64 = 30_000_000;
+/// Samples in the shortest run.
+const LEAST_SAMPLES: u32 = 3;
+/// A run that goes on is judged after so many samples all the same.
+const ENDLESS_SAMPLES: u32 = 100;
+/// How long a run waits for its judgement, nanoseconds.
+const WAIT_NS: u64 = 500_000_000;
+/// Samples of a thread that are remembered.
+const REMEMBERED: usize = 256;
+/// A thread that was not sampled for so long is forgotten, nanoseconds.
+const FORGET_NS: u64 = 10_000_000_000;
+/// How likely by chance a run may be that counts, on a thread of which nothing else is known.
+const CHANCE: f64 = 1e-3;
+
+/// The threads of one target, and what was found on them.
+#[derive(Default)]
+pub struct Residences {
+    threads: FxHashMap<u32, Thread>,
+    by_type: FxHashMap<TypeId, LongRunSnapshot>,
+}
+
+#[derive(Default)]
+struct Thread {
+    /// Times, and the tasks that were polled then; the oldest first.
+    samples: VecDeque<(u64, Option<u64>)>,
+    run: Option<Run>,
+    /// Runs that have ended and wait for their judgement.
+    waiting: VecDeque<Run>,
+}
+
+#[derive(Clone, Copy)]
+struct Run {
+    id: u64,
+    kind: TypeId,
+    /// How often its thread had slept when it began.
+    sleeps: u64,
+    first_ns: u64,
+    last_ns: u64,
+    first_cpu_ns: u64,
+    last_cpu_ns: u64,
+    samples: u32,
+    judged: bool,
+}
+
+impl Run {
+    fn length_ns(&self) -> u64 {
+        self.last_ns - self.first_ns
+    }
+
+    fn is_long(&self) -> bool {
+        let ran_ns = self.last_cpu_ns - self.first_cpu_ns;
+        self.samples >= LEAST_SAMPLES && self.length_ns() >= LONG_NS && ran_ns >= LEAST_CPU_NS
+    }
+}
+
+impl Residences {
+    /// A sample of a thread, and the task that it polls by its id and type.
+    pub fn take(&mut self, time_ns: u64, sample: &CpuSample, task: Option<(u64, TypeId)>) {
+        let thread = self.threads.entry(sample.tid).or_default();
+        match (&mut thread.run, task) {
+            // Whether it had the CPU all the time or waited for it: a thread that did not sleep did not wait for events.
+            (Some(run), Some((id, _))) if run.id == id && run.sleeps == sample.sleeps => {
+                // A thread that hardly ran since the last sample is where it was: that shows nothing new.
+                if sample.cpu_ns.saturating_sub(run.last_cpu_ns) < sample.period_ns / 2 {
+                    return;
+                }
+                (run.last_ns, run.last_cpu_ns) = (run.last_ns.max(time_ns), sample.cpu_ns);
+                run.samples += 1;
+            }
+            (run, task) => {
+                thread.waiting.extend(run.take().filter(Run::is_long));
+                *run = task.map(|(id, kind)| Run {
+                    id,
+                    kind,
+                    sleeps: sample.sleeps,
+                    first_ns: time_ns,
+                    last_ns: time_ns,
+                    first_cpu_ns: sample.cpu_ns,
+                    last_cpu_ns: sample.cpu_ns,
+                    samples: 1,
+                    judged: false,
+                });
+            }
+        }
+        if thread.samples.len() == REMEMBERED {
+            thread.samples.pop_front();
+        }
+        thread.samples.push_back((time_ns, task.map(|(id, _)| id)));
+    }
+
+    /// Time has passed: judges what has waited.
+    pub fn advance(&mut self, now_ns: u64) {
+        let Residences { threads, by_type } = self;
+        threads.retain(|&tid, thread| {
+            thread.judge(now_ns, |run| record(by_type, tid, run));
+            !thread.waiting.is_empty()
+                || thread.samples.back().is_some_and(|(time_ns, _)| now_ns.saturating_sub(*time_ns) < FORGET_NS)
+        });
+    }
+
+    /// The long runs of one type.
+    pub fn of_type(&self, kind: TypeId) -> Option<LongRunSnapshot> {
+        self.by_type.get(&kind).copied()
+    }
+}
+
+impl Thread {
+    fn judge(&mut self, now_ns: u64, mut found: impl FnMut(&Run)) {
+        if let Some(mut run) = self.run {
+            // Once it has counted, it counts on: only its length grows.
+            if run.is_long() && (run.judged || (run.samples >= ENDLESS_SAMPLES && self.is_unlikely(&run))) {
+                found(&run);
+                run.judged = true;
+                self.run = Some(run);
+            } else if now_ns.saturating_sub(run.last_ns) > WAIT_NS {
+                // The thread sleeps.
+                self.waiting.extend(self.run.take().filter(Run::is_long));
+            }
+        }
+        while let Some(run) = self.waiting.front().copied()
+            && now_ns.saturating_sub(run.last_ns) > WAIT_NS
+        {
+            self.waiting.pop_front();
+            if run.judged || self.is_unlikely(&run) {
+                found(&run);
+            }
+        }
+    }
+
+    /// Whether the run is unlikely to be one of short polls, by how often the task is found in the samples around it.
+    /// The more samples there are, the more chances had a run to happen.
+    fn is_unlikely(&self, run: &Run) -> bool {
+        let around = self.samples.iter().filter(|(time_ns, _)| !(run.first_ns..=run.last_ns).contains(time_ns));
+        let (of_task, all) =
+            around.fold((0_u32, 0_u32), |(of_task, all), (_, id)| (of_task + u32::from(*id == Some(run.id)), all + 1));
+        let share = f64::from(of_task + 1) / f64::from(all + 4);
+        share.powf(f64::from(run.samples)) < CHANCE / f64::from(1 + all)
+    }
+}
+
+fn record(by_type: &mut FxHashMap<TypeId, LongRunSnapshot>, tid: u32, run: &Run) {
+    let runs = by_type.entry(run.kind).or_default();
+    runs.count += u64::from(!run.judged);
+    runs.longest_ns = runs.longest_ns.max(run.length_ns());
+    runs.last_ns = runs.last_ns.max(run.last_ns);
+    runs.last_length_ns = run.length_ns();
+    (runs.last_id, runs.last_tid) = (run.id, tid);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Current;
+
+    const PERIOD: u64 = 10_101_010;
+    const KIND: TypeId = TypeId(3);
+
+    fn take(residences: &mut Residences, time_ns: u64, tid: u32, sleeps: u64, id: u64) {
+        take_after(residences, time_ns, time_ns, tid, sleeps, id);
+    }
+
+    fn take_after(residences: &mut Residences, time_ns: u64, cpu_ns: u64, tid: u32, sleeps: u64, id: u64) {
+        let sample = CpuSample { tid, sleeps, cpu_ns, period_ns: PERIOD, current: Current::Unknown, stack: None };
+        residences.take(time_ns, &sample, (id != 0).then_some((id, KIND)));
+    }
+
+    /// Samples one thread once per period with the given ids, 0 for none, and lets enough time pass.
+    fn check(ids: &[u64], expected: Option<(u64, u64)>) {
+        let mut residences = Residences::default();
+        let mut time = 1_000_000_000;
+        for &id in ids {
+            time += PERIOD;
+            take(&mut residences, time, 5, 0, id);
+            residences.advance(time);
+        }
+        residences.advance(time + 2 * WAIT_NS);
+        let found = residences.of_type(KIND).map(|runs| (runs.count, runs.longest_ns / PERIOD));
+        assert_eq!(found, expected, "{ids:?}");
+    }
+
+    /// Check that a task that stays for five samples counts, and for four does not.
+    #[test]
+    fn a_long_stay_counts() {
+        check(&[0, 0, 1, 1, 1, 1, 1, 0, 0], Some((1, 4)));
+        check(&[1; 5], Some((1, 4)));
+        check(&[0, 0, 1, 1, 1, 1, 0, 0], None);
+        check(&[0, 1, 1, 1, 2, 1, 1, 1, 0], None);
+    }
+
+    /// Check that a task that has the thread nearly to itself in short polls is not taken for one that blocks it.
+    #[test]
+    fn a_busy_thread_is_no_long_stay() {
+        let busy: Vec<u64> = (0..300).map(|n| u64::from(n % 9 != 0)).collect();
+        check(&busy, None);
+        // Nor at its beginning, when nothing else is known yet.
+        check(&busy[1..40], None);
+    }
+
+    /// Check that a stay without an end counts while it lasts, once.
+    #[test]
+    fn a_stay_without_an_end_counts_once() {
+        check(&[1; 150], Some((1, 149)));
+        let hog: Vec<u64> = [vec![0, 2, 0, 0, 2], vec![1; 150], vec![0, 0]].concat();
+        check(&hog, Some((1, 149)));
+    }
+
+    /// Check that a stay goes on while its thread waits for a CPU, and ends when it sleeps.
+    #[test]
+    fn sleep_ends_a_stay() {
+        for (sleeps, expected) in [([4; 6], Some(1)), ([4, 4, 4, 5, 5, 5], None)] {
+            let mut residences = Residences::default();
+            for (time, sleeps) in [1, 2, 3, 9, 10, 11].into_iter().zip(sleeps) {
+                take(&mut residences, time * PERIOD, 5, sleeps, 1);
+            }
+            residences.advance(100 * PERIOD);
+            assert_eq!(residences.of_type(KIND).map(|runs| runs.count), expected);
+        }
+    }
+
+    /// Check that a thread that was preempted within a short poll, and found there again, is no long stay.
+    #[test]
+    fn waiting_for_a_cpu_is_no_stay() {
+        let mut residences = Residences::default();
+        for n in 1..30 {
+            take_after(&mut residences, n * PERIOD, 7 + n * 1000, 5, 0, 1);
+        }
+        residences.advance(200 * PERIOD);
+        assert_eq!(residences.of_type(KIND), None);
+    }
+
+    /// Check that threads that are not sampled any more are forgotten.
+    #[test]
+    fn threads_are_forgotten() {
+        let mut residences = Residences::default();
+        (0..100).for_each(|tid| take(&mut residences, 1, tid, 0, 1));
+        residences.advance(2 + FORGET_NS);
+        assert!(residences.threads.is_empty());
+    }
+}
