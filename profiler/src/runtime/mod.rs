@@ -1,6 +1,7 @@
 //! Adapters, one folder per runtime: what a binary is, where to probe it, and what its records mean.
 //! Never an exporter, never another runtime, never aya.
 
+pub mod place;
 #[cfg(test)]
 mod tests;
 pub mod tokio;
@@ -10,6 +11,7 @@ use std::collections::HashMap;
 pub use profiler_common::map::IdPlace;
 use profiler_common::map::{Argument, TaskLayout};
 
+pub use self::place::SpawnSite;
 use crate::event::{TaskEvent, TypeId};
 use crate::target::elf::Binary;
 
@@ -132,6 +134,8 @@ pub struct TaskType {
     pub blocking: bool,
     /// Whether the runtime itself spawns it (its workers), rather than the application.
     pub internal: bool,
+    /// Where it may be spawned, as far as the binary alone tells; empty where it does not.
+    pub spawn_sites: Vec<SpawnSite>,
 }
 
 /// What remains to be known of a process to translate its records.

@@ -7,6 +7,7 @@ mod name;
 mod poll;
 mod reach;
 mod spawn;
+mod spawn_site;
 mod version;
 mod vtable;
 
@@ -22,6 +23,7 @@ use super::{DetectError, Hook, IdPlace, Instance, Lineage, Plan, ProbeSpec, Runt
 use crate::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
 use crate::target::elf::Binary;
 use crate::target::site::Site;
+use crate::target::site::code::Bodies;
 
 /// The adapter.
 pub struct Tokio;
@@ -82,7 +84,8 @@ fn without_probes(version: Version) -> Plan {
 
 fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: &[Vtable], how: &str) -> Plan {
     let type_id = |index: usize| TypeId(index as u32);
-    let creations = spawn::find(binary, layout, vtables);
+    let mut bodies = Bodies::new(binary);
+    let creations = spawn::find(binary, &mut bodies, layout, vtables);
     let completions = complete::sites(binary);
     let mut probes = Vec::new();
     probes
@@ -111,7 +114,9 @@ fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: 
             None => (Lineage::Unknown, Err(format!("{reason}, and the ends of polls were not found"))),
         },
     };
-    let (types, named) = name::types(binary, &mut reach, layout, vtables);
+    let (mut types, named) = name::types(binary, &mut reach, layout, vtables);
+    let sites = spawn_site::by_type(binary, &mut reach, &mut bodies, &creations, types.len());
+    types.iter_mut().zip(sites).for_each(|(task, sites)| task.spawn_sites = sites);
     let names = match named {
         0 => Err("neither symbols nor source locations name any task".to_owned()),
         named => Ok(format!("{named} of {} types", types.len())),

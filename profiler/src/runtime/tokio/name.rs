@@ -52,7 +52,7 @@ fn describe(vtable: &Vtable, evidence: &Evidence) -> TaskType {
             Some(location) => location.short(),
             None => format!("task@{:x}", vtable.address),
         };
-        return TaskType { name, full_name: None, aliases: Vec::new(), blocking: by_layout, internal: false };
+        return TaskType { name, full_name: None, aliases: Vec::new(), blocking: by_layout, internal: false, spawn_sites: Vec::new() };
     };
     let (body, blocking) = rust::unwrap_blocking(future);
     TaskType {
@@ -61,6 +61,7 @@ fn describe(vtable: &Vtable, evidence: &Evidence) -> TaskType {
         aliases: others.iter().map(|other| rust::short(rust::unwrap_blocking(other).0, rust::SEGMENTS)).collect(),
         blocking: blocking || by_layout,
         internal: rust::is_internal(body),
+        spawn_sites: Vec::new(),
     }
 }
 

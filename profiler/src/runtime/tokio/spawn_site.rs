@@ -1,0 +1,291 @@
+//! Where in the application's sources tasks are spawned. Never where in the code they are created.
+//!
+//! What spawns is told its caller's place, to panic with when there is no runtime (`#[track_caller]`, a
+//! `&'static Location`). Where it is a function of its own, that place is an argument of its call; where it is inlined,
+//! the panic stands beside the way to the creation, and is known by the message that it shows.
+
+mod callers;
+mod held;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+
+use iced_x86::{FlowControl, Instruction, Mnemonic};
+
+use self::callers::Callers;
+use self::held::Held;
+use super::location::Location;
+use super::reach::Reach;
+use super::spawn::{Creations, Origin};
+use super::version::position;
+use crate::runtime::SpawnSite;
+use crate::target::elf::Binary;
+use crate::target::site::code::{self, Bodies, Body};
+
+/// Calls between the creation of a task and the application's code.
+const DEPTH: usize = 8;
+/// Places that are looked at for one creation, over all callers.
+const MAX_POINTS: usize = 256;
+/// Instructions that are walked back from one place.
+const MAX_BACK: usize = 1500;
+/// Instructions of a way into a panic.
+const MAX_PANIC: usize = 64;
+/// Instructions before a call in which its arguments are set.
+const MAX_ARGUMENTS: usize = 48;
+/// Bytes of code that are decoded in all: a hostile file must not cost seconds.
+const MAX_BYTES: u64 = 32 << 20;
+
+/// What spawning without a runtime panics with (`util/error.rs`, `task/local.rs`).
+const MESSAGES: [&[u8]; 3] = [
+    b"there is no reactor running, must be called from the context of a Tokio 1.x runtime",
+    b"The Tokio context thread-local variable has been destroyed.",
+    b"`spawn_local` called from outside of a ",
+];
+
+/// The spawn sites of each of `types` types, as far as the code tells them.
+pub(super) fn by_type<'b, 'data>(
+    binary: &'b Binary<'data>,
+    reach: &mut Reach<'b, 'data>,
+    bodies: &mut Bodies<'b, 'data>,
+    creations: &Creations,
+    types: usize,
+) -> Vec<Vec<SpawnSite>> {
+    let mut finder = Finder::new(binary, reach, bodies, &creations.loads);
+    let mut found: Vec<BTreeSet<Location>> = vec![BTreeSet::new(); types];
+    for &origin in &creations.origins {
+        found[origin.vtable].extend(finder.places(origin));
+    }
+    found.into_iter().map(|places| places.into_iter().map(SpawnSite::from).collect()).collect()
+}
+
+/// Finds spawn sites in one binary.
+pub(super) struct Finder<'a, 'b, 'data> {
+    binary: &'b Binary<'data>,
+    reach: &'a mut Reach<'b, 'data>,
+    bodies: &'a mut Bodies<'b, 'data>,
+    /// Instructions that name a vtable, and the index of that: one way never creates two types.
+    loads: &'a HashMap<u64, usize>,
+    /// The messages, and the functions that write them: who refers to one of these panics for want of a runtime.
+    panics: HashSet<u64>,
+    callers: Option<Callers>,
+    returns: HashMap<u64, bool>,
+}
+
+impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
+    /// Looks for the messages.
+    pub(super) fn new(
+        binary: &'b Binary<'data>,
+        reach: &'a mut Reach<'b, 'data>,
+        bodies: &'a mut Bodies<'b, 'data>,
+        loads: &'a HashMap<u64, usize>,
+    ) -> Self {
+        let panics = panics(binary);
+        Finder { binary, reach, bodies, loads, panics, callers: None, returns: HashMap::new() }
+    }
+
+    /// The places from which the type of an origin is spawned: all that its creation may come from.
+    pub(super) fn places(&mut self, origin: Origin) -> BTreeSet<Location> {
+        let mut found = BTreeSet::new();
+        let mut seen = HashSet::new();
+        let mut level = vec![(origin.address, None)];
+        for _ in 0..=DEPTH {
+            let mut entered = Vec::new();
+            for (point, callee) in level {
+                let Some(function) = self.binary.function_at(point).map(|function| function.start) else { continue };
+                let Some(here) = self.at(point, origin.vtable, callee) else { continue };
+                if here.is_empty() && seen.insert(function) {
+                    entered.push(function);
+                }
+                found.extend(here);
+            }
+            let binary = self.binary;
+            let callers = self.callers.get_or_insert_with(|| Callers::of(binary));
+            level = entered
+                .into_iter()
+                .flat_map(|function| callers.of_function(function).map(move |point| (point, Some(function))))
+                .collect();
+            if level.is_empty() || level.len() > MAX_POINTS {
+                break;
+            }
+        }
+        found
+    }
+
+    /// What the code around `address` says of the spawn that passes there. With `callee`, that address is within a call
+    /// of it; `None` where it is not.
+    fn at(&mut self, address: u64, vtable: usize, callee: Option<u64>) -> Option<BTreeSet<Location>> {
+        let body = self.body(address)?;
+        let point = body.instructions.partition_point(|i| i.ip() <= address).checked_sub(1)?;
+        if let Some(callee) = callee {
+            let instruction = &body.instructions[point];
+            if code::call(instruction).or_else(|| code::branch(instruction)) != Some(callee) {
+                return None;
+            }
+            if let Some(place) = self.argument(&body, point) {
+                return Some(BTreeSet::from([place]));
+            }
+        }
+        Some(self.before(&body, point, vtable))
+    }
+
+    fn body(&mut self, address: u64) -> Option<Rc<Body>> {
+        let function = self.binary.function_at(address)?;
+        if self.bodies.bytes() > MAX_BYTES {
+            return None;
+        }
+        self.bodies.of(function)
+    }
+
+    /// Walks back from a place to the nearest branches beside which a spawn panics, on every way that leads there.
+    fn before(&mut self, body: &Body, point: usize, vtable: usize) -> BTreeSet<Location> {
+        let code = &body.instructions;
+        let mut found = BTreeSet::new();
+        let mut seen = HashSet::from([point]);
+        let mut open = VecDeque::from([point]);
+        while let Some(index) = open.pop_front() {
+            let here = code[index].ip();
+            let above = index.checked_sub(1).filter(|&above| self.runs_on(body, above));
+            let branches: Vec<usize> = body.sources(here).filter_map(|source| body.index_of(source)).collect();
+            for ahead in above.into_iter().chain(branches) {
+                if seen.len() > MAX_BACK || !seen.insert(ahead) {
+                    continue;
+                }
+                let instruction = &code[ahead];
+                if self.loads.get(&instruction.ip()).is_some_and(|&other| other != vtable) {
+                    continue;
+                }
+                let place = match instruction.flow_control() {
+                    FlowControl::ConditionalBranch => {
+                        let target = code::branch(instruction).and_then(|to| body.index_of(to));
+                        let other = if target == Some(index) { Some(ahead + 1) } else { target };
+                        other.and_then(|other| self.panic_at(body, other))
+                    }
+                    FlowControl::Call if self.asks(instruction) => self.argument(body, ahead),
+                    _ => None,
+                };
+                match place {
+                    Some(place) => drop(found.insert(place)),
+                    None => open.push_back(ahead),
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether the instruction behind this one may be the next.
+    fn runs_on(&mut self, body: &Body, index: usize) -> bool {
+        match body.instructions[index].flow_control() {
+            FlowControl::Next | FlowControl::ConditionalBranch | FlowControl::IndirectCall => true,
+            // Only where something else leads to what stands behind can the call be one that never returns.
+            FlowControl::Call => {
+                let behind = body.instructions[index].next_ip();
+                let callee = code::call(&body.instructions[index]);
+                body.sources(behind).next().is_none() || callee.is_none_or(|callee| self.returns(callee))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a function may return.
+    fn returns(&mut self, entry: u64) -> bool {
+        if let Some(&known) = self.returns.get(&entry) {
+            return known;
+        }
+        let returns = self.body(entry).is_none_or(|body| {
+            let within = |to: u64| body.index_of(to).is_some();
+            body.instructions.iter().any(|instruction| match instruction.flow_control() {
+                FlowControl::Return | FlowControl::IndirectBranch => true,
+                FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => {
+                    code::branch(instruction).is_none_or(|to| !within(to))
+                }
+                _ => false,
+            })
+        });
+        self.returns.insert(entry, returns);
+        returns
+    }
+
+    /// Whether a call is one of a function that panics without a runtime, and else returns.
+    fn asks(&mut self, instruction: &Instruction) -> bool {
+        let Some(callee) = code::call(instruction) else { return false };
+        let panics = self.reach.references(callee).data.iter().any(|at| self.panics.contains(at));
+        panics && self.returns(callee)
+    }
+
+    /// The place that is panicked with on the way from an instruction, if that is for want of a runtime.
+    fn panic_at(&mut self, body: &Body, start: usize) -> Option<Location> {
+        let mut open = vec![(start, Held::default(), false)];
+        let mut seen = HashSet::new();
+        while let Some((mut index, mut held, mut named)) = open.pop() {
+            while let Some(instruction) = body.instructions.get(index) {
+                if seen.len() > MAX_PANIC || !seen.insert(index) || self.loads.contains_key(&instruction.ip()) {
+                    break;
+                }
+                named |= held::data(self.binary, instruction).is_some_and(|at| self.panics.contains(&at));
+                let call = code::call(instruction);
+                if let Some(callee) = call {
+                    let panics = &self.panics;
+                    let named =
+                        named || self.reach.references(callee).data.iter().any(|at| panics.contains(at));
+                    let place = held.arguments().find_map(|at| Location::read(self.binary, at)).filter(Location::is_own);
+                    if named && place.is_some() {
+                        return place;
+                    }
+                    if !self.runs_on(body, index) {
+                        break;
+                    }
+                }
+                held.follow(self.binary, instruction);
+                let target = code::branch(instruction).and_then(|to| body.index_of(to));
+                match (instruction.flow_control(), target) {
+                    (FlowControl::UnconditionalBranch, Some(target)) => index = target,
+                    (FlowControl::ConditionalBranch, target) => {
+                        open.extend(target.map(|target| (target, held.clone(), named)));
+                        index += 1;
+                    }
+                    (FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall, _)
+                        if instruction.mnemonic() != Mnemonic::Ud2 =>
+                    {
+                        index += 1;
+                    }
+                    _ => break,
+                }
+            }
+        }
+        None
+    }
+
+    /// The place in the application's sources that is an argument of a call.
+    fn argument(&self, body: &Body, call: usize) -> Option<Location> {
+        let mut held = Held::default();
+        for instruction in &body.instructions[call.saturating_sub(MAX_ARGUMENTS)..call] {
+            match instruction.flow_control() {
+                FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::Return => {
+                    held = Held::default();
+                }
+                _ => held.follow(self.binary, instruction),
+            }
+        }
+        held.arguments().find_map(|at| Location::read(self.binary, at)).filter(Location::is_own)
+    }
+}
+
+/// Where the messages are, and the functions that refer to them.
+fn panics(binary: &Binary<'_>) -> HashSet<u64> {
+    let mut found = HashSet::new();
+    for segment in binary.segments.iter().filter(|segment| !segment.writable) {
+        let Some(bytes) = binary.bytes(segment.address..segment.address + segment.file_size) else { continue };
+        for message in MESSAGES {
+            let mut from = 0;
+            while let Some(at) = bytes.get(from..).and_then(|rest| position(rest, message)) {
+                found.insert(segment.address + (from + at) as u64);
+                from += at + message.len();
+            }
+        }
+    }
+    let writers = callers::references(binary, &found);
+    found.extend(writers.into_iter().filter_map(|at| binary.function_at(at)).map(|function| function.start));
+    found
+}
