@@ -16,6 +16,8 @@ pub enum SpawnSite {
     },
     /// A function that spawns, where no more is known.
     Function(String),
+    /// A source file of a function that spawns, where no more is known.
+    File(String),
 }
 
 impl SpawnSite {
@@ -24,6 +26,7 @@ impl SpawnSite {
         match self {
             SpawnSite::Line { file, line, .. } => format!("{}:{line}", short_path(file)),
             SpawnSite::Function(name) => format!("in {name}"),
+            SpawnSite::File(file) => format!("in {}", short_path(file)),
         }
     }
 }
@@ -33,7 +36,7 @@ impl fmt::Display for SpawnSite {
         match self {
             SpawnSite::Line { file, line, column: Some(column) } => write!(f, "{file}:{line}:{column}"),
             SpawnSite::Line { file, line, column: None } => write!(f, "{file}:{line}"),
-            SpawnSite::Function(name) => write!(f, "in {name}"),
+            SpawnSite::Function(name) | SpawnSite::File(name) => write!(f, "in {name}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the types of tasks are called: from symbols where there are any, else from panic locations.
 
-mod rust;
+pub(super) mod rust;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -15,8 +15,9 @@ use std::rc::Rc;
 use iced_x86::{FlowControl, Instruction, Mnemonic};
 
 use self::callers::Callers;
-use self::held::Held;
+use self::held::{Held, Value};
 use super::location::Location;
+use super::name::rust;
 use super::reach::Reach;
 use super::spawn::{Creations, Origin};
 use super::version::position;
@@ -38,10 +39,11 @@ const MAX_ARGUMENTS: usize = 48;
 const MAX_BYTES: u64 = 32 << 20;
 
 /// What spawning without a runtime panics with (`util/error.rs`, `task/local.rs`).
-const MESSAGES: [&[u8]; 3] = [
+const MESSAGES: [&[u8]; 4] = [
     b"there is no reactor running, must be called from the context of a Tokio 1.x runtime",
     b"The Tokio context thread-local variable has been destroyed.",
     b"`spawn_local` called from outside of a ",
+    b"Local tasks can only be spawned on a LocalRuntime from the thread the runtime was created on",
 ];
 
 /// The spawn sites of each of `types` types, as far as the code tells them.
@@ -53,11 +55,11 @@ pub(super) fn by_type<'b, 'data>(
     types: usize,
 ) -> Vec<Vec<SpawnSite>> {
     let mut finder = Finder::new(binary, reach, bodies, &creations.loads);
-    let mut found: Vec<BTreeSet<Location>> = vec![BTreeSet::new(); types];
+    let mut found = vec![BTreeSet::new(); types];
     for &origin in &creations.origins {
         found[origin.vtable].extend(finder.places(origin));
     }
-    found.into_iter().map(|places| places.into_iter().map(SpawnSite::from).collect()).collect()
+    found.into_iter().map(|sites: BTreeSet<SpawnSite>| sites.into_iter().collect()).collect()
 }
 
 /// Finds spawn sites in one binary.
@@ -67,6 +69,8 @@ pub(super) struct Finder<'a, 'b, 'data> {
     bodies: &'a mut Bodies<'b, 'data>,
     /// Instructions that name a vtable, and the index of that: one way never creates two types.
     loads: &'a HashMap<u64, usize>,
+    /// The vtables that a function names.
+    creators: HashMap<u64, Vec<usize>>,
     /// The messages, and the functions that write them: who refers to one of these panics for want of a runtime.
     panics: HashSet<u64>,
     callers: Option<Callers>,
@@ -82,12 +86,18 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
         loads: &'a HashMap<u64, usize>,
     ) -> Self {
         let panics = panics(binary);
-        Finder { binary, reach, bodies, loads, panics, callers: None, returns: HashMap::new() }
+        let mut creators: HashMap<u64, Vec<usize>> = HashMap::new();
+        for (&load, &vtable) in loads {
+            if let Some(function) = binary.function_at(load) {
+                creators.entry(function.start).or_default().push(vtable);
+            }
+        }
+        Finder { binary, reach, bodies, loads, creators, panics, callers: None, returns: HashMap::new() }
     }
 
     /// The places from which the type of an origin is spawned: all that its creation may come from.
-    pub(super) fn places(&mut self, origin: Origin) -> BTreeSet<Location> {
-        let mut found = BTreeSet::new();
+    pub(super) fn places(&mut self, origin: Origin) -> BTreeSet<SpawnSite> {
+        let (mut found, mut owners) = (BTreeSet::new(), BTreeSet::new());
         let mut seen = HashSet::new();
         let mut level = vec![(origin.address, None)];
         for _ in 0..=DEPTH {
@@ -96,9 +106,13 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
                 let Some(function) = self.binary.function_at(point).map(|function| function.start) else { continue };
                 let Some(here) = self.at(point, origin.vtable, callee) else { continue };
                 if here.is_empty() && seen.insert(function) {
-                    entered.push(function);
+                    // What names the application's sources is its own code: who calls that is no longer the spawn.
+                    match self.owner(function) {
+                        Some(owner) => drop(owners.insert(owner)),
+                        None => entered.push(function),
+                    }
                 }
-                found.extend(here);
+                found.extend(here.into_iter().map(SpawnSite::from));
             }
             let binary = self.binary;
             let callers = self.callers.get_or_insert_with(|| Callers::of(binary));
@@ -110,7 +124,16 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
                 break;
             }
         }
-        found
+        if found.is_empty() { owners } else { found }
+    }
+
+    /// The function or file that code is from, where it is the application's.
+    pub(super) fn owner(&mut self, function: u64) -> Option<SpawnSite> {
+        let data = &self.reach.references(function).data;
+        let own = data.iter().filter_map(|&at| Location::read(self.binary, at)).filter(Location::is_own);
+        let file = own.map(|location| location.file).next()?;
+        let name = self.binary.symbols_at(function).map(|symbol| rust::function(symbol.name)).next();
+        Some(name.flatten().map_or(SpawnSite::File(file), SpawnSite::Function))
     }
 
     /// What the code around `address` says of the spawn that passes there. With `callee`, that address is within a call
@@ -153,7 +176,7 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
                     continue;
                 }
                 let instruction = &code[ahead];
-                if self.loads.get(&instruction.ip()).is_some_and(|&other| other != vtable) {
+                if self.creates_other(instruction, vtable) {
                     continue;
                 }
                 let place = match instruction.flow_control() {
@@ -172,6 +195,13 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
             }
         }
         found
+    }
+
+    /// Whether an instruction has a part in the creation of another type.
+    fn creates_other(&self, instruction: &Instruction, vtable: usize) -> bool {
+        let creates = code::call(instruction).and_then(|callee| self.creators.get(&callee));
+        self.loads.get(&instruction.ip()).is_some_and(|&other| other != vtable)
+            || creates.is_some_and(|others| !others.contains(&vtable))
     }
 
     /// Whether the instruction behind this one may be the next.
@@ -216,7 +246,7 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
 
     /// The place that is panicked with on the way from an instruction, if that is for want of a runtime.
     fn panic_at(&mut self, body: &Body, start: usize) -> Option<Location> {
-        let mut open = vec![(start, Held::default(), false)];
+        let mut open = vec![(start, Held::new(), false)];
         let mut seen = HashSet::new();
         while let Some((mut index, mut held, mut named)) = open.pop() {
             while let Some(instruction) = body.instructions.get(index) {
@@ -229,9 +259,8 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
                     let panics = &self.panics;
                     let named =
                         named || self.reach.references(callee).data.iter().any(|at| panics.contains(at));
-                    let place = held.arguments().find_map(|at| Location::read(self.binary, at)).filter(Location::is_own);
-                    if named && place.is_some() {
-                        return place;
+                    if named && let Some(place) = self.place(body, start, &held) {
+                        return Some(place);
                     }
                     if !self.runs_on(body, index) {
                         break;
@@ -259,16 +288,33 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
 
     /// The place in the application's sources that is an argument of a call.
     fn argument(&self, body: &Body, call: usize) -> Option<Location> {
-        let mut held = Held::default();
-        for instruction in &body.instructions[call.saturating_sub(MAX_ARGUMENTS)..call] {
-            match instruction.flow_control() {
-                FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::Return => {
-                    held = Held::default();
-                }
-                _ => held.follow(self.binary, instruction),
+        // Up to where other code leads to: what was set before that is looked for on all ways.
+        let code = &body.instructions;
+        let joined = |index: usize| {
+            use FlowControl as F;
+            let above = index.checked_sub(1).map(|above| code[above].flow_control());
+            let falls = matches!(above, Some(F::Next | F::ConditionalBranch | F::Call | F::IndirectCall));
+            !falls || body.sources(code[index].ip()).next().is_some()
+        };
+        let from = (call.saturating_sub(MAX_ARGUMENTS)..=call).rev().find(|&index| joined(index));
+        let from = from.unwrap_or(call.saturating_sub(MAX_ARGUMENTS));
+        let mut held = Held::new();
+        code[from..call].iter().for_each(|instruction| held.follow(self.binary, instruction));
+        self.place(body, from, &held)
+    }
+
+    /// The place in the application's sources that registers hold which carry arguments, on a path from `start`.
+    fn place(&self, body: &Body, start: usize, held: &Held) -> Option<Location> {
+        let own = |at| Location::read(self.binary, at).filter(Location::is_own);
+        held.arguments().find_map(|value| match value {
+            Value::Data(at) => own(at),
+            Value::Entry(register) => {
+                let at = held::before(self.binary, body, start, register);
+                let first = at.first().copied().and_then(own);
+                first.filter(|_| at.iter().all(|&other| other == at[0]))
             }
-        }
-        held.arguments().find_map(|at| Location::read(self.binary, at)).filter(Location::is_own)
+            Value::Other => None,
+        })
     }
 }
 
