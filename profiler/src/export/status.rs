@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
-use crate::model::snapshot::{EdgeParent, ListenerSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::snapshot::{
+    EdgeParent, ListenerSnapshot, Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot,
+};
 
 /// The document. What was not measured is `null`.
 pub fn document(snapshot: &Snapshot) -> Value {
@@ -66,6 +68,7 @@ fn tasks(tasks: &TasksSnapshot) -> Value {
             "unseen_spawns": kind.unseen_spawns,
             "alive": kind.alive,
             "parents": parents(tasks, index),
+            "spawn_sites": kind.spawn_sites.iter().map(spawn_site).collect::<Vec<_>>(),
         })
     });
     json!({
@@ -74,6 +77,11 @@ fn tasks(tasks: &TasksSnapshot) -> Value {
         "untracked": tasks.untracked,
         "end_unseen": tasks.end_unseen,
     })
+}
+
+/// Where tasks of a type are spawned. `sampled` is of a sample of the spawns, for the shares of several sites.
+fn spawn_site(site: &SpawnSiteSnapshot) -> Value {
+    json!({ "site": site.name, "place": site.place, "exact": site.exact, "sampled": site.sampled })
 }
 
 /// Who spawned tasks of a type. `parent` is a name, or `null` where there is none or it is not known.

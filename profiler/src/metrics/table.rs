@@ -180,6 +180,8 @@ const ACCEPT: &str = "tier 0, accept hooks; every connection";
 const LIFECYCLE: &str = "tier 1, spawn and completion probes; every task since the profiler attached";
 const READ: &str = "read at the scrape";
 const LISTENER: &str = "local addresses that it listens on: 100 per target, the rest in `other`";
+const SITES: &str = "tier 1, read from the binary, and from stacks copied at a sample of the spawns";
+const SPAWN_SITE: &str = "`task` as above, without `other`; the 4 most frequent places per task";
 const TASK: &str = "short names of task types: 100 per target by default, the rest in `other`";
 
 metrics! {
@@ -225,6 +227,9 @@ metrics! {
         "When the last task was spawned, in seconds since the epoch.";
     TasksUnseenSpawnsTotal "tasks_unseen_spawns_total" Counter Count Tasks Target Sum ["task"] TASK, LIFECYCLE,
         "Tasks that ended and were not seen to be spawned: they are older than the profiler, or their spawn was lost.";
+
+    TaskInfo "task_info" Gauge State Tasks Target Max ["task", "spawn_site"] SPAWN_SITE, SITES,
+        "Where tasks are spawned; always 1.";
 
     TargetUp "target_up" Gauge State Runtime Target Max [] "", READ,
         "Whether the target runs (1) or has ended and is only retained (0).";

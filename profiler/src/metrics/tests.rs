@@ -9,7 +9,8 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    ListenerSnapshot, ProfilerSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
+    ListenerSnapshot, ProfilerSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot,
+    TasksSnapshot,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -32,6 +33,12 @@ fn kind(name: &str, spawned: u64) -> TaskTypeSnapshot {
         alive: 0,
         lifetime: Some(recorded(&[1024])),
         last_spawn_ns: Some(2_000_000_000),
+        spawn_sites: vec![SpawnSiteSnapshot {
+            name: "src/a.rs:1".into(),
+            place: "src/a.rs:1:2".into(),
+            exact: true,
+            sampled: 0,
+        }],
     }
 }
 

@@ -2,6 +2,7 @@
 
 use profiler_common::histogram::Histogram;
 
+use super::sites::Sites;
 use super::snapshot::TaskTypeSnapshot;
 use super::task::TypeInfo;
 use crate::event::{Outcome, TypeId};
@@ -83,7 +84,7 @@ impl Counts {
     }
 
     /// The exported form of one type.
-    pub fn snapshot(&self, kind: TypeId, info: &TypeInfo) -> TaskTypeSnapshot {
+    pub fn snapshot(&self, kind: TypeId, info: &TypeInfo, sites: &Sites) -> TaskTypeSnapshot {
         let counts = &self.by_type[kind.0 as usize];
         TaskTypeSnapshot {
             name: info.name.clone(),
@@ -97,6 +98,7 @@ impl Counts {
             alive: counts.alive,
             lifetime: counts.lifetime.clone(),
             last_spawn_ns: counts.last_spawn_ns,
+            spawn_sites: sites.of(kind, info),
         }
     }
 }

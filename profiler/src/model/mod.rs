@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod lineage;
 pub mod order;
 pub mod retention;
+pub mod sites;
 pub mod snapshot;
 pub mod table;
 pub mod task;

@@ -9,8 +9,9 @@ use super::aggregate::Counts;
 use super::lineage::{Lineage, ParentType};
 use super::order::Pending;
 use super::retention::Retention;
+use super::sites::Sites;
 use super::snapshot::{Edge, EdgeParent, TaskTypeSnapshot, TasksSnapshot};
-use super::task::{Tasks, TypeInfo};
+use super::task::{SiteInfo, Tasks, TypeInfo};
 use crate::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
 
 /// What the table may hold.
@@ -118,6 +119,11 @@ impl Table {
         self.push(target, time_ns, Item::Task(event));
     }
 
+    /// A spawn of a type was found to be from a site. False where it could not be kept.
+    pub fn spawned_at(&mut self, target: TargetId, kind: TypeId, site: &SiteInfo) -> bool {
+        self.targets.get_mut(&target).is_some_and(|target| target.sites.met(kind, site))
+    }
+
     /// The target has ended, and with it its tasks. It is retained for the window.
     pub fn end_target(&mut self, target: TargetId, time_ns: u64) {
         let Some(entry) = self.targets.get_mut(&target) else { return };
@@ -214,6 +220,7 @@ struct Target {
     tasks: Tasks,
     counts: Counts,
     lineage: Lineage,
+    sites: Sites,
     untracked: u64,
     end_unseen: u64,
     /// Its end was reported; events of before may still arrive.
@@ -228,6 +235,7 @@ impl Target {
             tasks: Tasks::default(),
             counts: Counts::new(types.len()),
             lineage: Lineage::new(unresolved_parents),
+            sites: Sites::default(),
             types,
             untracked: 0,
             end_unseen: 0,
@@ -385,7 +393,7 @@ impl Target {
         }
         let info = self.types.get(kind.0 as usize)?;
         index.insert(kind, types.len());
-        types.push(self.counts.snapshot(kind, info));
+        types.push(self.counts.snapshot(kind, info, &self.sites));
         Some(types.len() - 1)
     }
 

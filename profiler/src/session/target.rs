@@ -14,8 +14,8 @@ use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
-use crate::model::task::TypeInfo;
-use crate::runtime::{Instance, Lineage, Plan, TaskType};
+use crate::model::task::{SiteInfo, TypeInfo};
+use crate::runtime::{Instance, Lineage, Plan, SpawnSite, TaskType};
 use crate::status::{ProbeState, TargetStatus};
 use crate::target::listener::{Listeners, ListeningSocket};
 use crate::target::process::Process;
@@ -428,5 +428,12 @@ fn type_info(kind: &TaskType) -> TypeInfo {
         aliases: kind.aliases.clone(),
         blocking: kind.blocking,
         internal: kind.internal,
+        spawn_sites: kind.spawn_sites.iter().map(site_info).collect(),
     }
+}
+
+/// A spawn site as the model keeps it.
+pub(super) fn site_info(site: &SpawnSite) -> SiteInfo {
+    let exact = matches!(site, SpawnSite::Line { .. });
+    SiteInfo { name: site.short(), place: site.to_string(), exact }
 }

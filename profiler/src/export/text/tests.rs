@@ -23,6 +23,7 @@ fn kind(name: &str, spawned: u64, lifetime: Option<Box<Histogram>>) -> TaskTypeS
         alive: spawned - spawned / 2 - 1,
         lifetime,
         last_spawn_ns: None,
+        spawn_sites: Vec::new(),
     }
 }
 

@@ -37,7 +37,11 @@ impl Location {
         }
         let path = binary.word(address)?;
         let file = std::str::from_utf8(binary.bytes(path..path.checked_add(length)?)?).ok()?;
-        (file.ends_with(".rs") && !file.contains(char::is_control)).then(|| Location { file: file.to_owned(), line, column })
+        (file.ends_with(".rs") && !file.contains(char::is_control)).then(|| Location {
+            file: file.to_owned(),
+            line,
+            column,
+        })
     }
 
     /// Whether the source is the application's, as far as its path tells.

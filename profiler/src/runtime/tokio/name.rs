@@ -52,7 +52,14 @@ fn describe(vtable: &Vtable, evidence: &Evidence) -> TaskType {
             Some(location) => location.short(),
             None => format!("task@{:x}", vtable.address),
         };
-        return TaskType { name, full_name: None, aliases: Vec::new(), blocking: by_layout, internal: false, spawn_sites: Vec::new() };
+        return TaskType {
+            name,
+            full_name: None,
+            aliases: Vec::new(),
+            blocking: by_layout,
+            internal: false,
+            spawn_sites: Vec::new(),
+        };
     };
     let (body, blocking) = rust::unwrap_blocking(future);
     TaskType {

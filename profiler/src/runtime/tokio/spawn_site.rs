@@ -257,8 +257,7 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
                 let call = code::call(instruction);
                 if let Some(callee) = call {
                     let panics = &self.panics;
-                    let named =
-                        named || self.reach.references(callee).data.iter().any(|at| panics.contains(at));
+                    let named = named || self.reach.references(callee).data.iter().any(|at| panics.contains(at));
                     if named && let Some(place) = self.place(body, start, &held) {
                         return Some(place);
                     }
