@@ -30,10 +30,15 @@ pub enum Counter {
     AcceptHits = 11,
     /// Accepted connections on a listener that user space has not registered yet.
     AcceptUnknownListener = 12,
+    /// Spawns whose stack was copied.
+    SpawnStacks = 13,
+    /// Spawns whose stack was to be copied, and was not: the ring had to be kept for other records, or it could not be
+    /// read. A sample is smaller, and nothing is lost.
+    SpawnStacksSkipped = 14,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 13;
+pub const COUNTERS: usize = 15;
 
 impl Counter {
     /// All counters, in the order of their numbers.
@@ -51,6 +56,8 @@ impl Counter {
         Counter::ForeignHits,
         Counter::AcceptHits,
         Counter::AcceptUnknownListener,
+        Counter::SpawnStacks,
+        Counter::SpawnStacksSkipped,
     ];
 
     /// The label value of this counter where it counts something lost; `None` where it counts hits.

@@ -9,6 +9,7 @@ mod offsets;
 mod process;
 mod read;
 mod sched;
+mod stack;
 mod task;
 
 use aya_ebpf::macros::{btf_tracepoint, tracepoint, uprobe};

@@ -38,6 +38,13 @@ pub static LISTENER_STATS: PerCpuArray<Listener> = PerCpuArray::with_max_entries
 #[map]
 pub static POLL_STACKS: LruHashMap<u32, PollStack> = LruHashMap::with_max_entries(8192, 0);
 
+/// Spawns by creation site, of which some have their stack copied. Sites may share a place.
+#[map]
+pub static SPAWNS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SPAWN_PLACES, 0);
+
+/// Places in [`SPAWNS`]: a power of two.
+pub const SPAWN_PLACES: u32 = 4096;
+
 /// All records, to user space.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);

@@ -14,7 +14,7 @@ use profiler_common::map::{
 
 use crate::maps::{POLL_STACKS, TARGETS, count};
 use crate::sched::now;
-use crate::{emit, offsets, read};
+use crate::{emit, offsets, read, stack};
 
 /// What every task probe needs first: the target, the thread, and the task pointer of this site.
 struct Hit {
@@ -98,6 +98,10 @@ pub fn spawned(ctx: &ProbeContext) -> u32 {
     let (vtable, id) = identity(&hit);
     let (parent, flags) = parent(&hit);
     emit_task(&hit, kind::TASK_SPAWNED, flags, vtable, id, parent);
+    if hit.cookie.wants_stacks() {
+        // SAFETY: a live map value.
+        stack::spawned(ctx, header(&hit, kind::SPAWN_STACK, 0), unsafe { (*hit.target).slot }, vtable);
+    }
     0
 }
 
@@ -212,8 +216,13 @@ fn payload(layout: &TaskLayout, asked: u16, data: u64, vtable: u64) -> u16 {
 
 #[inline(always)]
 fn emit_task(hit: &Hit, kind: u16, flags: u16, vtable: u64, id: u64, parent: u64) {
-    let header = Header { time_ns: now(), pid: hit.pid, tid: hit.tid, kind, flags, site: hit.cookie.site() };
+    let header = header(hit, kind, flags);
     emit::task(TaskRecord { header, task: hit.task, vtable, id, parent });
+}
+
+#[inline(always)]
+fn header(hit: &Hit, kind: u16, flags: u16) -> Header {
+    Header { time_ns: now(), pid: hit.pid, tid: hit.tid, kind, flags, site: hit.cookie.site() }
 }
 
 /// The task's vtable and id; 0 where they cannot be read, and for the vtable where the site tells the type.

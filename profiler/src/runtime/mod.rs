@@ -8,6 +8,7 @@ pub mod tokio;
 
 use std::collections::HashMap;
 
+use profiler_common::event::Header;
 pub use profiler_common::map::IdPlace;
 use profiler_common::map::{Argument, TaskLayout};
 
@@ -28,6 +29,9 @@ pub trait Runtime: Sync {
     /// # Errors
     /// It is this runtime's binary, but it is broken (truncated, hostile, contradictory).
     fn detect(&self, binary: &Binary<'_>) -> Result<Option<Plan>, DetectError>;
+
+    /// Where tasks of a type were spawned on each of these stacks; `None` where that cannot be told.
+    fn spawn_sites(&self, binary: &Binary<'_>, stacks: &[SpawnPath]) -> Vec<Option<SpawnSite>>;
 
     /// The probes of [`Lineage::PollStack`], for a plan that does without; `None` where they are not found.
     fn poll_probes(&self, binary: &Binary<'_>) -> Option<Vec<ProbeSpec>>;
@@ -67,6 +71,18 @@ pub struct Plan {
     pub types: Vec<TaskType>,
     /// Type by the virtual address (in the file's own terms) of its vtable.
     pub type_by_vtable: HashMap<u64, TypeId>,
+}
+
+impl Plan {
+    /// Whether only the stack tells where a task is spawned that is created at a probe: the binary alone tells no line
+    /// of the application's, or several.
+    pub fn wants_stacks(&self, probe: &ProbeSpec) -> bool {
+        let told = |kind: TypeId| {
+            let kind = self.types.get(kind.0 as usize);
+            kind.is_some_and(|kind| kind.internal || matches!(kind.spawn_sites[..], [SpawnSite::Line { .. }]))
+        };
+        probe.hook == Hook::Spawn && !probe.kind.is_some_and(told)
+    }
 }
 
 /// One thing that a plan can or cannot observe.
@@ -121,6 +137,16 @@ pub struct ProbeSpec {
     pub emulated: bool,
 }
 
+/// How the code came to create a task.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SpawnPath {
+    /// The task's type.
+    pub kind: TypeId,
+    /// Virtual addresses (in the file's own terms): that of the instruction at which the stack was copied, then those
+    /// to which the functions return, innermost first.
+    pub frames: Vec<u64>,
+}
+
 /// One type of task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskType {
@@ -157,6 +183,14 @@ pub enum Untranslated {
 }
 
 impl Instance<'_> {
+    /// The type of a task, by its vtable or, without one, by the site that was hit.
+    pub fn kind(&self, header: &Header, vtable: u64) -> Option<TypeId> {
+        if vtable == 0 {
+            return self.plan.probes.get(header.site as usize).and_then(|probe| probe.kind);
+        }
+        vtable.checked_sub(self.load_bias).and_then(|vtable| self.plan.type_by_vtable.get(&vtable).copied())
+    }
+
     /// Makes a neutral event of a raw record.
     ///
     /// # Errors

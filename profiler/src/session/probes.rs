@@ -54,7 +54,7 @@ impl Probes {
                 .iter()
                 .enumerate()
                 .filter(|(_, probe)| probe.hook == hook)
-                .map(|(number, probe)| Site { offset: probe.file_offset, cookie: cookie(number, probe) })
+                .map(|(number, probe)| Site { offset: probe.file_offset, cookie: cookie(plan, number, probe) })
                 .collect();
             if !sites.is_empty() {
                 attached.absorb(kernel.attach_uprobes(program(hook), self.mechanism, &self.file, &sites, Some(pid))?);
@@ -85,8 +85,9 @@ impl Probes {
 }
 
 /// The kernel half is told at each hit which site it was, and where its task is.
-fn cookie(number: usize, probe: &ProbeSpec) -> u64 {
-    Cookie::new(probe.argument, probe.displacement, probe.id, probe.kind.is_some(), number as u16).0
+fn cookie(plan: &Plan, number: usize, probe: &ProbeSpec) -> u64 {
+    let cookie = Cookie::new(probe.argument, probe.displacement, probe.id, probe.kind.is_some(), number as u16);
+    if plan.wants_stacks(probe) { cookie.with_stacks().0 } else { cookie.0 }
 }
 
 const fn program(hook: Hook) -> &'static str {

@@ -21,12 +21,14 @@ use super::name::rust;
 use super::reach::Reach;
 use super::spawn::{Creations, Origin};
 use super::version::position;
-use crate::runtime::SpawnSite;
+use crate::runtime::{SpawnPath, SpawnSite};
 use crate::target::elf::Binary;
 use crate::target::site::code::{self, Bodies, Body};
 
 /// Calls between the creation of a task and the application's code.
 const DEPTH: usize = 8;
+/// Frames of a stack that are looked at.
+const MAX_FRAMES: usize = 16;
 /// Places that are looked at for one creation, over all callers.
 const MAX_POINTS: usize = 256;
 /// Instructions that are walked back from one place.
@@ -60,6 +62,17 @@ pub(super) fn by_type<'b, 'data>(
         found[origin.vtable].extend(finder.places(origin));
     }
     found.into_iter().map(|sites: BTreeSet<SpawnSite>| sites.into_iter().collect()).collect()
+}
+
+/// What is known of the instruction at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Called {
+    /// It is no call on the way.
+    Not,
+    /// It is a call, if it is one of this function.
+    Of(u64),
+    /// It was a call.
+    By,
 }
 
 /// Finds spawn sites in one binary.
@@ -99,7 +112,7 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
     pub(super) fn places(&mut self, origin: Origin) -> BTreeSet<SpawnSite> {
         let (mut found, mut owners) = (BTreeSet::new(), BTreeSet::new());
         let mut seen = HashSet::new();
-        let mut level = vec![(origin.address, None)];
+        let mut level = vec![(origin.address, Called::Not)];
         for _ in 0..=DEPTH {
             let mut entered = Vec::new();
             for (point, callee) in level {
@@ -118,13 +131,35 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
             let callers = self.callers.get_or_insert_with(|| Callers::of(binary));
             level = entered
                 .into_iter()
-                .flat_map(|function| callers.of_function(function).map(move |point| (point, Some(function))))
+                .flat_map(|function| callers.of_function(function).map(move |point| (point, Called::Of(function))))
                 .collect();
             if level.is_empty() || level.len() > MAX_POINTS {
                 break;
             }
         }
         if found.is_empty() { owners } else { found }
+    }
+
+    /// The place from which a task was spawned on a path that was taken.
+    pub(super) fn on_path(&mut self, path: &SpawnPath) -> Option<SpawnSite> {
+        let vtable = path.kind.0 as usize;
+        for (depth, &frame) in path.frames.iter().enumerate().take(MAX_FRAMES) {
+            // A return address is behind its call, and may be another function's.
+            let address = if depth == 0 { frame } else { frame.checked_sub(1)? };
+            let function = self.binary.function_at(address)?.start;
+            let called = if depth == 0 { Called::Not } else { Called::By };
+            // Several mean that the ways to this place have joined: it could be any of them.
+            let mut places = self.at(address, vtable, called)?.into_iter();
+            match (places.next(), places.next()) {
+                (Some(place), None) => return Some(place.into()),
+                (Some(_), Some(_)) => return None,
+                (None, _) => {}
+            }
+            if let Some(owner) = self.owner(function) {
+                return Some(owner);
+            }
+        }
+        None
     }
 
     /// The function or file that code is from, where it is the application's.
@@ -136,19 +171,20 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
         Some(name.flatten().map_or(SpawnSite::File(file), SpawnSite::Function))
     }
 
-    /// What the code around `address` says of the spawn that passes there. With `callee`, that address is within a call
-    /// of it; `None` where it is not.
-    fn at(&mut self, address: u64, vtable: usize, callee: Option<u64>) -> Option<BTreeSet<Location>> {
+    /// What the code around `address` says of the spawn that passes there; `None` where it does not pass.
+    fn at(&mut self, address: u64, vtable: usize, called: Called) -> Option<BTreeSet<Location>> {
         let body = self.body(address)?;
         let point = body.instructions.partition_point(|i| i.ip() <= address).checked_sub(1)?;
-        if let Some(callee) = callee {
-            let instruction = &body.instructions[point];
-            if code::call(instruction).or_else(|| code::branch(instruction)) != Some(callee) {
-                return None;
-            }
-            if let Some(place) = self.argument(&body, point) {
-                return Some(BTreeSet::from([place]));
-            }
+        let instruction = &body.instructions[point];
+        if let Called::Of(callee) = called
+            && code::call(instruction).or_else(|| code::branch(instruction)) != Some(callee)
+        {
+            return None;
+        }
+        if called != Called::Not
+            && let Some(place) = self.argument(&body, point)
+        {
+            return Some(BTreeSet::from([place]));
         }
         Some(self.before(&body, point, vtable))
     }
