@@ -5,6 +5,7 @@ mod accept;
 mod claim;
 mod image;
 mod probes;
+mod sites;
 mod target;
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ pub use claim::ClaimError;
 use target::Watched;
 
 use crate::clock;
-use crate::decode::{Record, decode};
+use crate::decode::{Record, decode, stack};
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
 use crate::kernel::{KernelError, capability};
@@ -69,6 +70,7 @@ pub enum SessionError {
 struct Tally {
     spawned: u64,
     completed: u64,
+    stacks: u64,
     forked: u64,
     execed: u64,
     exited: u64,
@@ -184,6 +186,7 @@ impl Session {
         let Session { ring, table, tally, targets, by_pid, .. } = self;
         let mut processes = Vec::new();
         let n = ring.drain(BATCH, |bytes| match decode(bytes) {
+            _ if stack::is_stack(bytes) => take_stack(bytes, targets, by_pid, tally),
             Ok(Record::Task(record)) => take_task(&record, targets, by_pid, table, tally),
             Ok(Record::Process(record)) => {
                 // A fork is known at once: the child's first task may be the next record.
@@ -238,7 +241,9 @@ impl Session {
     pub fn tick(&mut self) {
         let now = clock::monotonic_ns();
         self.table.advance(now);
-        if now.saturating_sub(self.refreshed_ns) < REFRESH_NS {
+        let refresh = now.saturating_sub(self.refreshed_ns) >= REFRESH_NS;
+        self.targets.iter_mut().for_each(|watched| watched.find_sites(&mut self.table, refresh));
+        if !refresh {
             return;
         }
         self.refreshed_ns = now;
@@ -284,11 +289,13 @@ impl Session {
     }
 
     fn profiler_snapshot(&mut self) -> ProfilerSnapshot {
+        let dropped: u64 = self.targets.iter().map(Watched::stacks_dropped).sum();
         let tally = &self.tally;
         let mut snapshot = ProfilerSnapshot {
             events: vec![
                 ("task_spawned", tally.spawned),
                 ("task_completed", tally.completed),
+                ("spawn_stack", tally.stacks),
                 ("process_forked", tally.forked),
                 ("process_execed", tally.execed),
                 ("process_exited", tally.exited),
@@ -312,6 +319,8 @@ impl Session {
                     ("task_poll", of(Counter::PollHits)),
                     ("foreign_process", of(Counter::ForeignHits)),
                     ("accept", of(Counter::AcceptHits)),
+                    ("spawn_stack", of(Counter::SpawnStacks)),
+                    ("spawn_stack_skipped", of(Counter::SpawnStacksSkipped) + dropped),
                 ];
             }
             Err(e) => log::warn!("{e}"),
@@ -351,6 +360,18 @@ fn take_task(
     match probed.instance().translate(record) {
         Ok(event) => table.apply(probed.table_id(), record.header.time_ns, event),
         Err(_) => tally.foreign_vtable += 1,
+    }
+}
+
+fn take_stack(bytes: &[u8], targets: &mut [Watched], by_pid: &HashMap<u32, usize>, tally: &mut Tally) {
+    let Ok(sample) = stack::decode(bytes) else {
+        tally.malformed += 1;
+        return;
+    };
+    tally.stacks += 1;
+    // Whoever ended meanwhile needs no site any more.
+    if let Some(runtime) = by_pid.get(&sample.header.pid).and_then(|&index| targets[index].probed_mut()) {
+        runtime.take_stack(sample);
     }
 }
 

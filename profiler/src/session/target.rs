@@ -10,6 +10,8 @@ use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
 use super::probes::Probes;
+use super::sites::SpawnSites;
+use crate::decode::stack::StackSample;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
@@ -51,6 +53,7 @@ pub(super) struct Runtime {
     load_bias: u64,
     table: TargetId,
     probes: Probes,
+    sites: SpawnSites,
 }
 
 impl Runtime {
@@ -62,6 +65,20 @@ impl Runtime {
     /// Where its tasks are counted.
     pub fn table_id(&self) -> TargetId {
         self.table
+    }
+
+    /// Takes the stack of a spawn to be looked at later.
+    pub fn take_stack(&mut self, sample: StackSample) {
+        self.sites.take(sample);
+    }
+
+    /// Looks at stacks; `paths`, if new ones are to be understood too.
+    fn find_sites(&mut self, table: &mut Table, paths: bool) {
+        let instance = Instance { plan: &self.plan, load_bias: self.load_bias };
+        self.sites.unwind(&instance, table, self.table);
+        if paths {
+            self.sites.understand(&instance, table, self.table);
+        }
     }
 }
 
@@ -104,6 +121,23 @@ impl Watched {
     /// The runtime whose records come from it.
     pub fn probed(&self) -> Option<&Runtime> {
         self.runtime.as_ref()
+    }
+
+    /// The same, to be given its stacks.
+    pub fn probed_mut(&mut self) -> Option<&mut Runtime> {
+        self.runtime.as_mut()
+    }
+
+    /// Looks at the stacks of its spawns; `paths`, if new ones are to be understood too, which takes a while.
+    pub fn find_sites(&mut self, table: &mut Table, paths: bool) {
+        if let Some(runtime) = &mut self.runtime {
+            runtime.find_sites(table, paths);
+        }
+    }
+
+    /// Stacks of its image that were not looked at.
+    pub fn stacks_dropped(&self) -> u64 {
+        self.runtime.as_ref().map_or(0, |runtime| runtime.sites.dropped)
     }
 
     /// Makes all threads known that were there before. The kernel half follows new ones already.
@@ -194,7 +228,7 @@ impl Watched {
 
     fn try_attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, poll_stack: bool) -> Result<(), Refusal> {
         let image = self.process.image().map_err(Refusal::broken)?;
-        let Reading { plan, load_bias, bounds } = image::read(&self.process, &image, poll_stack)?;
+        let Reading { plan, load_bias, bounds, sites } = image::read(&self.process, &image, poll_stack)?;
         self.runtime_name = plan.runtime;
         self.runtime_version.clone_from(&plan.version);
         for signal in &plan.signals {
@@ -232,7 +266,7 @@ impl Watched {
         self.tables.push(table);
         let detail = format!("{} sites by {}", plan.probes.len(), probes.mechanism());
         self.status.set("tasks", ProbeState::Attached, detail);
-        self.runtime = Some(Runtime { plan, load_bias, table, probes });
+        self.runtime = Some(Runtime { plan, load_bias, table, probes, sites });
         Ok(())
     }
 
