@@ -8,8 +8,8 @@ use crate::{emit, read};
 
 /// Spawns of one site, per CPU, whose stacks are copied at first.
 const FIRST: u64 = 4;
-/// Later, the stack of one spawn out of so many is copied: a power of two.
-const EVERY: u64 = 256;
+/// Later, the stack of one spawn out of so many is copied: a prime, so that it keeps no step with what repeats.
+const EVERY: u64 = 251;
 
 /// A task of the type of `vtable` was created at the site in `header`. `slot` is the target's.
 #[inline(always)]
@@ -23,7 +23,7 @@ pub fn spawned(ctx: &ProbeContext, header: Header, slot: u32, vtable: u64) {
         *spawns = nth + 1;
         nth
     };
-    if nth < FIRST || nth & (EVERY - 1) == 0 {
+    if nth < FIRST || nth % EVERY == 0 {
         emit::spawn_stack(|to| copy(ctx, header, vtable, to));
     }
 }

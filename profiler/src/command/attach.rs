@@ -225,7 +225,7 @@ async fn watch(
         }
     }
     if measure.print {
-        let snapshot = Arc::new(session.snapshot());
+        let snapshot = Arc::new(session.last_snapshot());
         let page = view.last(snapshot)?;
         std::io::stdout().write_all(page.as_bytes()).context("failed to print what was measured")?;
     }

@@ -43,7 +43,7 @@ impl fmt::Display for SpawnSite {
 
 /// The last parts of a path, from the directory above `src`: `cart/src/http/mod.rs`.
 pub fn short_path(file: &str) -> String {
-    let parts: Vec<&str> = file.split('/').filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> = file.split('/').filter(|part| !matches!(*part, "" | "." | "..")).collect();
     let source = parts.iter().rposition(|&part| part == "src");
     let from = match source {
         // A path within a workspace names the crate in front of `src`; an absolute one does too.
@@ -64,6 +64,7 @@ mod tests {
         assert_eq!(short("src/main.rs"), "src/main.rs:7");
         assert_eq!(short("/build/shop/crates/cart/src/http/mod.rs"), "cart/src/http/mod.rs:7");
         assert_eq!(short("examples/echo.rs"), "examples/echo.rs:7");
+        assert_eq!(short("../src/main.rs"), "src/main.rs:7");
         assert_eq!(SpawnSite::Function("shop::serve".to_owned()).short(), "in shop::serve");
     }
 }

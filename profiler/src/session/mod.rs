@@ -288,6 +288,14 @@ impl Session {
         Snapshot { time_ns: now, epoch_offset_seconds: clock::epoch_offset_seconds(), targets, profiler }
     }
 
+    /// The same at the end of a measurement: what waits for its order waits no longer.
+    pub fn last_snapshot(&mut self) -> Snapshot {
+        while self.drain() {}
+        self.table.finish();
+        self.targets.iter_mut().for_each(|watched| watched.find_sites(&mut self.table, true));
+        self.snapshot()
+    }
+
     fn profiler_snapshot(&mut self) -> ProfilerSnapshot {
         let dropped: u64 = self.targets.iter().map(Watched::stacks_dropped).sum();
         let tally = &self.tally;

@@ -110,11 +110,7 @@ impl<'data> Tables<'data> {
     }
 
     /// How to find the caller of the code at `address`.
-    fn row<'c>(
-        &self,
-        context: &'c mut UnwindContext<usize>,
-        address: u64,
-    ) -> Option<&'c UnwindTableRow<usize>> {
+    fn row<'c>(&self, context: &'c mut UnwindContext<usize>, address: u64) -> Option<&'c UnwindTableRow<usize>> {
         let table = self.index.table()?;
         let entry = table.fde_for_address(&self.frames, &self.bases, address, EhFrame::cie_from_offset).ok()?;
         entry.unwind_info_for_address(&self.frames, &self.bases, context, address).ok()

@@ -7,4 +7,5 @@ mod endpoint;
 mod robust;
 mod sched;
 mod single_uprobes;
+mod spawn_sites;
 mod tasks;

@@ -88,6 +88,7 @@ pub(super) struct Finder<'a, 'b, 'data> {
     panics: HashSet<u64>,
     callers: Option<Callers>,
     returns: HashMap<u64, bool>,
+    panicking: HashMap<u64, bool>,
 }
 
 impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
@@ -105,7 +106,17 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
                 creators.entry(function.start).or_default().push(vtable);
             }
         }
-        Finder { binary, reach, bodies, loads, creators, panics, callers: None, returns: HashMap::new() }
+        Finder {
+            binary,
+            reach,
+            bodies,
+            loads,
+            creators,
+            panics,
+            callers: None,
+            returns: HashMap::new(),
+            panicking: HashMap::new(),
+        }
     }
 
     /// The places from which the type of an origin is spawned: all that its creation may come from.
@@ -276,8 +287,21 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
     /// Whether a call is one of a function that panics without a runtime, and else returns.
     fn asks(&mut self, instruction: &Instruction) -> bool {
         let Some(callee) = code::call(instruction) else { return false };
-        let panics = self.reach.references(callee).data.iter().any(|at| self.panics.contains(at));
-        panics && self.returns(callee)
+        self.panics(callee) && self.returns(callee)
+    }
+
+    /// Whether a function itself panics for want of a runtime.
+    fn panics(&mut self, entry: u64) -> bool {
+        if let Some(&known) = self.panicking.get(&entry) {
+            return known;
+        }
+        let (binary, panics) = (self.binary, &self.panics);
+        let named = |instruction: &Instruction| held::data(binary, instruction).is_some_and(|at| panics.contains(&at));
+        let function = binary.function_at(entry).filter(|_| self.bodies.bytes() <= MAX_BYTES);
+        let body = function.and_then(|function| self.bodies.of(function));
+        let panics = body.is_some_and(|body| body.instructions.iter().any(named));
+        self.panicking.insert(entry, panics);
+        panics
     }
 
     /// The place that is panicked with on the way from an instruction, if that is for want of a runtime.
@@ -292,8 +316,7 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
                 named |= held::data(self.binary, instruction).is_some_and(|at| self.panics.contains(&at));
                 let call = code::call(instruction);
                 if let Some(callee) = call {
-                    let panics = &self.panics;
-                    let named = named || self.reach.references(callee).data.iter().any(|at| panics.contains(at));
+                    let named = named || self.panics(callee);
                     if named && let Some(place) = self.place(body, start, &held) {
                         return Some(place);
                     }
