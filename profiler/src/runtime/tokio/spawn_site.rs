@@ -188,7 +188,7 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
         let point = body.instructions.partition_point(|i| i.ip() <= address).checked_sub(1)?;
         let instruction = &body.instructions[point];
         if let Called::Of(callee) = called
-            && code::call(instruction).or_else(|| code::branch(instruction)) != Some(callee)
+            && self::callee(self.binary, instruction) != Some(callee)
         {
             return None;
         }
@@ -232,7 +232,9 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
                         let other = if target == Some(index) { Some(ahead + 1) } else { target };
                         other.and_then(|other| self.panic_at(body, other))
                     }
-                    FlowControl::Call if self.asks(instruction) => self.argument(body, ahead),
+                    FlowControl::Call | FlowControl::IndirectCall if self.asks(instruction) => {
+                        self.argument(body, ahead)
+                    }
                     _ => None,
                 };
                 match place {
@@ -246,7 +248,7 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
 
     /// Whether an instruction has a part in the creation of another type.
     fn creates_other(&self, instruction: &Instruction, vtable: usize) -> bool {
-        let creates = code::call(instruction).and_then(|callee| self.creators.get(&callee));
+        let creates = callee(self.binary, instruction).and_then(|callee| self.creators.get(&callee));
         self.loads.get(&instruction.ip()).is_some_and(|&other| other != vtable)
             || creates.is_some_and(|others| !others.contains(&vtable))
     }
@@ -254,11 +256,11 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
     /// Whether the instruction behind this one may be the next.
     fn runs_on(&mut self, body: &Body, index: usize) -> bool {
         match body.instructions[index].flow_control() {
-            FlowControl::Next | FlowControl::ConditionalBranch | FlowControl::IndirectCall => true,
+            FlowControl::Next | FlowControl::ConditionalBranch => true,
             // Only where something else leads to what stands behind can the call be one that never returns.
-            FlowControl::Call => {
+            FlowControl::Call | FlowControl::IndirectCall => {
                 let behind = body.instructions[index].next_ip();
-                let callee = code::call(&body.instructions[index]);
+                let callee = callee(self.binary, &body.instructions[index]);
                 body.sources(behind).next().is_none() || callee.is_none_or(|callee| self.returns(callee))
             }
             _ => false,
@@ -286,7 +288,7 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
 
     /// Whether a call is one of a function that panics without a runtime, and else returns.
     fn asks(&mut self, instruction: &Instruction) -> bool {
-        let Some(callee) = code::call(instruction) else { return false };
+        let Some(callee) = callee(self.binary, instruction) else { return false };
         self.panics(callee) && self.returns(callee)
     }
 
@@ -297,9 +299,17 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
         }
         let (binary, panics) = (self.binary, &self.panics);
         let named = |instruction: &Instruction| held::data(binary, instruction).is_some_and(|at| panics.contains(&at));
-        let function = binary.function_at(entry).filter(|_| self.bodies.bytes() <= MAX_BYTES);
+        let function = binary.function_at(entry).filter(|f| f.start == entry && self.bodies.bytes() <= MAX_BYTES);
         let body = function.and_then(|function| self.bodies.of(function));
-        let panics = body.is_some_and(|body| body.instructions.iter().any(named));
+        let panics = body.is_some_and(|body| match body.instructions.first() {
+            // One function may be another's second name.
+            Some(first) if first.flow_control() != FlowControl::Next => {
+                let other = callee(binary, first).and_then(|other| binary.function_at(other));
+                let other = other.and_then(|other| self.bodies.of(other));
+                other.is_some_and(|other| other.instructions.iter().any(named))
+            }
+            _ => body.instructions.iter().any(named),
+        });
         self.panicking.insert(entry, panics);
         panics
     }
@@ -314,8 +324,8 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
                     break;
                 }
                 named |= held::data(self.binary, instruction).is_some_and(|at| self.panics.contains(&at));
-                let call = code::call(instruction);
-                if let Some(callee) = call {
+                let calls = matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
+                if let Some(callee) = callee(self.binary, instruction).filter(|_| calls) {
                     let named = named || self.panics(callee);
                     if named && let Some(place) = self.place(body, start, &held) {
                         return Some(place);
@@ -373,6 +383,16 @@ impl<'a, 'b, 'data> Finder<'a, 'b, 'data> {
             }
             Value::Other => None,
         })
+    }
+}
+
+/// The function that an instruction calls or jumps to, directly or through a word of the global offset table.
+fn callee(binary: &Binary<'_>, instruction: &Instruction) -> Option<u64> {
+    match instruction.flow_control() {
+        FlowControl::IndirectCall | FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
+            binary.relocation(instruction.ip_rel_memory_address())
+        }
+        _ => code::call(instruction).or_else(|| code::branch(instruction)),
     }
 }
 

@@ -4,10 +4,7 @@ use std::collections::HashSet;
 
 use crate::target::elf::Binary;
 
-/// `call rel32` and `jmp rel32`.
-const OPCODES: [u8; 2] = [0xe8, 0xe9];
-
-/// The direct calls and jumps to the beginnings of functions.
+/// The calls of and jumps to the beginnings of functions, direct or through the global offset table.
 pub(super) struct Callers {
     /// (function, address of the opcode), sorted.
     calls: Vec<(u64, u64)>,
@@ -20,14 +17,20 @@ impl Callers {
         let starts: HashSet<u64, rustc_hash::FxBuildHasher> =
             binary.functions.iter().map(|function| function.start).collect();
         for (base, code) in binary.code() {
-            for (at, bytes) in code.windows(5).enumerate() {
-                if !OPCODES.contains(&bytes[0]) {
-                    continue;
-                }
-                let distance = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
+            for (at, bytes) in code.windows(6).enumerate() {
                 let address = base + at as u64;
-                let to = (address + 5).wrapping_add_signed(distance.into());
-                if starts.contains(&to) {
+                let target = |from: usize| {
+                    let distance = i32::from_le_bytes([bytes[from], bytes[from + 1], bytes[from + 2], bytes[from + 3]]);
+                    (address + from as u64 + 4).wrapping_add_signed(distance.into())
+                };
+                let to = match bytes {
+                    // call rel32, jmp rel32
+                    [0xe8 | 0xe9, ..] => Some(target(1)),
+                    // call [rip+disp32], jmp [rip+disp32]
+                    [0xff, 0x15 | 0x25, ..] => binary.relocation(target(2)),
+                    _ => None,
+                };
+                if let Some(to) = to.filter(|to| starts.contains(to)) {
                     calls.push((to, address));
                 }
             }
