@@ -114,7 +114,7 @@ fn check(version: &str, profile: &str) {
             table.holds(format!("{group} is seen"), true, false, false);
             continue;
         };
-        table.equal(format!("{group}"), list(&sites), list(&seen.lines));
+        table.equal(group.clone(), list(&sites), list(&seen.lines));
         table.equal(format!("{group}: in stacks alone"), String::new(), list(&(&seen.met - &sites)));
         // Types of one kind that have one site each need no stacks.
         let several = sites.len() > 1 && !["generic"].contains(&group.as_str());
