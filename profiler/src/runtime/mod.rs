@@ -1,7 +1,7 @@
 //! Adapters, one folder per runtime: what a binary is, where to probe it, and what its records mean.
 //! Never an exporter, never another runtime, never aya.
 
-pub mod place;
+mod place;
 #[cfg(test)]
 mod tests;
 pub mod tokio;
@@ -12,7 +12,7 @@ use profiler_common::event::Header;
 pub use profiler_common::map::IdPlace;
 use profiler_common::map::{Argument, TaskLayout};
 
-pub use self::place::SpawnSite;
+pub use self::place::{SpawnSite, short_path};
 use crate::event::{TaskEvent, TypeId};
 use crate::target::elf::Binary;
 

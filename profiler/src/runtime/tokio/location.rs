@@ -1,6 +1,6 @@
 //! Panic locations in the application's own sources: what a stripped binary still says of where its code is from.
 
-use crate::runtime::place::{SpawnSite, short_path};
+use crate::runtime::{SpawnSite, short_path};
 use crate::target::elf::Binary;
 
 /// A place in a source file.
