@@ -32,10 +32,15 @@ pub enum Counter {
     AcceptUnknownListener = 12,
     /// Samples of the CPU clock that found the ring full.
     RingFullSample = 13,
+    /// Spawns whose stack was copied.
+    SpawnStacks = 14,
+    /// Spawns whose stack was to be copied, and was not: the ring had to be kept for other records, or it could not be
+    /// read. A sample is smaller, and nothing is lost.
+    SpawnStacksSkipped = 15,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 14;
+pub const COUNTERS: usize = 16;
 
 impl Counter {
     /// All counters, in the order of their numbers.
@@ -54,6 +59,8 @@ impl Counter {
         Counter::PollStartUnseen,
         Counter::AcceptUnknownListener,
         Counter::RingFullSample,
+        Counter::SpawnStacks,
+        Counter::SpawnStacksSkipped,
     ];
 
     /// The label value of this counter where it counts something lost; `None` where it counts hits.

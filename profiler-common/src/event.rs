@@ -16,6 +16,8 @@ pub mod kind {
     pub const HIT_STORM: u16 = 10;
     /// A [`super::SampleHead`] and a piece of stack: a target's thread was on a CPU when the sampling clock ticked.
     pub const SAMPLE: u16 = 9;
+    /// A [`super::SpawnStack`]: the stack on which a task was created.
+    pub const SPAWN_STACK: u16 = 8;
     /// A [`super::ProcessRecord`]: a target forked; `other` is the child.
     pub const PROCESS_FORKED: u16 = 16;
     /// A [`super::ProcessRecord`]: a target replaced its image.
@@ -84,6 +86,39 @@ pub struct TaskRecord {
     pub parent: u64,
 }
 
+/// Bytes of a stack that are copied at most.
+pub const STACK_BYTES: usize = 4096;
+
+/// The stack on which a task was created, and the registers that its unwinding begins with. 4,200 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpawnStack {
+    /// Time, thread, kind.
+    pub header: Header,
+    /// Address of the task's vtable in the target, which tells its type; 0 where the site tells it.
+    pub vtable: u64,
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Stack pointer: the address of the first byte of `stack`.
+    pub rsp: u64,
+    /// Frame pointer.
+    pub rbp: u64,
+    /// A register that calls keep.
+    pub rbx: u64,
+    /// A register that calls keep.
+    pub r12: u64,
+    /// A register that calls keep.
+    pub r13: u64,
+    /// A register that calls keep.
+    pub r14: u64,
+    /// A register that calls keep.
+    pub r15: u64,
+    /// Bytes of `stack` that were copied.
+    pub length: u64,
+    /// The innermost part of the stack.
+    pub stack: [u8; STACK_BYTES],
+}
+
 /// A process's fork, exec or exit. 32 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,3 +170,4 @@ const _: () = assert!(size_of::<SampleHead>() == 72);
 const _: () = assert!(size_of::<SampleRecord>() == 72 + 8 * SAMPLE_STACK_WORDS);
 const _: () = assert!(size_of::<TaskRecord>() == 56);
 const _: () = assert!(size_of::<ProcessRecord>() == 32);
+const _: () = assert!(size_of::<SpawnStack>() == 104 + STACK_BYTES);

@@ -365,6 +365,18 @@ impl Cookie {
         )
     }
 
+    /// The same site, where stacks are to be copied.
+    #[must_use]
+    pub const fn with_stacks(self) -> Cookie {
+        Cookie(self.0 | 1 << 15)
+    }
+
+    /// Whether the stacks of some of the hits are to be copied.
+    #[inline(always)]
+    pub const fn wants_stacks(self) -> bool {
+        self.0 & (1 << 15) != 0
+    }
+
     /// Code of the register, see [`Argument`].
     #[inline(always)]
     pub const fn argument(self) -> u8 {
@@ -507,6 +519,10 @@ mod tests {
             assert_eq!(cookie.site(), u32::from(u16::MAX));
             assert_eq!((cookie.id_place(), cookie.id_displacement()), (place, displacement));
             assert!(cookie.kind_told());
+            assert!(!cookie.wants_stacks());
+            let with_stacks = cookie.with_stacks();
+            assert!(with_stacks.wants_stacks() && with_stacks.kind_told());
+            assert_eq!((with_stacks.site(), with_stacks.displacement()), (cookie.site(), cookie.displacement()));
         }
         assert!(!Cookie::new(Argument::Rdi, 0, IdPlace::Vtable, false, 1).kind_told());
     }

@@ -1,7 +1,7 @@
 //! The only writer of the ring buffer. A full ring is counted, never waited for.
 
 use profiler_common::counter::Counter;
-use profiler_common::event::{ProcessRecord, SampleHead, SampleRecord, TaskRecord};
+use profiler_common::event::{ProcessRecord, SampleHead, SampleRecord, SpawnStack, TaskRecord};
 
 use crate::maps::{EVENTS, count};
 use crate::offsets;
@@ -21,6 +21,26 @@ pub fn task(record: TaskRecord) {
     entry.write(record);
     let waiting = EVENTS.query(BPF_RB_AVAIL_DATA);
     entry.submit(if waiting as usize >= offsets::ring_wakeup_bytes() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
+}
+
+/// Has `fill` write a stack where the ring has room to spare: lifecycles come first. `fill` says whether it could.
+#[inline(always)]
+pub fn spawn_stack(fill: impl FnOnce(*mut SpawnStack) -> bool) {
+    if EVENTS.query(BPF_RB_AVAIL_DATA) as usize >= offsets::ring_wakeup_bytes() {
+        count(Counter::SpawnStacksSkipped);
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve::<SpawnStack>(0) else {
+        count(Counter::SpawnStacksSkipped);
+        return;
+    };
+    if fill(entry.as_mut_ptr()) {
+        count(Counter::SpawnStacks);
+        entry.submit(BPF_RB_NO_WAKEUP);
+    } else {
+        count(Counter::SpawnStacksSkipped);
+        entry.discard(BPF_RB_NO_WAKEUP);
+    }
 }
 
 /// Submits a process record. These are few, and user space acts on them: it is woken.

@@ -13,6 +13,7 @@ mod process;
 mod read;
 mod sample;
 mod sched;
+mod stack;
 mod task;
 
 use aya_ebpf::macros::{btf_tracepoint, perf_event, tracepoint, uprobe};

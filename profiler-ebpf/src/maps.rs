@@ -54,6 +54,12 @@ pub static COSTS: PerCpuArray<Cost> = PerCpuArray::with_max_entries(1, 0);
 /// Where a sample is put together: too large for a program's stack.
 #[map]
 pub static SAMPLE: PerCpuArray<SampleRecord> = PerCpuArray::with_max_entries(1, 0);
+/// Spawns by creation site, of which some have their stack copied. Sites may share a place.
+#[map]
+pub static SPAWNS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SPAWN_PLACES, 0);
+
+/// Places in [`SPAWNS`]: a power of two.
+pub const SPAWN_PLACES: u32 = 4096;
 
 /// All records, to user space.
 #[map]

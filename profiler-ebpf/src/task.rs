@@ -10,7 +10,7 @@ use profiler_common::map::{Probe, TaskLayout, error_order, id_place, target_flag
 
 use crate::hit::{Hit, hit};
 use crate::maps::count;
-use crate::{emit, offsets, poll, read};
+use crate::{emit, offsets, poll, read, stack};
 
 /// A task was created.
 #[inline(always)]
@@ -20,6 +20,10 @@ pub fn spawned(ctx: &ProbeContext) -> u32 {
     let (parent, flags) = parent(&hit);
     emit_task(&hit, kind::TASK_SPAWNED, flags, vtable, id, parent);
     poll::spawned(&hit);
+    if hit.cookie.wants_stacks() {
+        // SAFETY: a live map value.
+        stack::spawned(ctx, header(&hit, kind::SPAWN_STACK, 0), unsafe { (*hit.target).slot }, vtable);
+    }
     hit.end();
     0
 }
@@ -142,8 +146,13 @@ fn payload(layout: &TaskLayout, asked: u16, data: u64, vtable: u64) -> u16 {
 
 #[inline(always)]
 fn emit_task(hit: &Hit, kind: u16, flags: u16, vtable: u64, id: u64, parent: u64) {
-    let header = Header { time_ns: hit.time_ns, pid: hit.pid, tid: hit.tid, kind, flags, site: hit.cookie.site() };
+    let header = header(hit, kind, flags);
     emit::task(TaskRecord { header, task: hit.task, vtable, id, parent });
+}
+
+#[inline(always)]
+fn header(hit: &Hit, kind: u16, flags: u16) -> Header {
+    Header { time_ns: hit.time_ns, pid: hit.pid, tid: hit.tid, kind, flags, site: hit.cookie.site() }
 }
 
 /// The task's vtable and id; 0 where they cannot be read, and for the vtable where the site tells the type.

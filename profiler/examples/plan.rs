@@ -56,12 +56,16 @@ fn print(plan: &Plan, took: std::time::Duration, probes: bool) {
     }
     let single_stepped = plan.probes.iter().filter(|probe| !probe.emulated).count();
     println!("  {} types, {} probes, {single_stepped} single-stepped", plan.types.len(), plan.probes.len());
+    let sites =
+        |n: usize| plan.types.iter().filter(|task| !task.internal && task.spawn_sites.len().min(2) == n).count();
+    println!("  spawn sites: one of {} types, several of {}, none of {}", sites(1), sites(2), sites(0));
     if !probes {
         return;
     }
     for (vtable, kind) in &plan.type_by_vtable {
         let task = &plan.types[kind.0 as usize];
         println!("  type {} {vtable:#x} blocking={} internal={} {}", kind.0, task.blocking, task.internal, task.name);
+        task.spawn_sites.iter().for_each(|site| println!("    spawned at {site}"));
     }
     for probe in &plan.probes {
         println!(

@@ -24,6 +24,7 @@ const MAX_RING_MIB: u32 = 1024;
   profiler attach --pid 4242                    attach, and serve http://127.0.0.1:9909/metrics until Ctrl-C
   profiler attach --pid 4242 --duration 10s --print
                                                 measure for ten seconds, print the metrics, and exit
+  profiler tree --pid 4242                      watch for ten seconds, print which tasks spawned which, and where
   profiler run -- ./server --port 8080          start a program and profile it from its first instruction
   profiler check                                what this kernel and these privileges permit, and the remedy
 
@@ -56,6 +57,18 @@ pub enum Command {
         #[arg(last = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
+    /// Watch running processes for a while, and print which tasks spawned which, and where
+    #[command(mut_arg("print", |print| print.hide(true)))]
+    Tree {
+        /// Process to attach to (repeat for several)
+        #[arg(long = "pid", value_name = "PID", required = true, value_parser = clap::value_parser!(u32).range(1..))]
+        pids: Vec<u32>,
+        #[command(flatten)]
+        measure: Measure,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List processes, their runtimes, and what can be measured
     Ps,
     /// Show what this kernel and these privileges permit, and the remedy for what they do not
@@ -68,7 +81,7 @@ pub enum Command {
 /// How to measure.
 #[derive(Args, Clone, Debug)]
 pub struct Measure {
-    /// Stop after this time, as `10s` or `5m` [default: until Ctrl-C or until all processes have ended]
+    /// Stop after this time, as `10s` or `5m` [default: until Ctrl-C or until all processes have ended; `tree`: 10s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
     /// Print the page of metrics at the end, instead of serving it (measures for 10s unless --duration is given)
@@ -154,6 +167,12 @@ mod tests {
     fn several_processes_may_be_named() {
         let cli = Cli::try_parse_from(["profiler", "attach", "--pid", "7", "--pid", "8"]).unwrap();
         assert!(matches!(cli.command, Command::Attach { pids, .. } if pids == [7, 8]));
+    }
+
+    #[test]
+    fn a_tree_takes_the_flags_of_a_measurement() {
+        let cli = Cli::try_parse_from(["profiler", "tree", "--pid", "7", "--duration", "2s", "--json"]).unwrap();
+        assert!(matches!(cli.command, Command::Tree { json: true, measure, .. } if measure.duration.is_some()));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Raw records of the ring, and the typed ones made of them. Never what a record means to a runtime.
 
+pub mod stack;
+
 use bytes::{Buf as _, BufMut as _};
 use profiler_common::event::{Header, ProcessRecord, SAMPLE_STACK_WORDS, SampleHead, TaskRecord, kind};
 
@@ -87,14 +89,7 @@ pub fn decode(mut record: &[u8]) -> Result<Record, DecodeError> {
         return Err(DecodeError::Truncated { length });
     }
     // From here on the reads below cannot run out of bytes, which would panic: each kind's length is checked first.
-    let header = Header {
-        time_ns: record.get_u64_ne(),
-        pid: record.get_u32_ne(),
-        tid: record.get_u32_ne(),
-        kind: record.get_u16_ne(),
-        flags: record.get_u16_ne(),
-        site: record.get_u32_ne(),
-    };
+    let header = header(&mut record);
     let check = |expected| match length == expected {
         true => Ok(()),
         false => Err(DecodeError::Length { kind: header.kind, length, expected }),
@@ -138,6 +133,18 @@ pub fn decode(mut record: &[u8]) -> Result<Record, DecodeError> {
             Ok(Record::Sample(Sample { head, stack }))
         }
         kind => Err(DecodeError::Kind { kind }),
+    }
+}
+
+/// Reads a header. The record must hold one.
+fn header(record: &mut &[u8]) -> Header {
+    Header {
+        time_ns: record.get_u64_ne(),
+        pid: record.get_u32_ne(),
+        tid: record.get_u32_ne(),
+        kind: record.get_u16_ne(),
+        flags: record.get_u16_ne(),
+        site: record.get_u32_ne(),
     }
 }
 

@@ -24,6 +24,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Attach { pids, measure, web } => attach::attach(pids, &measure, &web),
         Command::Run { command, measure, web } => attach::run(&command, &measure, &web),
+        Command::Tree { pids, measure, json } => attach::tree(pids, &measure, json),
         Command::Ps => {
             print!("{}", ps::list());
             Ok(ExitCode::SUCCESS)

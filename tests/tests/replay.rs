@@ -43,6 +43,7 @@ fn plan() -> Plan {
                 aliases: Vec::new(),
                 blocking: false,
                 internal: name.starts_with("tokio"),
+                spawn_sites: Vec::new(),
             })
             .collect(),
         type_by_vtable: (0..TYPES.len()).map(|number| (vtable(number), TypeId(number as u32))).collect(),

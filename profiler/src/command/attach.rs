@@ -1,4 +1,4 @@
-//! `profiler attach` and `profiler run`: one loop that takes records, answers scrapes and waits for the end.
+//! `profiler attach`, `profiler run` and `profiler tree`: one loop that takes records, answers scrapes and waits for the end.
 
 use std::future::pending;
 use std::io::{IsTerminal as _, Write as _};
@@ -15,9 +15,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 
 use crate::cli::{Measure, Web};
 use crate::export::http::{self, Listener};
-use crate::export::{ExportError, SnapshotRequest, SnapshotSource, text};
+use crate::export::{ExportError, SnapshotRequest, SnapshotSource, text, tree};
 use crate::launch;
 use crate::metrics::{self, Own};
+use crate::model::snapshot::Snapshot;
 use crate::model::table::Limits;
 use crate::session::{Options, Session};
 
@@ -37,7 +38,22 @@ pub fn attach(pids: Vec<u32>, measure: &Measure, web: &Web) -> Result<ExitCode> 
         let endpoint = Endpoint::bind(measure, web)?;
         let signals = Signals::catch()?;
         let session = Session::start(options(pids, measure))?;
-        watch(session, endpoint, measure, signals, None).await?;
+        watch(session, endpoint, measure, signals, None, View::Summary).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Attaches to running processes, and prints who spawned whom in the end. Nothing is served.
+///
+/// # Errors
+/// It cannot start; then nothing was attached.
+pub fn tree(pids: Vec<u32>, measure: &Measure, json: bool) -> Result<ExitCode> {
+    let measure = Measure { duration: measure.duration.or(Some(PRINT_DURATION)), print: true, ..measure.clone() };
+    block_on(async {
+        let endpoint = Endpoint { listener: None, path: String::new() };
+        let signals = Signals::catch()?;
+        let session = Session::start(options(pids, &measure))?;
+        watch(session, endpoint, &measure, signals, None, View::Tree { json }).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -54,7 +70,7 @@ pub fn run(command: &[std::ffi::OsString], measure: &Measure, web: &Web) -> Resu
         let pid = held.pid().context("the program is gone")?;
         let session = Session::start(options(vec![pid], measure))?;
         let mut child = held.release()?;
-        watch(session, endpoint, measure, signals, Some(&mut child)).await?;
+        watch(session, endpoint, measure, signals, Some(&mut child), View::Summary).await?;
         let status = match child.try_wait().context("failed to wait for the program")? {
             Some(status) => status,
             // The measurement is over before the program is: it is ours to end.
@@ -159,6 +175,7 @@ async fn watch(
     measure: &Measure,
     mut signals: Signals,
     child: Option<&mut Child>,
+    view: View,
 ) -> Result<()> {
     let mut server = serve(endpoint);
     let ring = session.ring_fd().context("failed to watch the ring")?;
@@ -166,7 +183,7 @@ async fn watch(
     let ring = unsafe { AsyncFd::register(ring) }.context("failed to watch the ring")?;
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut view = measure.watch.map(|every| interval_at(Instant::now() + every, every));
+    let mut shown = measure.watch.map(|every| interval_at(Instant::now() + every, every));
     let duration = measure.duration.or_else(|| measure.print.then_some(PRINT_DURATION));
     let end = async {
         match duration {
@@ -185,7 +202,7 @@ async fn watch(
                 // Whoever asked may have hung up.
                 let _ = request.send(Arc::new(session.snapshot()));
             }
-            _ = tick(&mut view) => show(&mut session),
+            _ = tick(&mut shown) => show(&mut session, view),
             ready = ring.readable() => {
                 if session.drain() {
                     // More is there: scrapes and signals get their turn first.
@@ -210,9 +227,9 @@ async fn watch(
         }
     }
     if measure.print {
-        let snapshot = Arc::new(session.snapshot());
-        let page = metrics::page(snapshot, Own::read(None))?;
-        std::io::stdout().write_all(page.as_bytes()).context("failed to print the metrics")?;
+        let snapshot = Arc::new(session.last_snapshot());
+        let page = view.last(snapshot)?;
+        std::io::stdout().write_all(page.as_bytes()).context("failed to print what was measured")?;
     }
     let took = session.stop();
     log::info!("detached in {} ms", took.as_millis());
@@ -235,18 +252,46 @@ async fn next(server: &mut Option<Server>) -> SnapshotRequest {
     }
 }
 
-async fn tick(view: &mut Option<tokio::time::Interval>) {
-    match view {
-        Some(view) => {
-            view.tick().await;
+async fn tick(shown: &mut Option<tokio::time::Interval>) {
+    match shown {
+        Some(shown) => {
+            shown.tick().await;
         }
         None => pending().await,
     }
 }
 
-fn show(session: &mut Session) {
+/// What is printed of a snapshot.
+#[derive(Clone, Copy)]
+enum View {
+    /// A summary as it goes, and the page of metrics in the end.
+    Summary,
+    /// Who spawned whom.
+    Tree {
+        /// For programs.
+        json: bool,
+    },
+}
+
+impl View {
+    /// What is printed in the end.
+    fn last(self, snapshot: Arc<Snapshot>) -> Result<String> {
+        Ok(match self {
+            View::Summary => metrics::page(snapshot, Own::read(None))?,
+            View::Tree { json: true } => format!("{}\n", tree::document(&snapshot)),
+            View::Tree { json: false } => tree::render(&snapshot),
+        })
+    }
+}
+
+fn show(session: &mut Session, view: View) {
     let mut out = std::io::stdout().lock();
-    let color = out.is_terminal();
+    let snapshot = session.snapshot();
+    let text = match view {
+        View::Summary => text::render(&snapshot, out.is_terminal()),
+        View::Tree { json: true } => tree::document(&snapshot).to_string(),
+        View::Tree { json: false } => tree::render(&snapshot),
+    };
     // A reader that went away is no reason to stop measuring.
-    let _ = writeln!(out, "{}", text::render(&session.snapshot(), color));
+    let _ = writeln!(out, "{text}");
 }

@@ -1,4 +1,4 @@
-//! The endpoint: `/metrics`, `/status`, `/healthz`, `/readyz` and a landing page. Never what is on a page.
+//! The endpoint: `/metrics`, `/status`, `/tree`, `/healthz`, `/readyz` and a landing page. Never what is on a page.
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -13,13 +13,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
-use super::{ExportError, NoSnapshot, SnapshotSource, landing, status};
+use super::{ExportError, NoSnapshot, SnapshotSource, landing, status, tree};
 use crate::metrics::{self, Own};
 
 /// Where metrics are served by default.
 pub const DEFAULT_PATH: &str = "/metrics";
 
-const RESERVED: [&str; 4] = ["/", "/status", "/healthz", "/readyz"];
+const RESERVED: [&str; 5] = ["/", "/status", "/tree", "/healthz", "/readyz"];
 
 /// A bound address that does not serve yet.
 #[derive(Debug)]
@@ -89,6 +89,7 @@ pub fn router(path: &str, source: SnapshotSource) -> Result<Router, ExportError>
     Ok(Router::new()
         .route(path, get(metrics_page))
         .route("/status", get(status_page))
+        .route("/tree", get(tree_page))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready_page))
         .route("/", get(landing_page))
@@ -127,6 +128,11 @@ async fn status_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnap
     let snapshot = pages.source.snapshot().await?;
     let json = status::document(&snapshot).to_string();
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}
+
+async fn tree_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnapshot> {
+    let snapshot = pages.source.snapshot().await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], tree::render(&snapshot)).into_response())
 }
 
 async fn ready_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnapshot> {

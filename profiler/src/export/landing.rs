@@ -17,6 +17,7 @@ pub fn page(snapshot: &Snapshot, metrics: &str) -> String {
         out,
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>profiler</title><style>{STYLE}</style></head>\
          <body><h1>profiler {}</h1><nav><a href=\"{metrics}\">Metrics</a><a href=\"/status\">Status</a>\
+         <a href=\"/tree\">Tree</a>\
          <a href=\"/healthz\">Health</a><a href=\"/readyz\">Readiness</a></nav>",
         env!("CARGO_PKG_VERSION"),
         metrics = escaped(metrics)

@@ -4,6 +4,7 @@ pub mod http;
 pub mod landing;
 pub mod status;
 pub mod text;
+pub mod tree;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

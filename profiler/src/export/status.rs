@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::event::Outcome;
 use crate::model::snapshot::{
     BudgetSnapshot, DiagnosisSnapshot, EdgeParent, Evidence, ListenerSnapshot, LongRunSnapshot, PollSnapshot,
-    ProbeCost, Snapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
+    ProbeCost, Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
 };
 
 /// The document. What was not measured is `null`.
@@ -134,6 +134,7 @@ fn tasks(tasks: &TasksSnapshot) -> Value {
             "parents": parents(tasks, index),
             "polls": kind.polls.as_ref().map(polls),
             "overdue": kind.overdue,
+            "spawn_sites": kind.spawn_sites.iter().map(spawn_site).collect::<Vec<_>>(),
         })
     });
     json!({
@@ -177,6 +178,11 @@ fn long_runs(runs: &LongRunSnapshot) -> Value {
             "tid": runs.last_tid,
         },
     })
+}
+
+/// Where tasks of a type are spawned. `sampled` is of a sample of the spawns, for the shares of several sites.
+fn spawn_site(site: &SpawnSiteSnapshot) -> Value {
+    json!({ "site": site.name, "place": site.place, "exact": site.exact, "sampled": site.sampled })
 }
 
 /// Who spawned tasks of a type. `parent` is a name, or `null` where there is none or it is not known.

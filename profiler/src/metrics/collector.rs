@@ -7,7 +7,7 @@ use profiler_common::map::wake;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
-use super::labels::{self, BOUND, Bounded};
+use super::labels::{self, BOUND, Bounded, OTHER};
 use super::own::Own;
 use super::series::{Labels, Page, scaled};
 use super::table::{Id, METRICS, TARGET_LABELS, Unit};
@@ -17,6 +17,9 @@ use crate::model::snapshot::{
     TasksSnapshot,
 };
 use crate::status::ProbeState;
+
+/// Spawn sites of one type that are exported.
+const SITES: usize = 4;
 
 /// Collects the metrics of one snapshot.
 pub struct SnapshotCollector {
@@ -185,6 +188,9 @@ impl<'a> Filler<'_, 'a> {
             if let Some(last_ns) = kind.last_spawn_ns {
                 let seconds = epoch_offset_seconds + scaled(last_ns, Unit::Seconds);
                 self.number(Id::TaskLastSpawnTimestampSeconds, [task, ""], seconds);
+            }
+            for site in kind.spawn_sites.iter().take(SITES).filter(|_| task != OTHER) {
+                self.number(Id::TaskInfo, [task, &site.name], 1.0);
             }
         }
         if let Some(cpu) = tasks.cpu {

@@ -187,6 +187,8 @@ const ACCOUNT: &str = "hits counted in the kernel, times what a hit costs on thi
 const SAMPLED: &str = "tier 0, CPU clock; sampled 99 times a second of CPU time";
 const READ: &str = "read at the scrape";
 const LISTENER: &str = "local addresses that it listens on: 100 per target, the rest in `other`";
+const SITES: &str = "tier 1, read from the binary, and from stacks copied at a sample of the spawns";
+const SPAWN_SITE: &str = "`task` as above, without `other`; the 4 most frequent places per task";
 const TASK: &str = "short names of task types: 100 per target by default, the rest in `other`";
 
 metrics! {
@@ -260,6 +262,9 @@ metrics! {
     RuntimeCpuSecondsTotal "runtime_cpu_seconds_total" Counter Seconds Runtime Target Sum ["state"]
         "`task`, `scheduler`, `other`, `unknown`", SAMPLED,
         "CPU time, sampled: in tasks, in the runtime's workers, in neither, or in tasks whose type could not be told.";
+    TaskInfo "task_info" Gauge State Tasks Target Max ["task", "spawn_site"] SPAWN_SITE, SITES,
+        "Where tasks are spawned; always 1.";
+
     TargetUp "target_up" Gauge State Runtime Target Max [] "", READ,
         "Whether the target runs (1) or has ended and is only retained (0).";
     TargetProcesses "target_processes" Gauge Count Runtime Target Sum [] "", READ,

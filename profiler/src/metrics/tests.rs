@@ -10,7 +10,7 @@ use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
     BudgetSnapshot, CpuSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, SchedSnapshot,
-    TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, TierSnapshot,
+    SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, TierSnapshot,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -45,6 +45,12 @@ fn kind(name: &str, spawned: u64) -> TaskTypeSnapshot {
         }),
         overdue: Some(0),
         cpu_ns: Some(20_202_020),
+        spawn_sites: vec![SpawnSiteSnapshot {
+            name: "src/a.rs:1".into(),
+            place: "src/a.rs:1:2".into(),
+            exact: true,
+            sampled: 0,
+        }],
         ..TaskTypeSnapshot::default()
     }
 }

@@ -2,6 +2,7 @@
 
 use profiler_common::histogram::Histogram;
 
+use super::sites::Sites;
 use super::snapshot::TaskTypeSnapshot;
 use super::task::TypeInfo;
 use crate::event::{Outcome, TypeId};
@@ -83,7 +84,7 @@ impl Counts {
     }
 
     /// The exported form of one type.
-    pub fn snapshot(&self, kind: TypeId, info: &TypeInfo) -> TaskTypeSnapshot {
+    pub fn snapshot(&self, kind: TypeId, info: &TypeInfo, sites: &Sites) -> TaskTypeSnapshot {
         let counts = &self.by_type[kind.0 as usize];
         TaskTypeSnapshot {
             kind,
@@ -101,6 +102,7 @@ impl Counts {
             polls: None,
             overdue: None,
             overdue_ns: None,
+            spawn_sites: sites.of(kind, info),
             ..TaskTypeSnapshot::default()
         }
     }

@@ -6,6 +6,7 @@ pub mod lineage;
 pub mod order;
 pub mod residence;
 pub mod retention;
+pub mod sites;
 pub mod snapshot;
 pub mod table;
 pub mod task;

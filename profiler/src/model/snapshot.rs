@@ -327,6 +327,21 @@ pub struct TaskTypeSnapshot {
     pub cpu_ns: Option<u64>,
     /// Times that such a task was found to hold its thread; `None` where there was none, or it is not sampled.
     pub long_runs: Option<LongRunSnapshot>,
+    /// Where it is spawned, the most frequent first; empty where that is not known.
+    pub spawn_sites: Vec<SpawnSiteSnapshot>,
+}
+
+/// A place where tasks of a type are spawned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpawnSiteSnapshot {
+    /// For people and labels: `cart/src/http.rs:12`, or `in cart::serve` where the line is not known.
+    pub name: String,
+    /// In full.
+    pub place: String,
+    /// Whether it is a line, rather than a function or a file.
+    pub exact: bool,
+    /// Spawns that were found to be from there, in a sample of all; 0 where only the binary tells of it.
+    pub sampled: u64,
 }
 
 /// The profiler's own figures.

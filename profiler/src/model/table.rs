@@ -10,8 +10,9 @@ use super::cpu::{self, Cpu};
 use super::lineage::{Lineage, ParentType};
 use super::order::Pending;
 use super::retention::Retention;
+use super::sites::Sites;
 use super::snapshot::{Edge, EdgeParent, TaskTypeSnapshot, TasksSnapshot};
-use super::task::{Tasks, TypeInfo};
+use super::task::{SiteInfo, Tasks, TypeInfo};
 use crate::event::{CpuSample, Outcome, Parent, TaskEvent, TaskRef, TypeId};
 
 /// What the table may hold.
@@ -148,6 +149,11 @@ impl Table {
         self.push(target, time_ns, Item::Sample(sample));
     }
 
+    /// A spawn of a type was found to be from a site. False where it could not be kept.
+    pub fn spawned_at(&mut self, target: TargetId, kind: TypeId, site: &SiteInfo) -> bool {
+        self.targets.get_mut(&target).is_some_and(|target| target.sites.met(kind, site))
+    }
+
     /// The target has ended, and with it its tasks. It is retained for the window.
     pub fn end_target(&mut self, target: TargetId, time_ns: u64) {
         let Some(entry) = self.targets.get_mut(&target) else { return };
@@ -217,7 +223,7 @@ impl Table {
             return tasks.types.get_mut(at);
         }
         let target = self.targets.get(&target)?;
-        tasks.types.push(target.counts.snapshot(kind, target.types.get(kind.0 as usize)?));
+        tasks.types.push(target.counts.snapshot(kind, target.types.get(kind.0 as usize)?, &target.sites));
         tasks.types.last_mut()
     }
 
@@ -266,6 +272,7 @@ struct Target {
     lineage: Lineage,
     /// Where it is sampled.
     cpu: Option<Cpu>,
+    sites: Sites,
     untracked: u64,
     end_unseen: u64,
     /// Births and ends are seen without a gap since the counts began.
@@ -282,6 +289,7 @@ impl Target {
             tasks: Tasks::default(),
             counts: Counts::new(types.len()),
             lineage: Lineage::new(unresolved_parents),
+            sites: Sites::default(),
             types,
             cpu: None,
             untracked: 0,
@@ -475,7 +483,7 @@ impl Target {
         }
         let info = self.types.get(kind.0 as usize)?;
         index.insert(kind, types.len());
-        types.push(self.counts.snapshot(kind, info));
+        types.push(self.counts.snapshot(kind, info, &self.sites));
         Some(types.len() - 1)
     }
 

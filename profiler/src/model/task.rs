@@ -17,6 +17,19 @@ pub struct TypeInfo {
     pub blocking: bool,
     /// Whether the runtime itself spawns it.
     pub internal: bool,
+    /// Where it may be spawned, as far as its binary alone tells.
+    pub spawn_sites: Vec<SiteInfo>,
+}
+
+/// A place where tasks are spawned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteInfo {
+    /// For people and labels.
+    pub name: String,
+    /// In full.
+    pub place: String,
+    /// Whether it is a line, rather than a function or a file.
+    pub exact: bool,
 }
 
 /// A task that lives. Kept small: there may be a million.

@@ -1,6 +1,7 @@
 //! Adapters, one folder per runtime: what a binary is, where to probe it, and what its records mean.
 //! Never an exporter, never another runtime, never aya.
 
+mod place;
 pub mod stack;
 #[cfg(test)]
 mod tests;
@@ -8,10 +9,12 @@ pub mod tokio;
 
 use std::collections::HashMap;
 
+use profiler_common::event::Header;
 use profiler_common::event::{SampleHead, sample_flag};
 pub use profiler_common::map::IdPlace;
 use profiler_common::map::{Argument, TaskLayout};
 
+pub use self::place::{SpawnSite, short_path};
 pub use self::stack::PollCode;
 use crate::event::{CpuSample, Current, TaskEvent, TypeId};
 use crate::target::elf::Binary;
@@ -29,6 +32,9 @@ pub trait Runtime: Sync {
     /// # Errors
     /// It is this runtime's binary, but it is broken (truncated, hostile, contradictory).
     fn detect(&self, binary: &Binary<'_>) -> Result<Option<Plan>, DetectError>;
+
+    /// Where tasks of a type were spawned on each of these stacks; `None` where that cannot be told.
+    fn spawn_sites(&self, binary: &Binary<'_>, stacks: &[SpawnPath]) -> Vec<Option<SpawnSite>>;
 }
 
 /// A binary that could not be understood.
@@ -67,6 +73,18 @@ pub struct Plan {
     pub type_by_vtable: HashMap<u64, TypeId>,
     /// The code that polls each type, sorted by address, without overlaps.
     pub polls: Vec<PollCode>,
+}
+
+impl Plan {
+    /// Whether only the stack tells where a task is spawned that is created at a probe: the binary alone tells no line
+    /// of the application's, or several.
+    pub fn wants_stacks(&self, probe: &ProbeSpec) -> bool {
+        let told = |kind: TypeId| {
+            let kind = self.types.get(kind.0 as usize);
+            kind.is_some_and(|kind| kind.internal || matches!(kind.spawn_sites[..], [SpawnSite::Line { .. }]))
+        };
+        probe.hook == Hook::Spawn && !probe.kind.is_some_and(told)
+    }
 }
 
 /// One thing that a plan can or cannot observe.
@@ -136,6 +154,16 @@ pub struct ProbeSpec {
     pub emulated: bool,
 }
 
+/// How the code came to create a task.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SpawnPath {
+    /// The task's type.
+    pub kind: TypeId,
+    /// Virtual addresses (in the file's own terms): that of the instruction at which the stack was copied, then those
+    /// to which the functions return, innermost first.
+    pub frames: Vec<u64>,
+}
+
 /// One type of task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskType {
@@ -149,6 +177,8 @@ pub struct TaskType {
     pub blocking: bool,
     /// Whether the runtime itself spawns it (its workers), rather than the application.
     pub internal: bool,
+    /// Where it may be spawned, as far as the binary alone tells; empty where it does not.
+    pub spawn_sites: Vec<SpawnSite>,
 }
 
 /// What remains to be known of a process to translate its records.
@@ -187,6 +217,14 @@ impl Plan {
 }
 
 impl Instance<'_> {
+    /// The type of a task, by its vtable or, without one, by the site that was hit.
+    pub fn kind(&self, header: &Header, vtable: u64) -> Option<TypeId> {
+        if vtable == 0 {
+            return self.plan.probes.get(header.site as usize).and_then(|probe| probe.kind);
+        }
+        vtable.checked_sub(self.load_bias).and_then(|vtable| self.plan.type_by_vtable.get(&vtable).copied())
+    }
+
     /// Makes a neutral event of a raw record.
     ///
     /// # Errors

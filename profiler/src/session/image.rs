@@ -4,10 +4,12 @@ use std::fmt::Display;
 
 use memmap2::Mmap;
 
+use super::sites::SpawnSites;
 use crate::runtime::{Lineage, Plan, RUNTIMES};
 use crate::status::ProbeState;
 use crate::target::elf::Binary;
 use crate::target::process::{Image, Process};
+use crate::target::unwind::Unwinder;
 
 /// What was read.
 pub(super) struct Reading {
@@ -17,6 +19,8 @@ pub(super) struct Reading {
     pub load_bias: u64,
     /// First address and end of the image in memory.
     pub bounds: (u64, u64),
+    /// What finds the spawn sites that only stacks tell.
+    pub sites: SpawnSites,
 }
 
 /// Why tasks are not measured: a row of the status.
@@ -55,7 +59,9 @@ pub(super) fn read(process: &Process, image: &Image, poll_stack: bool) -> Result
         .iter()
         .find_map(|p| Some(p.start.wrapping_sub(binary.address_of(p.file_offset)?)))
         .ok_or_else(|| Refusal::broken("the image's memory map and its program headers disagree"))?;
-    Ok(Reading { plan, load_bias, bounds })
+    let unwinder = Unwinder::of(&binary);
+    drop(binary);
+    Ok(Reading { plan, load_bias, bounds, sites: SpawnSites::new(data, unwinder) })
 }
 
 fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<Plan, Refusal> {

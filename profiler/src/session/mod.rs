@@ -8,6 +8,7 @@ mod image;
 mod probes;
 mod runtime;
 mod sample;
+mod sites;
 mod spending;
 mod target;
 
@@ -25,7 +26,7 @@ use target::{Tasks, Watched};
 
 use crate::budget::Budget;
 use crate::clock;
-use crate::decode::{Record, decode};
+use crate::decode::{Record, decode, stack};
 use crate::diagnosis::{Change, Diagnoses};
 use crate::kernel::attach::Links;
 use crate::kernel::load::{Kernel, Sizes};
@@ -83,6 +84,7 @@ struct Tally {
     spawned: u64,
     completed: u64,
     slow_polls: u64,
+    stacks: u64,
     forked: u64,
     execed: u64,
     exited: u64,
@@ -219,6 +221,7 @@ impl Session {
         let Session { ring, table, tally, targets, by_pid, storm, .. } = self;
         let mut processes = Vec::new();
         let n = ring.drain(BATCH, |bytes| match decode(bytes) {
+            _ if stack::is_stack(bytes) => take_stack(bytes, targets, by_pid, tally),
             Ok(Record::Task(record)) => take_task(&record, targets, by_pid, table, tally),
             Ok(Record::Process(record)) if record.header.kind == kind::HIT_STORM => *storm = true,
             Ok(Record::Process(record)) => {
@@ -298,7 +301,9 @@ impl Session {
         if now.saturating_sub(self.balanced_ns) >= BALANCE_NS {
             self.balance(now);
         }
-        if now.saturating_sub(self.refreshed_ns) < REFRESH_NS {
+        let refresh = now.saturating_sub(self.refreshed_ns) >= REFRESH_NS;
+        self.targets.iter_mut().for_each(|watched| watched.find_sites(&mut self.table, refresh));
+        if !refresh {
             return;
         }
         self.refreshed_ns = now;
@@ -352,13 +357,23 @@ impl Session {
         snapshot
     }
 
+    /// The same at the end of a measurement: what waits for its order waits no longer.
+    pub fn last_snapshot(&mut self) -> Snapshot {
+        while self.drain() {}
+        self.table.finish();
+        self.targets.iter_mut().for_each(|watched| watched.find_sites(&mut self.table, true));
+        self.snapshot()
+    }
+
     fn profiler_snapshot(&mut self) -> ProfilerSnapshot {
+        let dropped: u64 = self.targets.iter().map(Watched::stacks_dropped).sum();
         let tally = &self.tally;
         let mut snapshot = ProfilerSnapshot {
             events: vec![
                 ("task_spawned", tally.spawned),
                 ("task_completed", tally.completed),
                 ("task_slow_poll", tally.slow_polls),
+                ("spawn_stack", tally.stacks),
                 ("process_forked", tally.forked),
                 ("process_execed", tally.execed),
                 ("process_exited", tally.exited),
@@ -381,6 +396,8 @@ impl Session {
                     ("idle", of(Counter::IdleHits)),
                     ("foreign_process", of(Counter::ForeignHits)),
                     ("poll_start_unseen", of(Counter::PollStartUnseen)),
+                    ("spawn_stack", of(Counter::SpawnStacks)),
+                    ("spawn_stack_skipped", of(Counter::SpawnStacksSkipped) + dropped),
                 ];
             }
             Err(e) => log::warn!("{e}"),
@@ -436,6 +453,18 @@ fn report(change: &Change) {
     match change {
         Change::Appeared(found) => log::warn!("process {}: {}: {}", found.pid, found.name, found.summary),
         Change::Ended(found) => log::info!("process {}: {} has ended: {}", found.pid, found.name, found.subject),
+    }
+}
+
+fn take_stack(bytes: &[u8], targets: &mut [Watched], by_pid: &HashMap<u32, usize>, tally: &mut Tally) {
+    let Ok(sample) = stack::decode(bytes) else {
+        tally.malformed += 1;
+        return;
+    };
+    tally.stacks += 1;
+    // Whoever ended meanwhile needs no site any more.
+    if let Some(runtime) = by_pid.get(&sample.header.pid).and_then(|&index| targets[index].probed_mut()) {
+        runtime.take_stack(sample);
     }
 }
 

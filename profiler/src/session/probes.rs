@@ -162,12 +162,13 @@ fn tier_of(hook: Hook, lineage: Lineage) -> Tier {
 
 fn sites_of(plan: &Plan, hook: Hook) -> Vec<Site> {
     let numbered = plan.probes.iter().enumerate().filter(|(_, probe)| probe.hook == hook);
-    numbered.map(|(number, probe)| Site { offset: probe.file_offset, cookie: cookie(number, probe) }).collect()
+    numbered.map(|(number, probe)| Site { offset: probe.file_offset, cookie: cookie(plan, number, probe) }).collect()
 }
 
 /// The kernel half is told at each hit which site it was, and where its task is.
-fn cookie(number: usize, probe: &ProbeSpec) -> u64 {
-    Cookie::new(probe.argument, probe.displacement, probe.id, probe.kind.is_some(), number as u16).0
+fn cookie(plan: &Plan, number: usize, probe: &ProbeSpec) -> u64 {
+    let cookie = Cookie::new(probe.argument, probe.displacement, probe.id, probe.kind.is_some(), number as u16);
+    if plan.wants_stacks(probe) { cookie.with_stacks().0 } else { cookie.0 }
 }
 
 const fn program(hook: Hook) -> &'static str {

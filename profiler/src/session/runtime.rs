@@ -8,7 +8,9 @@ use rustc_hash::FxHashMap;
 
 use super::image::Refusal;
 use super::probes::Probes;
+use super::sites::SpawnSites;
 use crate::budget::governor::{Mode, Tier};
+use crate::decode::stack::StackSample;
 use crate::event::TypeId;
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
@@ -33,6 +35,8 @@ pub(super) struct Runtime {
     load_bias: u64,
     table: TargetId,
     probes: Probes,
+    /// What finds the spawn sites that only stacks tell.
+    sites: SpawnSites,
     slot: u32,
     layout: TaskLayout,
     slow_ns: u64,
@@ -56,6 +60,7 @@ impl Runtime {
         plan: Plan,
         load_bias: u64,
         bounds: (u64, u64),
+        sites: SpawnSites,
         probes: Probes,
         table: TargetId,
         slot: u32,
@@ -68,6 +73,7 @@ impl Runtime {
             load_bias,
             table,
             probes,
+            sites,
             slot,
             layout,
             slow_ns,
@@ -100,6 +106,25 @@ impl Runtime {
     /// What translates its records.
     pub fn instance(&self) -> Instance<'_> {
         Instance { plan: &self.plan, load_bias: self.load_bias }
+    }
+
+    /// Takes the stack of a spawn to be looked at later.
+    pub fn take_stack(&mut self, sample: StackSample) {
+        self.sites.take(sample);
+    }
+
+    /// Looks at stacks; `paths`, if new ones are to be understood too.
+    pub fn find_sites(&mut self, table: &mut Table, paths: bool) {
+        let instance = Instance { plan: &self.plan, load_bias: self.load_bias };
+        self.sites.unwind(&instance, table, self.table);
+        if paths {
+            self.sites.understand(&instance, table, self.table);
+        }
+    }
+
+    /// Stacks that were not looked at.
+    pub fn stacks_dropped(&self) -> u64 {
+        self.sites.dropped
     }
 
     /// How its build is observed.

@@ -22,8 +22,8 @@ use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
-use crate::model::task::TypeInfo;
-use crate::runtime::TaskType;
+use crate::model::task::{SiteInfo, TypeInfo};
+use crate::runtime::{SpawnSite, TaskType};
 use crate::status::{ProbeState, TargetStatus};
 use crate::target::listener::{Listeners, ListeningSocket};
 use crate::target::process::Process;
@@ -119,6 +119,23 @@ impl Watched {
         }
     }
 
+    /// The same, to be given its stacks.
+    pub fn probed_mut(&mut self) -> Option<&mut Runtime> {
+        self.runtime.as_mut()
+    }
+
+    /// Looks at the stacks of its spawns; `paths`, if new ones are to be understood too, which takes a while.
+    pub fn find_sites(&mut self, table: &mut Table, paths: bool) {
+        if let Some(runtime) = &mut self.runtime {
+            runtime.find_sites(table, paths);
+        }
+    }
+
+    /// Stacks of its image that were not looked at.
+    pub fn stacks_dropped(&self) -> u64 {
+        self.runtime.as_ref().map_or(0, |runtime| runtime.stacks_dropped())
+    }
+
     /// Makes all threads known that were there before. The kernel half follows new ones already.
     pub fn follow_threads(&mut self, kernel: &mut Kernel) -> Result<(), crate::kernel::KernelError> {
         for &pid in &self.members {
@@ -208,7 +225,7 @@ impl Watched {
 
     fn try_attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, how: Tasks) -> Result<(), Refusal> {
         let image = self.process.image().map_err(Refusal::broken)?;
-        let Reading { plan, load_bias, bounds } = image::read(&self.process, &image, how.poll_stack)?;
+        let Reading { plan, load_bias, bounds, sites } = image::read(&self.process, &image, how.poll_stack)?;
         self.runtime_name = plan.runtime;
         self.runtime_version.clone_from(&plan.version);
         for signal in &plan.signals {
@@ -227,7 +244,7 @@ impl Watched {
             let types: Arc<[TypeInfo]> = plan.types.iter().map(type_info).collect();
             let id = table.add_target(types);
             self.tables.push(id);
-            let mut runtime = Runtime::new(plan, load_bias, bounds, probes, id, self.slot, how.slow_poll_ns);
+            let mut runtime = Runtime::new(plan, load_bias, bounds, sites, probes, id, self.slot, how.slow_poll_ns);
             let pids: Vec<u32> = self.members.iter().copied().collect();
             runtime.attach(kernel, &spending, &pids)?;
             Ok(runtime)
@@ -492,5 +509,12 @@ fn type_info(kind: &TaskType) -> TypeInfo {
         aliases: kind.aliases.clone(),
         blocking: kind.blocking,
         internal: kind.internal,
+        spawn_sites: kind.spawn_sites.iter().map(site_info).collect(),
     }
+}
+
+/// A spawn site as the model keeps it.
+pub(super) fn site_info(site: &SpawnSite) -> SiteInfo {
+    let exact = matches!(site, SpawnSite::Line { .. });
+    SiteInfo { name: site.short(), place: site.to_string(), exact }
 }

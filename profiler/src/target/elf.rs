@@ -108,6 +108,8 @@ pub struct Binary<'data> {
     pub thread_local: Option<ThreadLocal>,
     /// Whether it is linked when it is started.
     pub interpreter: bool,
+    /// Addresses of the table by which unwind information is searched (`.eh_frame_hdr`).
+    pub unwind_index: Option<Range<u64>>,
     /// The GNU build id.
     pub build_id: Option<&'data [u8]>,
     /// Symbols sorted by address; those of the dynamic table where the file is stripped.
@@ -134,6 +136,7 @@ impl<'data> Binary<'data> {
             relocatable: header.e_type.get(Le) == elf::ET_DYN,
             thread_local: thread_local(programs)?,
             interpreter: programs.iter().any(|program| program.p_type.get(Le) == elf::PT_INTERP),
+            unwind_index: unwind_index(programs),
             build_id: None,
             symbols: Vec::new(),
             functions: Vec::new(),
@@ -147,7 +150,7 @@ impl<'data> Binary<'data> {
         });
         binary.symbols = symbols(header, data)?;
         binary.relocations = relocation::read(&binary, programs)?;
-        binary.functions = functions::read(&binary, header, programs);
+        binary.functions = functions::read(&binary, header);
         Ok(binary)
     }
 
@@ -288,6 +291,12 @@ fn segments(data: &[u8], programs: &[elf::ProgramHeader64<Le>]) -> Result<Vec<Se
         return Err(malformed("segments share their bytes"));
     }
     Ok(segments)
+}
+
+fn unwind_index(programs: &[elf::ProgramHeader64<Le>]) -> Option<Range<u64>> {
+    let program = programs.iter().find(|p| p.p_type.get(Le) == elf::PT_GNU_EH_FRAME)?;
+    let start = program.p_vaddr.get(Le);
+    Some(start..start.checked_add(program.p_memsz.get(Le))?)
 }
 
 fn thread_local(programs: &[elf::ProgramHeader64<Le>]) -> Result<Option<ThreadLocal>, ElfError> {

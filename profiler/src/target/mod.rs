@@ -5,3 +5,4 @@ pub mod elf;
 pub mod listener;
 pub mod process;
 pub mod site;
+pub mod unwind;

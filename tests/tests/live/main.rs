@@ -10,4 +10,5 @@ mod robust;
 mod sample;
 mod sched;
 mod single_uprobes;
+mod spawn_sites;
 mod tasks;

@@ -1,5 +1,6 @@
 //! Panic locations in the application's own sources: what a stripped binary still says of where its code is from.
 
+use crate::runtime::{SpawnSite, short_path};
 use crate::target::elf::Binary;
 
 /// A place in a source file.
@@ -9,6 +10,8 @@ pub(super) struct Location {
     pub(super) file: String,
     /// Line, from 1.
     pub(super) line: u32,
+    /// Column, from 1.
+    pub(super) column: u32,
 }
 
 /// Longer paths are no source files.
@@ -34,7 +37,11 @@ impl Location {
         }
         let path = binary.word(address)?;
         let file = std::str::from_utf8(binary.bytes(path..path.checked_add(length)?)?).ok()?;
-        (file.ends_with(".rs") && !file.contains(char::is_control)).then(|| Location { file: file.to_owned(), line })
+        (file.ends_with(".rs") && !file.contains(char::is_control)).then(|| Location {
+            file: file.to_owned(),
+            line,
+            column,
+        })
     }
 
     /// Whether the source is the application's, as far as its path tells.
@@ -44,14 +51,13 @@ impl Location {
 
     /// `src/main.rs:120`: the last parts of the path, from the directory above `src`.
     pub(super) fn short(&self) -> String {
-        let parts: Vec<&str> = self.file.split('/').filter(|part| !part.is_empty()).collect();
-        let source = parts.iter().rposition(|&part| part == "src");
-        let from = match source {
-            // A path within a workspace names the crate in front of `src`; an absolute one does too.
-            Some(source) => source.saturating_sub(1),
-            None => parts.len().saturating_sub(2),
-        };
-        format!("{}:{}", parts[from..].join("/"), self.line)
+        format!("{}:{}", short_path(&self.file), self.line)
+    }
+}
+
+impl From<Location> for SpawnSite {
+    fn from(location: Location) -> SpawnSite {
+        SpawnSite::Line { file: location.file, line: location.line, column: Some(location.column) }
     }
 }
 
@@ -60,15 +66,7 @@ mod tests {
     use super::*;
 
     fn location(file: &str) -> Location {
-        Location { file: file.to_owned(), line: 7 }
-    }
-
-    /// Check that we keep what tells files apart, and drop where they were built.
-    #[test]
-    fn paths_are_shortened() {
-        assert_eq!(location("src/main.rs").short(), "src/main.rs:7");
-        assert_eq!(location("/build/shop/crates/cart/src/http/mod.rs").short(), "cart/src/http/mod.rs:7");
-        assert_eq!(location("examples/echo.rs").short(), "examples/echo.rs:7");
+        Location { file: file.to_owned(), line: 7, column: 1 }
     }
 
     /// Check that we know the sources that are not the application's.

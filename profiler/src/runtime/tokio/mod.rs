@@ -7,6 +7,7 @@ mod name;
 mod poll;
 mod reach;
 mod spawn;
+mod spawn_site;
 mod version;
 mod vtable;
 mod wake;
@@ -19,10 +20,13 @@ use profiler_common::map::{TaskLayout, error_order};
 use self::reach::Reach;
 use self::version::Version;
 use self::vtable::{Layout, Vtable};
-use super::{DetectError, Hook, IdPlace, Instance, Lineage, Plan, ProbeSpec, Runtime, Signal, Untranslated};
+use super::{
+    DetectError, Hook, IdPlace, Instance, Lineage, Plan, ProbeSpec, Runtime, Signal, SpawnPath, SpawnSite, Untranslated,
+};
 use crate::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
 use crate::target::elf::Binary;
 use crate::target::site::Site;
+use crate::target::site::code::Bodies;
 
 /// The adapter.
 pub struct Tokio;
@@ -45,6 +49,23 @@ impl Runtime for Tokio {
             None => without_probes(version),
         }))
     }
+
+    fn spawn_sites(&self, binary: &Binary<'_>, stacks: &[SpawnPath]) -> Vec<Option<SpawnSite>> {
+        let Some((layout, vtables)) = layout_and_vtables(binary) else { return vec![None; stacks.len()] };
+        let mut bodies = Bodies::new(binary);
+        let creations = spawn::find(binary, &mut bodies, layout, &vtables);
+        let mut reach = Reach::new(binary);
+        let mut finder = spawn_site::Finder::new(binary, &mut reach, &mut bodies, &creations.loads);
+        stacks.iter().map(|stack| finder.on_path(stack)).collect()
+    }
+}
+
+fn layout_and_vtables(binary: &Binary<'_>) -> Option<(Layout, Vec<Vtable>)> {
+    let vtables = vtable::by_shape(binary);
+    if !vtables.is_empty() {
+        return Some((vtable::WITH_OFFSETS, vtables));
+    }
+    vtable::by_symbol(binary, Version::find(binary.data)?)
 }
 
 /// The signals of a plan, in the order of the rows.
@@ -76,7 +97,8 @@ fn without_probes(version: Version) -> Plan {
 
 fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: &[Vtable], how: &str) -> Plan {
     let type_id = |index: usize| TypeId(index as u32);
-    let creations = spawn::find(binary, layout, vtables);
+    let mut bodies = Bodies::new(binary);
+    let creations = spawn::find(binary, &mut bodies, layout, vtables);
     let completions = complete::sites(binary);
     let mut probes = Vec::new();
     probes
@@ -109,7 +131,9 @@ fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: 
         probes.extend(specs);
         how
     });
-    let (types, named) = name::types(binary, &mut reach, layout, vtables);
+    let (mut types, named) = name::types(binary, &mut reach, layout, vtables);
+    let sites = spawn_site::by_type(binary, &mut reach, &mut bodies, &creations, types.len());
+    types.iter_mut().zip(sites).for_each(|(task, sites)| task.spawn_sites = sites);
     let names = match named {
         0 => Err("neither symbols nor source locations name any task".to_owned()),
         named => Ok(format!("{named} of {} types", types.len())),
@@ -197,14 +221,7 @@ fn spec(binary: &Binary<'_>, hook: Hook, site: &Site, kind: Option<TypeId>, id: 
 
 /// Makes a neutral event of a raw record.
 pub(super) fn translate(instance: &Instance<'_>, record: &TaskRecord) -> Result<TaskEvent, Untranslated> {
-    let plan = instance.plan;
-    let kind = if record.vtable == 0 {
-        // The site alone tells the type.
-        plan.probes.get(record.header.site as usize).and_then(|probe| probe.kind)
-    } else {
-        record.vtable.checked_sub(instance.load_bias).and_then(|vtable| plan.type_by_vtable.get(&vtable).copied())
-    };
-    let kind_of_task = kind.ok_or(Untranslated::ForeignVtable)?;
+    let kind_of_task = instance.kind(&record.header, record.vtable).ok_or(Untranslated::ForeignVtable)?;
     let task = TaskRef { address: record.task, id: (record.id != 0).then_some(record.id) };
     let flags = record.header.flags;
     match record.header.kind {

@@ -1,6 +1,6 @@
 //! What the types of tasks are called: from symbols where there are any, else from panic locations.
 
-mod rust;
+pub(super) mod rust;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -62,7 +62,14 @@ fn describe(vtable: &Vtable, evidence: &Evidence) -> TaskType {
             None => format!("task@{:x}", vtable.address),
         };
         let internal = evidence.worker.is_some();
-        return TaskType { name, full_name: None, aliases: Vec::new(), blocking: by_layout, internal };
+        return TaskType {
+            name,
+            full_name: None,
+            aliases: Vec::new(),
+            blocking: by_layout,
+            internal,
+            spawn_sites: Vec::new(),
+        };
     };
     let (body, blocking) = rust::unwrap_blocking(future);
     TaskType {
@@ -71,6 +78,7 @@ fn describe(vtable: &Vtable, evidence: &Evidence) -> TaskType {
         aliases: others.iter().map(|other| rust::short(rust::unwrap_blocking(other).0, rust::SEGMENTS)).collect(),
         blocking: blocking || by_layout,
         internal: rust::is_internal(body),
+        spawn_sites: Vec::new(),
     }
 }
 

@@ -18,7 +18,7 @@ use super::vtable::{Layout, Vtable};
 use crate::runtime::IdPlace;
 use crate::target::elf::Binary;
 use crate::target::site::Site;
-use crate::target::site::code::{Body, immediate};
+use crate::target::site::code::{Bodies, Body, immediate};
 
 /// A site that every creation of certain tasks passes exactly once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,30 +39,50 @@ pub(super) struct Creations {
     /// References to vtables whose creation was not understood, and vtables without any that was: tasks that would be
     /// missed.
     pub(super) missed: usize,
+    /// Where in the code the tasks of which type are created: several places may share a site.
+    pub(super) origins: Vec<Origin>,
+    /// The instructions that name a vtable, and the index of that.
+    pub(super) loads: HashMap<u64, usize>,
+}
+
+/// A place in code that only the creation of one type passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// Address of an instruction.
+    pub(super) address: u64,
+    /// Index of the type's vtable.
+    pub(super) vtable: usize,
 }
 
 /// Finds the creation of the tasks of all `vtables`, which are sorted by address.
-pub(super) fn find(binary: &Binary<'_>, layout: Layout, vtables: &[Vtable]) -> Creations {
-    let mut bodies: HashMap<u64, Option<Body>> = HashMap::new();
+pub(super) fn find(binary: &Binary<'_>, bodies: &mut Bodies<'_, '_>, layout: Layout, vtables: &[Vtable]) -> Creations {
     let mut sites = Sites::default();
+    let mut origins = Vec::new();
+    let mut loads = HashMap::new();
     let mut missed = 0;
     let mut referenced = HashSet::new();
     for reference in references(binary, vtables) {
         let Some(function) = binary.function_at(reference.address) else { continue };
-        let body = bodies.entry(function.start).or_insert_with(|| Body::decode(binary, function));
-        let Some(body) = body else { continue };
-        let Some(start) = reference.instruction(body) else { continue };
+        let Some(body) = bodies.of(function) else { continue };
+        let Some(start) = reference.instruction(&body) else { continue };
         referenced.insert(reference.vtable);
+        let load = body.instructions[start].ip();
+        loads.insert(load, reference.vtable);
         let found = Some(start)
             .filter(|&start| is_load(&body.instructions[start]))
-            .and_then(|start| Path::find(body, start, layout, &vtables[reference.vtable]));
-        match found {
-            Some(found) => found.into_iter().for_each(|found| sites.add(reference.vtable, found)),
-            None => missed += 1,
+            .and_then(|start| Path::find(&body, start, layout, &vtables[reference.vtable]));
+        let Some(found) = found else {
+            missed += 1;
+            continue;
+        };
+        for found in found {
+            let address = if found.shared { load } else { found.site.address };
+            origins.push(Origin { address, vtable: reference.vtable });
+            sites.add(reference.vtable, found);
         }
     }
     missed += vtables.len() - referenced.len() + sites.contested.len();
-    Creations { found: sites.known.into_values().map(|(creation, _)| creation).collect(), missed }
+    Creations { found: sites.known.into_values().map(|(creation, _)| creation).collect(), missed, origins, loads }
 }
 
 /// The sites found so far.

@@ -11,8 +11,14 @@ const VTABLE: u64 = 0x1000;
 
 fn plan() -> Plan {
     let version = Version { minor: 54, patch: 1 };
-    let task =
-        TaskType { name: "a".to_owned(), full_name: None, aliases: Vec::new(), blocking: false, internal: false };
+    let task = TaskType {
+        name: "a".to_owned(),
+        full_name: None,
+        aliases: Vec::new(),
+        blocking: false,
+        internal: false,
+        spawn_sites: Vec::new(),
+    };
     let probe = ProbeSpec {
         hook: Hook::Spawn,
         file_offset: 0,

@@ -48,7 +48,7 @@ fn number(text: &[u8]) -> Option<(u32, &[u8])> {
 }
 
 /// The first position of `needle` in `haystack` (Horspool's search).
-fn position(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+pub(super) fn position(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     let last = needle.len() - 1;
     let mut skip = [needle.len(); 256];
     for (index, &byte) in needle[..last].iter().enumerate() {

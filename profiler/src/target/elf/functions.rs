@@ -2,7 +2,6 @@
 
 use gimli::{BaseAddresses, EhFrame, UnwindSection as _};
 use object::LittleEndian as Le;
-use object::elf;
 use object::read::elf::{FileHeader as _, SectionHeader as _};
 
 use super::{Binary, Header, SymbolKind};
@@ -23,8 +22,8 @@ const TABLE_ENCODING: u8 = 0x3b;
 
 /// All functions, sorted by start, without overlaps. Each begins before the next; where only starts are known, it
 /// ends there too.
-pub(super) fn read(binary: &Binary<'_>, header: &Header, programs: &[elf::ProgramHeader64<Le>]) -> Vec<Function> {
-    let mut found = search_table(binary, programs).unwrap_or_else(|| walk(binary, header));
+pub(super) fn read(binary: &Binary<'_>, header: &Header) -> Vec<Function> {
+    let mut found = search_table(binary).unwrap_or_else(|| walk(binary, header));
     found.extend(
         binary
             .symbols
@@ -53,10 +52,10 @@ fn segment_end(binary: &Binary<'_>, address: u64) -> u64 {
 }
 
 /// Reads the binary search table of `.eh_frame_hdr`, which the linker writes with one encoding.
-fn search_table(binary: &Binary<'_>, programs: &[elf::ProgramHeader64<Le>]) -> Option<Vec<Function>> {
-    let program = programs.iter().find(|p| p.p_type.get(Le) == elf::PT_GNU_EH_FRAME)?;
-    let base = program.p_vaddr.get(Le);
-    let bytes = binary.bytes(base..base.checked_add(program.p_memsz.get(Le))?)?;
+fn search_table(binary: &Binary<'_>) -> Option<Vec<Function>> {
+    let index = binary.unwind_index.clone()?;
+    let base = index.start;
+    let bytes = binary.bytes(index)?;
     let [1, _, COUNT_ENCODING, TABLE_ENCODING] = *bytes.first_chunk::<4>()? else { return None };
     let count = u32::from_le_bytes(*bytes.get(8..)?.first_chunk::<4>()?) as usize;
     let (entries, _) = bytes.get(12..)?.as_chunks::<8>();

@@ -1,5 +1,8 @@
 //! Decoded functions. Never what their code means.
 
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
 
 use crate::target::elf::{Binary, Function};
@@ -54,6 +57,34 @@ impl Body {
     pub fn sources(&self, target: u64) -> impl Iterator<Item = u64> + '_ {
         let first = self.branches.partition_point(|&(to, _)| to < target);
         self.branches[first..].iter().take_while(move |&&(to, _)| to == target).map(|&(_, source)| source)
+    }
+}
+
+/// The decoded functions of a binary, each decoded when it is first asked for.
+pub struct Bodies<'b, 'data> {
+    binary: &'b Binary<'data>,
+    known: HashMap<u64, Option<Rc<Body>>>,
+    bytes: u64,
+}
+
+impl<'b, 'data> Bodies<'b, 'data> {
+    /// Nothing decoded yet.
+    pub fn new(binary: &'b Binary<'data>) -> Self {
+        Bodies { binary, known: HashMap::new(), bytes: 0 }
+    }
+
+    /// The code of `function`; `None` where it has no bytes in the file.
+    pub fn of(&mut self, function: &Function) -> Option<Rc<Body>> {
+        let known = self.known.entry(function.start).or_insert_with(|| {
+            self.bytes += (function.end - function.start).min(MAX_BYTES as u64);
+            Body::decode(self.binary, function).map(Rc::new)
+        });
+        known.clone()
+    }
+
+    /// How many bytes of code were decoded.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 

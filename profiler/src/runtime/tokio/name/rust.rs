@@ -27,6 +27,16 @@ pub(super) fn future(mangled: &str) -> Option<String> {
     (!future.is_empty()).then(|| future.to_owned())
 }
 
+/// What a symbol names, if it is a function of the application's: none of the toolchain's or of the runtime's.
+pub(in crate::runtime::tokio) fn function(mangled: &str) -> Option<String> {
+    let mangled = mangled.split(".llvm.").next()?;
+    let name = format!("{:#}", rustc_demangle::try_demangle(mangled).ok()?);
+    let path = name.trim_start_matches(['<', '&', '*']);
+    let foreign = ["core::", "std::", "alloc::", "tokio::", "dyn ", "[", "("].iter().any(|head| path.starts_with(head));
+    let body = name.trim_end_matches("::{{closure}}");
+    (!foreign && !body.is_empty()).then(|| body.to_owned())
+}
+
 /// The first of a list of generic arguments.
 fn first(arguments: &str) -> &str {
     let mut depth = 0usize;
