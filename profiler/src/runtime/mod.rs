@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod tests;
 pub mod tokio;
+pub mod walk;
 
 use std::collections::HashMap;
 
@@ -29,6 +30,12 @@ pub trait Runtime: Sync {
 
     /// The probes of [`Lineage::PollStack`], for a plan that does without; `None` where they are not found.
     fn poll_probes(&self, binary: &Binary<'_>) -> Option<Vec<ProbeSpec>>;
+
+    /// How the tasks of a process are read from its memory, where this binary was loaded at `load_bias`.
+    ///
+    /// # Errors
+    /// Why they are not, for people.
+    fn walk(&self, binary: &Binary<'_>, load_bias: u64) -> Result<Box<dyn walk::Walk>, String>;
 }
 
 /// A binary that could not be understood.

@@ -3,5 +3,6 @@
 pub mod accept_site;
 pub mod elf;
 pub mod listener;
+pub mod memory;
 pub mod process;
 pub mod site;

@@ -9,6 +9,7 @@ mod reach;
 mod spawn;
 mod version;
 mod vtable;
+mod walk;
 
 use std::collections::HashMap;
 
@@ -18,6 +19,8 @@ use profiler_common::map::{TaskLayout, error_order};
 use self::reach::Reach;
 use self::version::Version;
 use self::vtable::{Layout, Vtable};
+use self::walk::TokioWalk;
+use super::walk::Walk;
 use super::{DetectError, Hook, IdPlace, Instance, Lineage, Plan, ProbeSpec, Runtime, Signal, Untranslated};
 use crate::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
 use crate::target::elf::Binary;
@@ -52,6 +55,17 @@ impl Runtime for Tokio {
         }
         let (layout, vtables) = vtable::by_symbol(binary, Version::find(binary.data)?)?;
         poll_specs(binary, layout, &vtables)
+    }
+
+    fn walk(&self, binary: &Binary<'_>, load_bias: u64) -> Result<Box<dyn Walk>, String> {
+        let vtables = vtable::by_shape(binary);
+        if vtables.is_empty() {
+            let version = Version::find(binary.data).map_or_else(String::new, |version| format!(" {version}"));
+            return Err(format!("Tokio{version} does not tell where a task keeps its place in the list of tasks"));
+        }
+        let local = binary.thread_local.ok_or("the binary has no thread-local storage")?;
+        let walk = TokioWalk::new(&vtables, load_bias, local);
+        Ok(Box::new(walk.ok_or("the types of tasks do not tell where a task keeps its place in the list of tasks")?))
     }
 }
 
