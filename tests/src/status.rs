@@ -120,6 +120,11 @@ impl<'a> Kind<'a> {
         number(&self.0["spawned"])
     }
 
+    /// Tasks that were there at the attach.
+    pub fn found(self) -> u64 {
+        number(&self.0["found"])
+    }
+
     /// Tasks that live.
     pub fn alive(self) -> u64 {
         number(&self.0["alive"])

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
-use crate::model::snapshot::{EdgeParent, ListenerSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::snapshot::{EdgeParent, ListenerSnapshot, RuntimeSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};
 
 /// The document. What was not measured is `null`.
 pub fn document(snapshot: &Snapshot) -> Value {
@@ -39,6 +39,22 @@ fn target(target: &TargetSnapshot) -> Value {
         "probes": target.status.probes,
         "listeners": target.listeners.iter().map(listener).collect::<Vec<_>>(),
         "tasks": target.tasks.as_ref().map(tasks),
+        "figures": target.figures.as_ref().map(figures),
+    })
+}
+
+fn figures(figures: &RuntimeSnapshot) -> Value {
+    let counts =
+        |list: &[(String, u64)]| list.iter().map(|(name, n)| json!({ "name": name, "alive": n })).collect::<Vec<_>>();
+    json!({
+        "runtimes": figures.runtimes,
+        "workers": figures.workers,
+        "busy_ns": figures.busy_ns,
+        "queues": numbers(&figures.queues),
+        "alive": figures.alive,
+        "spawned": figures.spawned,
+        "runnable": figures.runnable,
+        "by_type": figures.by_type.as_deref().map(counts),
     })
 }
 
@@ -64,6 +80,7 @@ fn tasks(tasks: &TasksSnapshot) -> Value {
             "spawned": kind.spawned,
             "completed": completed.map(|(o, n)| (o.label().to_owned(), n.into())).collect::<Map<String, Value>>(),
             "unseen_spawns": kind.unseen_spawns,
+            "found": kind.found,
             "alive": kind.alive,
             "parents": parents(tasks, index),
         })

@@ -11,7 +11,9 @@ use super::own::Own;
 use super::series::{Labels, Page, scaled};
 use super::table::{Id, METRICS, TARGET_LABELS, Unit};
 use crate::event::Outcome;
-use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::snapshot::{
+    ListenerSnapshot, RuntimeSnapshot, SchedSnapshot, Snapshot, TargetSnapshot, TasksSnapshot,
+};
 use crate::status::ProbeState;
 
 /// Collects the metrics of one snapshot.
@@ -68,6 +70,8 @@ struct Seen {
     ends: bool,
     /// Cancellations and panics.
     outcomes: bool,
+    /// What was there before.
+    found: bool,
 }
 
 /// Fills in one target.
@@ -89,8 +93,11 @@ impl<'a> Filler<'_, 'a> {
                 let row = target.status.probes.iter().find(|row| row.probe == probe)?;
                 Some([ProbeState::Attached, ProbeState::Detached].contains(&row.state))
             };
-            let seen =
-                Seen { ends: works("task_complete") != Some(false), outcomes: works("task_outcome") == Some(true) };
+            let seen = Seen {
+                ends: works("task_complete") != Some(false),
+                outcomes: works("task_outcome") == Some(true),
+                found: works("task_walk") == Some(true),
+            };
             self.tasks(tasks, epoch_offset_seconds, seen);
         }
     }
@@ -112,11 +119,34 @@ impl<'a> Filler<'_, 'a> {
         if let Some(threads) = target.threads {
             self.number(Id::RuntimeThreads, ["", ""], threads as f64);
         }
+        if let Some(figures) = &target.figures {
+            self.figures(figures);
+        }
         for row in &target.status.probes {
             for state in ProbeState::ALL {
                 let value = f64::from(u8::from(row.state == state));
                 self.number(Id::ProbeState, [&row.probe, state.label()], value);
             }
+        }
+    }
+
+    fn figures(&mut self, figures: &'a RuntimeSnapshot) {
+        let numbers = [
+            (Id::RuntimeWorkers, figures.workers),
+            (Id::RuntimeTasksAlive, figures.alive),
+            (Id::RuntimeTasksSpawnedTotal, figures.spawned),
+            (Id::RuntimeTasksRunnable, figures.runnable),
+        ];
+        for (id, value) in numbers {
+            if let Some(value) = value {
+                self.number(id, ["", ""], value as f64);
+            }
+        }
+        if let Some(busy_ns) = figures.busy_ns {
+            self.number(Id::RuntimeWorkerBusySecondsTotal, ["", ""], scaled(busy_ns, Unit::Seconds));
+        }
+        for (queue, depth) in &figures.queues {
+            self.number(Id::RuntimeQueueDepth, [queue, ""], *depth as f64);
         }
     }
 
@@ -170,6 +200,9 @@ impl<'a> Filler<'_, 'a> {
                 self.number(Id::TasksAlive, [task, ""], kind.alive as f64);
                 self.number(Id::TasksUnseenSpawnsTotal, [task, ""], kind.unseen_spawns as f64);
                 self.histogram(Id::TaskLifetimeSeconds, [task, ""], kind.lifetime.as_deref().unwrap_or(&NO_LIFETIME));
+            }
+            if seen.found {
+                self.number(Id::TasksFound, [task, ""], kind.found as f64);
             }
             if let Some(last_ns) = kind.last_spawn_ns {
                 let seconds = epoch_offset_seconds + scaled(last_ns, Unit::Seconds);

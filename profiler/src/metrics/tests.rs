@@ -9,7 +9,7 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    ListenerSnapshot, ProfilerSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
+    ListenerSnapshot, ProfilerSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -29,6 +29,7 @@ fn kind(name: &str, spawned: u64) -> TaskTypeSnapshot {
         spawned,
         completed: [spawned, 0, 0, 0],
         unseen_spawns: 0,
+        found: 0,
         alive: 0,
         lifetime: Some(recorded(&[1024])),
         last_spawn_ns: Some(2_000_000_000),
@@ -38,7 +39,7 @@ fn kind(name: &str, spawned: u64) -> TaskTypeSnapshot {
 /// A target that has everything.
 fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
     let mut status = TargetStatus::default();
-    for probe in ["run_queue", "accept_wait", "task_spawn", "task_complete", "task_outcome"] {
+    for probe in ["run_queue", "accept_wait", "task_spawn", "task_complete", "task_outcome", "task_walk"] {
         status.set(probe, ProbeState::Attached, "by test");
     }
     let listener = |name: &str| ListenerSnapshot {
@@ -71,6 +72,17 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
             types: names.iter().map(|name| kind(name, 3)).collect(),
             tracked: 5,
             ..TasksSnapshot::default()
+        }),
+        figures: Some(RuntimeSnapshot {
+            read_ns: 1,
+            runtimes: 1,
+            workers: Some(2),
+            busy_ns: Some(5000),
+            queues: vec![("local", 3)],
+            alive: Some(4),
+            spawned: Some(9),
+            runnable: Some(1),
+            by_type: Some(vec![("a".into(), 4)]),
         }),
         threads: Some(4),
         processes: Some(1),

@@ -4,10 +4,11 @@
 #[cfg(test)]
 mod tests;
 pub mod tokio;
-pub mod walk;
+mod walk;
 
 use std::collections::HashMap;
 
+pub use self::walk::{Activity, Effort, FoundTask, Tally, Totals, Walk, Walked};
 pub use profiler_common::map::IdPlace;
 use profiler_common::map::{Argument, TaskLayout};
 
@@ -35,7 +36,7 @@ pub trait Runtime: Sync {
     ///
     /// # Errors
     /// Why they are not, for people.
-    fn walk(&self, binary: &Binary<'_>, load_bias: u64) -> Result<Box<dyn walk::Walk>, String>;
+    fn walk(&self, binary: &Binary<'_>, load_bias: u64) -> Result<Box<dyn Walk>, String>;
 }
 
 /// A binary that could not be understood.

@@ -6,8 +6,8 @@ use crate::target::memory::{Memory, MemoryError};
 
 /// Walks the lists of one process's tasks. Remembers where they are.
 pub trait Walk: Send {
-    /// Reads the runtime's own totals and, within the effort, all tasks; those are handed to `found` in chunks, with
-    /// a time at which they were not read yet. A task may be handed over twice.
+    /// Reads the runtime's own totals and, within the effort, all tasks; those are handed to `found` in chunks. A task
+    /// may be handed over twice.
     ///
     /// # Errors
     /// The memory cannot be read.
@@ -15,7 +15,7 @@ pub trait Walk: Send {
         &mut self,
         memory: &dyn Memory,
         effort: Effort,
-        found: &mut dyn FnMut(u64, &[FoundTask]),
+        found: &mut dyn FnMut(&[FoundTask]),
     ) -> Result<Walked, MemoryError>;
 }
 
@@ -40,6 +40,8 @@ impl Effort {
 /// A task that was alive when it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FoundTask {
+    /// Just before it was read, nanoseconds of [`Effort::now_ns`].
+    pub time_ns: u64,
     /// Which.
     pub task: TaskRef,
     /// Its type.

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use memmap2::Mmap;
 
-use crate::runtime::{Lineage, Plan, ProbeSpec, RUNTIMES};
+use crate::runtime::{Lineage, Plan, ProbeSpec, RUNTIMES, Runtime, Walk};
 use crate::status::ProbeState;
 use crate::target::elf::Binary;
 use crate::target::process::{Image, Process};
@@ -17,6 +17,8 @@ pub(super) struct Reading {
     pub load_bias: u64,
     /// First address and end of the image in memory.
     pub bounds: (u64, u64),
+    /// How its tasks are read from its memory; else why they are not.
+    pub walk: Result<Box<dyn Walk>, String>,
 }
 
 /// Why tasks are not measured: a row of the status.
@@ -47,7 +49,7 @@ pub(super) fn read(process: &Process, image: &Image, poll_stack: bool) -> Result
     // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
     let data = unsafe { Mmap::map(&image.file) }.map_err(Refusal::broken)?;
     let binary = Binary::parse(&data).map_err(Refusal::unsupported)?;
-    let plan = plan(&binary, poll_stack)?;
+    let (runtime, plan) = plan(&binary, poll_stack)?;
     let placements = process.placements(image).map_err(Refusal::broken)?;
     let first = placements.first().ok_or_else(|| Refusal::broken("the image is not in the process's memory map"))?;
     let bounds = (first.start, placements.iter().map(|p| p.end).max().unwrap_or(first.end));
@@ -55,16 +57,16 @@ pub(super) fn read(process: &Process, image: &Image, poll_stack: bool) -> Result
         .iter()
         .find_map(|p| Some(p.start.wrapping_sub(binary.address_of(p.file_offset)?)))
         .ok_or_else(|| Refusal::broken("the image's memory map and its program headers disagree"))?;
-    Ok(Reading { plan, load_bias, bounds })
+    Ok(Reading { plan, load_bias, bounds, walk: runtime.walk(&binary, load_bias) })
 }
 
-fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<Plan, Refusal> {
+fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<(&'static dyn Runtime, Plan), Refusal> {
     for runtime in RUNTIMES {
         let Some(mut plan) = runtime.detect(binary).map_err(Refusal::broken)? else { continue };
         if poll_stack && plan.lineage == Lineage::ThreadLocal {
             with_poll_stack(&mut plan, runtime.poll_probes(binary))?;
         }
-        return Ok(plan);
+        return Ok((*runtime, plan));
     }
     Err(Refusal {
         state: ProbeState::NotApplicable,

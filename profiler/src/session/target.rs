@@ -10,9 +10,10 @@ use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
 use super::probes::Probes;
+use super::walk::Walker;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
-use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::snapshot::{ListenerSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::model::task::TypeInfo;
 use crate::runtime::{Instance, Lineage, Plan, TaskType};
@@ -31,6 +32,11 @@ pub(super) struct Watched {
     /// Children that were forked since the last refresh: whether they run something else shows only then.
     forked: Vec<u32>,
     runtime: Option<Runtime>,
+    walker: Option<Walker>,
+    /// Images that it has run.
+    images: u32,
+    /// What its runtime said last.
+    figures: Option<RuntimeSnapshot>,
     runtime_name: &'static str,
     runtime_version: Option<String>,
     /// Tasks of the images that it ran before, or of this one once it has ended.
@@ -76,6 +82,9 @@ impl Watched {
             members,
             forked: Vec::new(),
             runtime: None,
+            walker: None,
+            images: 1,
+            figures: None,
             runtime_name: "none",
             runtime_version: None,
             tables: Vec::new(),
@@ -194,7 +203,7 @@ impl Watched {
 
     fn try_attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, poll_stack: bool) -> Result<(), Refusal> {
         let image = self.process.image().map_err(Refusal::broken)?;
-        let Reading { plan, load_bias, bounds } = image::read(&self.process, &image, poll_stack)?;
+        let Reading { plan, load_bias, bounds, walk } = image::read(&self.process, &image, poll_stack)?;
         self.runtime_name = plan.runtime;
         self.runtime_version.clone_from(&plan.version);
         for signal in &plan.signals {
@@ -202,6 +211,13 @@ impl Watched {
                 Ok(how) => self.status.set(signal.name, ProbeState::Attached, how),
                 Err(why) => self.status.set(signal.name, ProbeState::Unsupported, why),
             }
+        }
+        match walk {
+            Ok(walk) => {
+                let names = plan.types.iter().map(|kind| kind.name.clone()).collect();
+                self.walker = Some(Walker::new(walk, self.process.pid, names));
+            }
+            Err(why) => self.status.set("task_walk", ProbeState::Unsupported, why),
         }
         if plan.probes.is_empty() {
             return Err(Refusal::unsupported("nothing to probe was found in this build: see the rows of its signals"));
@@ -234,6 +250,26 @@ impl Watched {
         self.status.set("tasks", ProbeState::Attached, detail);
         self.runtime = Some(Runtime { plan, load_bias, table, probes });
         Ok(())
+    }
+
+    /// Lends what walks it, with the number of its image, for as long as both are watched.
+    pub fn take_walker(&mut self) -> Option<(Walker, u32)> {
+        Some((self.walker.take()?, self.images))
+    }
+
+    /// Takes back what was lent, unless the process runs another image now, or none.
+    pub fn put_walker(&mut self, walker: Walker, image: u32) {
+        if self.running() && image == self.images {
+            let (state, detail) = &walker.row;
+            self.status.set("task_walk", *state, detail);
+            self.figures.clone_from(&walker.figures);
+            self.walker = Some(walker);
+        }
+    }
+
+    /// Whether its memory should be walked although nobody asks for its figures.
+    pub fn wants_walk(&self, now_ns: u64) -> bool {
+        self.walker.as_ref().is_some_and(|walker| walker.is_wanted(now_ns))
     }
 
     /// A child was forked. It may be about to run something else: probes are attached at the next refresh.
@@ -290,6 +326,8 @@ impl Watched {
         self.status.probes.retain(|row| !row.probe.starts_with("task"));
         (self.accepts, self.accept_tried) = (None, false);
         (self.runtime_name, self.runtime_version) = ("none", None);
+        (self.walker, self.figures) = (None, None);
+        self.images += 1;
         self.attach_runtime(kernel, table, poll_stack);
         log::info!("process {} has replaced its image, runtime {}", self.process.pid, self.runtime_name);
     }
@@ -306,6 +344,15 @@ impl Watched {
                 table.end_target(runtime.table, time_ns);
             }
             self.accepts = None;
+            self.walker = None;
+            // What was counted stays; what there was is gone.
+            self.figures = self.figures.take().map(|f| RuntimeSnapshot {
+                read_ns: f.read_ns,
+                runtimes: f.runtimes,
+                busy_ns: f.busy_ns,
+                spawned: f.spawned,
+                ..RuntimeSnapshot::default()
+            });
             self.status.ended();
             self.ended_ns = Some(time_ns);
             self.listeners = None;
@@ -348,6 +395,7 @@ impl Watched {
             sched: self.sched_snapshot(kernel, now_ns),
             listeners,
             tasks: self.tables.last().and_then(|table| tasks.remove(table)),
+            figures: self.figures.clone(),
             threads: if self.running() { self.process.thread_count() } else { None },
             processes: self.running().then_some(self.members.len() as u64),
         }

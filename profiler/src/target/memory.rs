@@ -86,7 +86,8 @@ impl Memory for ProcessMemory {
             let Some(room) = bytes.get_mut(at..at + length) else { break };
             let read = self.read(call, room)?;
             let mut rest = read;
-            let whole = call.iter().take_while(|span| rest.checked_sub(span.length).map(|r| rest = r).is_some()).count();
+            let whole =
+                call.iter().take_while(|span| rest.checked_sub(span.length).map(|r| rest = r).is_some()).count();
             filled += whole;
             if whole < call.len() {
                 break;
@@ -101,11 +102,9 @@ impl Memory for ProcessMemory {
         let failed = |e: procfs::ProcError| match e {
             procfs::ProcError::NotFound(_) => MemoryError::Ended { pid: self.pid },
             procfs::ProcError::PermissionDenied(_) => MemoryError::NotPermitted { pid: self.pid },
-            other => MemoryError::Read {
-                pid: self.pid,
-                what: "the memory map",
-                source: io::Error::other(other.to_string()),
-            },
+            other => {
+                MemoryError::Read { pid: self.pid, what: "the memory map", source: io::Error::other(other.to_string()) }
+            }
         };
         let id = i32::try_from(self.pid).map_err(|_| MemoryError::Ended { pid: self.pid })?;
         let maps = procfs::process::Process::new(id).and_then(|process| process.maps()).map_err(failed)?;

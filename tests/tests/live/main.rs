@@ -8,3 +8,4 @@ mod robust;
 mod sched;
 mod single_uprobes;
 mod tasks;
+mod walk;

@@ -1,6 +1,6 @@
 //! Births, ends, kinds and parents of tasks, in every build of the Tokio fixture.
 
-mod kinds;
+pub mod kinds;
 
 use std::collections::BTreeMap;
 

@@ -14,7 +14,7 @@ use self::list::{Counted, Sink};
 use self::owned::{Owned, Reading};
 use self::task::Types;
 use super::vtable::Vtable;
-use crate::runtime::walk::{Effort, FoundTask, Tally, Totals, Walk, Walked};
+use crate::runtime::{Effort, FoundTask, Tally, Totals, Walk, Walked};
 use crate::target::elf::ThreadLocal;
 use crate::target::memory::{Batch, Memory, MemoryError};
 
@@ -111,7 +111,7 @@ impl Walk for TokioWalk {
         &mut self,
         memory: &dyn Memory,
         effort: Effort,
-        found: &mut dyn FnMut(u64, &[FoundTask]),
+        found: &mut dyn FnMut(&[FoundTask]),
     ) -> Result<Walked, MemoryError> {
         let known = self.owned.len();
         let mut readings = self.totals(memory)?;

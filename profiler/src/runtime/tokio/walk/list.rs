@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use super::owned::{Owned, SHARD_BYTES, Shape};
 use super::Effort;
+use super::owned::{Owned, SHARD_BYTES, Shape};
 use super::task::{Node, Reader, Types};
 use crate::event::{TaskRef, TypeId};
-use crate::runtime::walk::FoundTask;
+use crate::runtime::{Activity, FoundTask};
 use crate::target::memory::{Batch, Memory, MemoryError};
 
 /// Lists that are walked side by side: one step of all of them is two system calls.
@@ -20,6 +20,8 @@ const LANES: usize = 256;
 const ENDS: usize = 1024;
 /// Tasks that are handed over together.
 const CHUNK: usize = 4096;
+/// Tasks are handed over no later than this after they were read, nanoseconds.
+const CHUNK_NS: u64 = 10_000_000;
 /// Tasks of a list that a walk can step back to when the one that it stands on is gone.
 const TRAIL: usize = 16;
 /// Times that one list is begun anew.
@@ -70,38 +72,40 @@ impl Counted {
 
 /// Takes the tasks that are found, and hands them on in chunks.
 pub(super) struct Sink<'f> {
-    found: &'f mut dyn FnMut(u64, &[FoundTask]),
+    found: &'f mut dyn FnMut(&[FoundTask]),
     chunk: Vec<FoundTask>,
-    /// A time before the first of the chunk was read.
+    /// A time before what is put was read.
+    now_ns: u64,
+    /// When the oldest of the chunk was read.
     since_ns: u64,
     pub(super) handed: u64,
 }
 
 impl<'f> Sink<'f> {
-    pub(super) fn new(found: &'f mut dyn FnMut(u64, &[FoundTask])) -> Sink<'f> {
-        Sink { found, chunk: Vec::new(), since_ns: 0, handed: 0 }
+    pub(super) fn new(found: &'f mut dyn FnMut(&[FoundTask])) -> Sink<'f> {
+        Sink { found, chunk: Vec::new(), now_ns: 0, since_ns: 0, handed: 0 }
     }
 
     /// What is put from now on was not read before `now_ns`.
     fn reads_from(&mut self, now_ns: u64) {
-        const AGE_NS: u64 = 10_000_000;
-        if self.chunk.len() >= CHUNK || now_ns.saturating_sub(self.since_ns) > AGE_NS {
+        if self.chunk.len() >= CHUNK || now_ns.saturating_sub(self.since_ns) > CHUNK_NS {
             self.flush();
         }
         if self.chunk.is_empty() {
             self.since_ns = now_ns;
         }
+        self.now_ns = now_ns;
     }
 
-    fn put(&mut self, task: FoundTask) {
-        self.chunk.push(task);
+    fn put(&mut self, task: TaskRef, kind: TypeId, activity: Activity) {
+        self.chunk.push(FoundTask { time_ns: self.now_ns, task, kind, activity });
         self.handed += 1;
     }
 
     /// Hands on what is left.
     pub(super) fn flush(&mut self) {
         if !self.chunk.is_empty() {
-            (self.found)(self.since_ns, &self.chunk);
+            (self.found)(&self.chunk);
             self.chunk.clear();
         }
     }
@@ -256,12 +260,10 @@ impl Cursor {
             self.attempts = ATTEMPTS;
             return;
         }
-        let passed =
-            Passed { address: self.at, alive: node.activity().map(|_| (node.kind, node.waits_for_thread())) };
+        let passed = Passed { address: self.at, alive: node.activity().map(|_| (node.kind, node.waits_for_thread())) };
         self.counted.add(passed);
         if let Some(activity) = node.activity().filter(|_| !self.again) {
-            let task = TaskRef { address: self.at, id: Some(node.id) };
-            sink.put(FoundTask { task, kind: node.kind, activity });
+            sink.put(TaskRef { address: self.at, id: Some(node.id) }, node.kind, activity);
         }
         self.again = false;
         if self.trail.len() == TRAIL {

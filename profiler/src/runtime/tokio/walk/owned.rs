@@ -5,9 +5,9 @@
 
 use rustc_hash::FxHashSet;
 
-use super::thread::region_of;
-use super::task::{Reader, Types};
 use super::Effort;
+use super::task::{Reader, Types};
+use super::thread::region_of;
 use crate::target::memory::{Batch, Memory, MemoryError, Region};
 
 /// Words from a pointer in which the list is looked for: a runtime's handle has some 140.

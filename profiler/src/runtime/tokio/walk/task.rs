@@ -3,8 +3,8 @@
 use rustc_hash::FxHashMap;
 
 use crate::event::TypeId;
+use crate::runtime::Activity;
 use crate::runtime::tokio::vtable::Vtable;
-use crate::runtime::walk::Activity;
 use crate::target::memory::{Batch, Memory, MemoryError};
 
 /// State bits of `runtime/task/state.rs`.

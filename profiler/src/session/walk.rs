@@ -1,0 +1,130 @@
+//! Reads what a target's runtime says of itself from its memory: at the attach for the tasks that are there already,
+//! then now and then. Never a layout.
+
+use crate::clock;
+use crate::event::TypeId;
+use crate::model::snapshot::RuntimeSnapshot;
+use crate::runtime::{Effort, FoundTask, Walk, Walked};
+use crate::status::ProbeState;
+use crate::target::memory::{MemoryError, ProcessMemory};
+
+/// What the first walks may take, altogether, until all tasks were met.
+const FIRST_NS: u64 = 2_000_000_000;
+/// What a later walk may take.
+const LATER_NS: u64 = 200_000_000;
+/// The least time between two walks.
+const PAUSE_NS: u64 = 1_000_000_000;
+/// After a walk, so many times the time that it took pass without one: two per cent at most are spent on it.
+const REST: u64 = 50;
+/// More tasks than that are not counted one by one at a scrape: the totals must do.
+const MOST_TASKS: u64 = 50_000;
+/// More tasks than that are not looked for at the attach.
+const MOST_FOUND: u64 = 10_000_000;
+
+/// Walks one process.
+pub(super) struct Walker {
+    walk: Box<dyn Walk>,
+    memory: ProcessMemory,
+    /// Short names of the types.
+    names: Vec<String>,
+    /// Not before.
+    next_ns: u64,
+    /// Whether tasks may be there that are older than the probes, and were not found yet.
+    incomplete: bool,
+    /// What was read last.
+    pub figures: Option<RuntimeSnapshot>,
+    /// How it stands: a row of the status.
+    pub row: (ProbeState, String),
+}
+
+impl Walker {
+    pub fn new(walk: Box<dyn Walk>, pid: u32, names: Vec<String>) -> Walker {
+        let row = (ProbeState::Attached, "from the runtime's memory, at the next scrape".to_owned());
+        Walker { walk, memory: ProcessMemory { pid }, names, next_ns: 0, incomplete: true, figures: None, row }
+    }
+
+    /// Whether tasks are still looked for, and it is time to.
+    pub fn is_wanted(&self, now_ns: u64) -> bool {
+        self.incomplete && now_ns >= self.next_ns
+    }
+
+    /// Walks until all tasks that are there were handed to `found`, or time is up.
+    pub fn first(&mut self, found: &mut dyn FnMut(&[FoundTask])) {
+        let begin_ns = clock::monotonic_ns();
+        let deadline_ns = begin_ns + FIRST_NS;
+        while self.incomplete {
+            self.once(Effort { deadline_ns, most_tasks: MOST_FOUND, now_ns: clock::monotonic_ns }, found);
+            let gives_up = self.row.0 != ProbeState::Attached || self.figures.as_ref().is_none_or(|f| f.runtimes == 0);
+            if gives_up || clock::monotonic_ns() >= deadline_ns {
+                break;
+            }
+        }
+        self.rest(begin_ns);
+    }
+
+    /// Walks, if it is time to.
+    pub fn later(&mut self, found: &mut dyn FnMut(&[FoundTask])) {
+        let begin_ns = clock::monotonic_ns();
+        if begin_ns < self.next_ns {
+            return;
+        }
+        let most_tasks = if self.incomplete { MOST_FOUND } else { MOST_TASKS };
+        self.once(Effort { deadline_ns: begin_ns + LATER_NS, most_tasks, now_ns: clock::monotonic_ns }, found);
+        self.rest(begin_ns);
+    }
+
+    fn rest(&mut self, begin_ns: u64) {
+        let now_ns = clock::monotonic_ns();
+        self.next_ns = now_ns + PAUSE_NS.max(REST * (now_ns - begin_ns));
+    }
+
+    fn once(&mut self, effort: Effort, found: &mut dyn FnMut(&[FoundTask])) {
+        let begin_ns = clock::monotonic_ns();
+        let incomplete = self.incomplete;
+        let mut hand = |tasks: &[FoundTask]| {
+            if incomplete {
+                found(tasks);
+            }
+        };
+        match self.walk.walk(&self.memory, effort, &mut hand) {
+            Ok(walked) => self.take(&walked, begin_ns),
+            // The kernel will say so.
+            Err(MemoryError::Ended { .. }) => {
+                self.row = (ProbeState::NotApplicable, "the process has ended".to_owned())
+            }
+            Err(e) => self.row = (ProbeState::Broken, e.to_string()),
+        }
+    }
+
+    fn take(&mut self, walked: &Walked, begin_ns: u64) {
+        let name = |kind: TypeId| self.names.get(kind.0 as usize).cloned();
+        let tally = walked.tasks.as_ref().ok();
+        self.figures = Some(RuntimeSnapshot {
+            read_ns: begin_ns,
+            runtimes: walked.runtimes.len() as u64,
+            workers: walked.sum(|totals| totals.workers),
+            busy_ns: walked.sum(|totals| totals.busy_ns),
+            queues: walked.sum(|totals| totals.local_queue).map(|depth| ("local", depth)).into_iter().collect(),
+            alive: walked.alive(),
+            spawned: walked.spawned,
+            runnable: tally.map(|tally| tally.runnable),
+            by_type: tally.map(|tally| {
+                let mut counts: Vec<_> =
+                    tally.by_type.iter().filter_map(|&(kind, count)| Some((name(kind)?, count))).collect();
+                counts.sort_unstable();
+                counts
+            }),
+        });
+        let took_us = (clock::monotonic_ns() - begin_ns) / 1000;
+        let detail = match &walked.tasks {
+            Ok(tally) => {
+                self.incomplete = false;
+                let moving = if tally.consistent { "" } else { ", which changed meanwhile" };
+                let (ms, us) = (took_us / 1000, took_us % 1000);
+                format!("{} tasks in {ms}.{us:03} ms{moving}, from the runtime's memory", tally.alive())
+            }
+            Err(why) => format!("totals from the runtime's memory; {why}"),
+        };
+        self.row = (ProbeState::Attached, detail);
+    }
+}
