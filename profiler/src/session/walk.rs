@@ -1,10 +1,12 @@
 //! Reads what a target's runtime says of itself from its memory: at the attach for the tasks that are there already,
 //! then now and then. Never a layout.
 
+use std::collections::HashSet;
+
 use crate::clock;
-use crate::event::TypeId;
+use crate::event::{TaskRef, TypeId};
 use crate::model::snapshot::RuntimeSnapshot;
-use crate::runtime::{Effort, FoundTask, Walk, Walked};
+use crate::runtime::{Activity, Effort, FoundTask, Walk, Walked};
 use crate::status::ProbeState;
 use crate::target::memory::{MemoryError, ProcessMemory};
 
@@ -21,6 +23,17 @@ const MOST_TASKS: u64 = 50_000;
 /// More tasks than that are not looked for at the attach.
 const MOST_FOUND: u64 = 10_000_000;
 
+/// Which tasks may be there that are older than the probes, and were not handed over yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Search {
+    /// Any.
+    All,
+    /// Those that are held.
+    Held,
+    /// None.
+    Done,
+}
+
 /// Walks one process.
 pub(super) struct Walker {
     walk: Box<dyn Walk>,
@@ -29,8 +42,10 @@ pub(super) struct Walker {
     names: Vec<String>,
     /// Not before.
     next_ns: u64,
-    /// Whether tasks may be there that are older than the probes, and were not found yet.
-    incomplete: bool,
+    search: Search,
+    /// Tasks that were being polled when they were read, and were not handed over: a task that ends is read as polled
+    /// until just after the probe has reported its end. Whoever is still there at the next walk was not ending.
+    held: HashSet<TaskRef>,
     /// What was read last.
     pub figures: Option<RuntimeSnapshot>,
     /// How it stands: a row of the status.
@@ -40,19 +55,28 @@ pub(super) struct Walker {
 impl Walker {
     pub fn new(walk: Box<dyn Walk>, pid: u32, names: Vec<String>) -> Walker {
         let row = (ProbeState::Attached, "from the runtime's memory, at the next scrape".to_owned());
-        Walker { walk, memory: ProcessMemory { pid }, names, next_ns: 0, incomplete: true, figures: None, row }
+        Walker {
+            walk,
+            memory: ProcessMemory { pid },
+            names,
+            next_ns: 0,
+            search: Search::All,
+            held: HashSet::new(),
+            figures: None,
+            row,
+        }
     }
 
     /// Whether tasks are still looked for, and it is time to.
     pub fn is_wanted(&self, now_ns: u64) -> bool {
-        self.incomplete && now_ns >= self.next_ns
+        self.search != Search::Done && now_ns >= self.next_ns
     }
 
     /// Walks until all tasks that are there were handed to `found`, or time is up.
     pub fn first(&mut self, found: &mut dyn FnMut(&[FoundTask])) {
         let begin_ns = clock::monotonic_ns();
         let deadline_ns = begin_ns + FIRST_NS;
-        while self.incomplete {
+        while self.search == Search::All {
             self.once(Effort { deadline_ns, most_tasks: MOST_FOUND, now_ns: clock::monotonic_ns }, found);
             let gives_up = self.row.0 != ProbeState::Attached || self.figures.as_ref().is_none_or(|f| f.runtimes == 0);
             if gives_up || clock::monotonic_ns() >= deadline_ns {
@@ -68,7 +92,7 @@ impl Walker {
         if begin_ns < self.next_ns {
             return;
         }
-        let most_tasks = if self.incomplete { MOST_FOUND } else { MOST_TASKS };
+        let most_tasks = if self.search == Search::Done { MOST_TASKS } else { MOST_FOUND };
         self.once(Effort { deadline_ns: begin_ns + LATER_NS, most_tasks, now_ns: clock::monotonic_ns }, found);
         self.rest(begin_ns);
     }
@@ -80,13 +104,26 @@ impl Walker {
 
     fn once(&mut self, effort: Effort, found: &mut dyn FnMut(&[FoundTask])) {
         let begin_ns = clock::monotonic_ns();
-        let incomplete = self.incomplete;
+        let (search, held) = (self.search, &mut self.held);
+        let mut running = Vec::new();
         let mut hand = |tasks: &[FoundTask]| {
-            if incomplete {
-                found(tasks);
+            let wanted = |found: &&FoundTask| match (search, found.activity) {
+                (Search::Done, _) => false,
+                (Search::All, Activity::Running) if !held.contains(&found.task) => {
+                    running.push(found.task);
+                    false
+                }
+                (Search::All, _) => true,
+                (Search::Held, _) => held.contains(&found.task),
+            };
+            let wanted: Vec<FoundTask> = tasks.iter().filter(wanted).copied().collect();
+            if !wanted.is_empty() {
+                found(&wanted);
             }
         };
-        match self.walk.walk(&self.memory, effort, &mut hand) {
+        let walked = self.walk.walk(&self.memory, effort, &mut hand);
+        held.extend(running);
+        match walked {
             Ok(walked) => self.take(&walked, begin_ns),
             // The kernel will say so.
             Err(MemoryError::Ended { .. }) => {
@@ -118,7 +155,13 @@ impl Walker {
         let took_us = (clock::monotonic_ns() - begin_ns) / 1000;
         let detail = match &walked.tasks {
             Ok(tally) => {
-                self.incomplete = false;
+                self.search = match self.search {
+                    Search::All if !self.held.is_empty() => Search::Held,
+                    _ => Search::Done,
+                };
+                if self.search == Search::Done {
+                    self.held = HashSet::new();
+                }
                 let moving = if tally.consistent { "" } else { ", which changed meanwhile" };
                 let (ms, us) = (took_us / 1000, took_us % 1000);
                 format!("{} tasks in {ms}.{us:03} ms{moving}, from the runtime's memory", tally.alive())

@@ -35,10 +35,6 @@ fn compare_alive(table: &mut Table, when: &str, truth: &Value, status: &Status, 
     table.equal(format!("{when}: kinds alive"), expected.len(), seen.len());
 }
 
-fn found(status: &Status, pid: u32) -> u64 {
-    status.target(pid).kinds().map(Kind::found).sum()
-}
-
 /// Check that tasks which are older than the profiler are found, each with its type, and end as such.
 fn check(version: &str, profile: &str, flavor: &str) {
     place::require_root();
@@ -56,7 +52,7 @@ fn check(version: &str, profile: &str, flavor: &str) {
     let alive = number(&before["tasks"]["alive"]);
     table.holds("held, and the server itself", "over 500", alive, alive > 500);
     compare_alive(&mut table, "attached", &before, &status, pid, &twin);
-    table.equal("found", alive, found(&status, pid));
+    table.equal("found", alive, status.target(pid).found());
     table.equal("spawned", 0, target.spawned());
     figures(&mut table, version, &before, &profiler, pid);
 
@@ -75,7 +71,7 @@ fn check(version: &str, profile: &str, flavor: &str) {
     table.equal("ends", 600, target.completed());
     table.equal("lifetimes: only of those that were seen to be spawned", 100, lifetimes(&profiler));
     table.equal("unseen spawns", 0, target.unseen_spawns());
-    table.equal("found, still", alive, found(&status, pid));
+    table.equal("found, still", alive, status.target(pid).found());
     let losses = status.losses();
     table.holds("lost", "nothing", format!("{losses:?}"), losses.is_empty());
     figures(&mut table, version, &after, &profiler, pid);
@@ -173,13 +169,13 @@ fn check_under_load(version: &str, profile: &str) {
     let at_rest = |status: &Status| {
         let target = status.target(pid);
         let (spawned, ended) = (target.spawned(), target.completed());
-        let found_ended = found(status, pid).saturating_sub(held);
+        let found_ended = target.found().saturating_sub(held);
         spawned + found_ended + target.unseen_spawns() == ended
     };
     let status = wait::until_or_last(|| profiler.status(), at_rest);
     let target = status.target(pid);
     table.equal("alive", number(&truth["tasks"]["alive"]), target.alive());
-    let found = found(&status, pid);
+    let found = status.target(pid).found();
     table.holds("found, with those of the storm", "500 to 1500", found, (held..held + 1000).contains(&found));
     let losses = status.losses();
     table.holds("lost", "nothing", format!("{losses:?}"), losses.is_empty());

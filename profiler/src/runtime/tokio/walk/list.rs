@@ -25,7 +25,7 @@ const CHUNK_NS: u64 = 10_000_000;
 /// Tasks of a list that a walk can step back to when the one that it stands on is gone.
 const TRAIL: usize = 16;
 /// Times that one list is begun anew.
-const ATTEMPTS: u32 = 16;
+const ATTEMPTS: u32 = 8;
 /// How much higher the id of a task may be that is no younger than another: ids are taken before tasks are added.
 const ID_SLACK: u64 = 1 << 16;
 
@@ -134,6 +134,8 @@ struct Cursor {
     trail_is_cut: bool,
     /// Whether `at` was passed before, and handed over.
     again: bool,
+    /// Steps back since the last task that was new.
+    setbacks: usize,
     attempts: u32,
     state: State,
     counted: Counted,
@@ -231,6 +233,7 @@ fn begin(
             trail: VecDeque::with_capacity(TRAIL),
             trail_is_cut: false,
             again: false,
+            setbacks: 0,
             attempts,
             state: State::Walking,
             counted: Counted::default(),
@@ -265,6 +268,9 @@ impl Cursor {
         if let Some(activity) = node.activity().filter(|_| !self.again) {
             sink.put(TaskRef { address: self.at, id: Some(node.id) }, node.kind, activity);
         }
+        if !self.again {
+            self.setbacks = 0;
+        }
         self.again = false;
         if self.trail.len() == TRAIL {
             self.trail.pop_front();
@@ -279,9 +285,10 @@ impl Cursor {
 
     /// The next task is gone: the one before it is read again, for it knows who is there now.
     fn step_back(&mut self) {
+        self.setbacks += 1;
         match self.trail.pop_back() {
             // Of the last one of a cut trail it cannot be told whether it is still in the list.
-            Some(last) if !(self.trail.is_empty() && self.trail_is_cut) => {
+            Some(last) if !(self.trail.is_empty() && self.trail_is_cut) && self.setbacks <= 2 * TRAIL => {
                 self.counted.take(last);
                 self.at = last.address;
                 self.again = true;
