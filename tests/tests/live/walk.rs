@@ -106,9 +106,53 @@ fn figures(table: &mut Table, version: &str, truth: &Value, profiler: &Profiler,
         let own = number(&truth["tasks"]["spawned"]) - sum("blocking") - sum("local");
         table.equal("figures: spawned", own, spawned);
     }
+    workers(table, version, truth, figures);
     let page = profiler.page();
     table.equal("metrics: alive", alive, page.sum("profiler_runtime_tasks_alive", &[]) as u64);
     table.equal("metrics: has spawned", counts_spawned, page.has("profiler_runtime_tasks_spawned_total", &[]));
+}
+
+/// Since 1.45 every runtime is known by its workers' metrics; before, only one with several threads, by its queues.
+fn workers(table: &mut Table, version: &str, truth: &Value, figures: &Value) {
+    let own = number(&truth["workers"]);
+    let seen = figures["workers"].as_u64();
+    match version {
+        // The thread that runs local tasks has a runtime of its own; with a single thread there is only that one.
+        "latest" => {
+            table.equal("figures: workers", own + 1, seen.unwrap_or(0));
+            table.equal("figures: tasks in local queues", 0, number(&figures["queues"]["local"]));
+        }
+        _ => table.holds("figures: workers", own, &figures["workers"], seen.is_none_or(|seen| seen == own)),
+    }
+    table.equal("figures: has busy time", version == "latest", figures["busy_ns"].is_u64());
+}
+
+/// Check that the time that workers were busy is the runtime's own.
+#[test]
+fn walk_busy_time() {
+    place::require_root();
+    let mut table = Table::new("busy time of the only worker");
+    let mut fixture = Fixture::tokio("latest", "release", &["--flavor", "ct", "tasks"]);
+    fixture.ask("run 500");
+    let profiler = Profiler::attach(fixture.pid());
+    let busy = |truth: &Value| truth["worker_busy_ns"].as_array().into_iter().flatten().map(number).sum::<u64>();
+    let mut last = 0;
+    for round in ["first", "second"] {
+        let before = busy(&fixture.ask("busy 20 5000"));
+        let seen = wait::until_or_last(
+            || profiler.status().target(fixture.pid()).0["figures"]["busy_ns"].as_u64().unwrap_or(0),
+            |&seen| seen >= before && seen > last,
+        );
+        let after = busy(&fixture.ask("run 10"));
+        table.holds(format!("{round}: not before"), before, seen, seen >= before);
+        table.holds(format!("{round}: not after"), after, seen, seen <= after);
+        table.holds(format!("{round}: has grown by 100 ms"), last + 100_000_000, seen, seen >= last + 100_000_000);
+        last = seen;
+    }
+    let page = profiler.page();
+    let seconds = page.sum("profiler_runtime_worker_busy_seconds_total", &[]);
+    table.holds("metrics: busy", last as f64 / 1e9, seconds, seconds >= last as f64 / 1e9);
+    table.finish();
 }
 
 macro_rules! builds {

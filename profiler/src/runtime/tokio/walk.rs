@@ -3,6 +3,7 @@
 //! Whatever is read is checked before it is believed: a task by its vtable, its owner and its neighbours' links, a list
 //! by its tasks, and a whole walk by the number of tasks that the runtime itself has counted.
 
+mod figures;
 mod list;
 mod owned;
 mod task;
@@ -10,16 +11,17 @@ mod thread;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::figures::Places;
 use self::list::{Counted, Sink};
 use self::owned::{Owned, Reading};
 use self::task::Types;
 use super::vtable::Vtable;
 use crate::runtime::{Effort, FoundTask, Tally, Totals, Walk, Walked};
 use crate::target::elf::ThreadLocal;
-use crate::target::memory::{Batch, Memory, MemoryError};
+use crate::target::memory::{Batch, Memory, MemoryError, Region};
 
 /// How often runtimes that were started meanwhile are looked for, nanoseconds.
-const SEARCH_NS: u64 = 30_000_000_000;
+const SEARCH_NS: u64 = 10_000_000_000;
 /// How often a walk that was overtaken by changes is repeated.
 const ATTEMPTS: usize = 3;
 /// Runtimes whose totals are kept when they are gone.
@@ -31,6 +33,11 @@ pub(super) struct TokioWalk {
     types: Types,
     /// The lists that are known.
     owned: Vec<Owned>,
+    regions: Vec<Region>,
+    /// Where the figures of the runtimes are, by the id of their list.
+    places: FxHashMap<u64, Places>,
+    /// Time that workers were busy when it was read last: what does not grow is not that.
+    busy_ns: FxHashMap<u64, u64>,
     searched_ns: Option<u64>,
     /// Tasks that were ever spawned, by the id of their list: what was counted stays counted.
     added: FxHashMap<u64, u64>,
@@ -47,7 +54,16 @@ impl TokioWalk {
     /// Of a binary with these types, loaded at `load_bias`. `None` where its vtables do not tell what is needed.
     pub(super) fn new(vtables: &[Vtable], load_bias: u64, local: ThreadLocal) -> Option<TokioWalk> {
         let types = Types::new(vtables, load_bias)?;
-        Some(TokioWalk { local, types, owned: Vec::new(), searched_ns: None, added: FxHashMap::default() })
+        Some(TokioWalk {
+            local,
+            types,
+            owned: Vec::new(),
+            regions: Vec::new(),
+            places: FxHashMap::default(),
+            busy_ns: FxHashMap::default(),
+            searched_ns: None,
+            added: FxHashMap::default(),
+        })
     }
 
     /// Looks for lists. Those that are known and were not met again stay as long as they hold tasks.
@@ -61,7 +77,13 @@ impl TokioWalk {
         let mut unmet = unmet.iter().map(|reading| reading.is_some_and(|reading| reading.alive > Some(0)));
         self.owned.retain(|_| unmet.next().unwrap_or(false));
         self.owned.extend(found);
-        self.searched_ns = Some((effort.now_ns)());
+        let now_ns = (effort.now_ns)();
+        self.places.clear();
+        for owned in &self.owned {
+            self.places.insert(owned.id, figures::find(memory, &regions, owned, now_ns)?);
+        }
+        self.regions = regions;
+        self.searched_ns = Some(now_ns);
         Ok(())
     }
 
@@ -80,6 +102,25 @@ impl TokioWalk {
             }
         }
         Ok(readings)
+    }
+
+    /// Fills in what the runtime counts of its workers.
+    fn figures(
+        &mut self,
+        memory: &dyn Memory,
+        effort: Effort,
+        owned: &Owned,
+        totals: &mut Totals,
+    ) -> Result<(), MemoryError> {
+        let Some(places) = self.places.get(&owned.id) else { return Ok(()) };
+        figures::read(memory, &self.regions, places, totals, (effort.now_ns)())?;
+        if let Some(busy_ns) = totals.busy_ns
+            && self.busy_ns.insert(owned.id, busy_ns).is_some_and(|earlier| busy_ns < earlier)
+        {
+            *totals = Totals { alive: totals.alive, spawned: totals.spawned, ..Totals::default() };
+            self.places.remove(&owned.id);
+        }
+        Ok(())
     }
 
     /// Walks one list, and again when it changed meanwhile.
@@ -126,6 +167,9 @@ impl Walk for TokioWalk {
             .iter()
             .map(|reading| Totals { alive: reading.alive, spawned: reading.added, ..Totals::default() })
             .collect();
+        for (owned, totals) in self.owned.clone().iter().zip(&mut runtimes) {
+            self.figures(memory, effort, owned, totals)?;
+        }
         let tasks = self.tasks(memory, effort, &mut sink, &mut runtimes)?;
         sink.flush();
         let counts = readings.iter().all(|reading| reading.added.is_some()) && !self.added.is_empty();
