@@ -198,7 +198,7 @@ fn label_values_are_escaped() {
 #[test]
 fn what_was_not_measured_is_absent() {
     let mut bare = target(1, &["a"]);
-    (bare.sched, bare.threads, bare.processes) = (None, None, None);
+    (bare.sched, bare.figures, bare.threads, bare.processes) = (None, None, None, None);
     bare.listeners = vec![ListenerSnapshot {
         listener: "[::1]:80".into(),
         length: None,
