@@ -326,7 +326,7 @@ impl Target {
     /// Whoever lives at the address by all that is known is about to leave it; the report of its end is on its way.
     fn is_news(&self, task: TaskRef) -> bool {
         let known = self.tasks.at(task.address).is_some();
-        !known && !self.ended && !task.id.is_some_and(|id| self.lineage.ended_lately(id).is_some())
+        !known && !self.ended && task.id.is_none_or(|id| self.lineage.ended_lately(id).is_none())
     }
 
     fn completed(&mut self, time_ns: u64, task: TaskRef, kind: TypeId, outcome: Outcome, losses: &mut Losses) {

@@ -63,7 +63,7 @@ pub(super) fn find(memory: &dyn Memory, regions: &[Region], owned: &Owned, now_n
         }
         if places.metrics.is_none() {
             let (address, workers) = if is_slice { (pointer, count) } else { (here, 1) };
-            if address % METRICS_BYTES == 0 {
+            if address.is_multiple_of(METRICS_BYTES) {
                 let park = (3..METRICS_BYTES as usize / 8 - 1).find_map(|park| {
                     let found = metrics(memory, address, workers, park, now_ns).transpose()?;
                     Some(found.map(|metrics| (metrics.parks >= PARKS).then_some(park)))
@@ -156,7 +156,7 @@ fn queues(memory: &dyn Memory, regions: &[Region], address: u64, count: u64) -> 
     batch.add(address, (count * REMOTE_BYTES) as usize);
     batch.read(memory)?;
     let remotes: Vec<u64> = batch.words(0).collect();
-    let is_pointer = |word: u64| word != 0 && word % 8 == 0 && region_of(regions, word).is_some();
+    let is_pointer = |word: u64| word != 0 && word.is_multiple_of(8) && region_of(regions, word).is_some();
     if remotes.len() as u64 != count * 2 || !remotes.iter().all(|&word| is_pointer(word)) {
         return Ok(None);
     }

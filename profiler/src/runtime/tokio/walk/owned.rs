@@ -99,7 +99,7 @@ fn is_id(word: u64) -> bool {
 /// The single list that begins with these words, if it looks like one. An empty one cannot be told from other zeros.
 fn single(place: u64, words: &[u64], regions: &[Region]) -> Option<Owned> {
     let &[head, tail, closed, id, ..] = words else { return None };
-    let is_task = |word: u64| word % 8 == 0 && region_of(regions, word).is_some();
+    let is_task = |word: u64| word.is_multiple_of(8) && region_of(regions, word).is_some();
     let plausible = is_id(id) && closed & 0xff <= 1 && is_task(head) && is_task(tail);
     plausible.then_some(Owned { place, id, shape: Shape::Single })
 }

@@ -29,9 +29,11 @@ const OWNER: u64 = 3;
 struct Fake {
     words: RefCell<BTreeMap<u64, u64>>,
     readings: Cell<u64>,
-    /// After so many readings, so many words change.
-    changes: RefCell<Vec<(u64, Vec<(u64, u64)>)>>,
+    changes: RefCell<Vec<Change>>,
 }
+
+/// After so many readings, these words change: address and content.
+type Change = (u64, Vec<(u64, u64)>);
 
 thread_local! {
     static NOW: Cell<u64> = const { Cell::new(0) };
