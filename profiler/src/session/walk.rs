@@ -43,6 +43,8 @@ pub(super) struct Walker {
     /// Not before.
     next_ns: u64,
     search: Search,
+    /// Most runtimes that were found at once.
+    runtimes: usize,
     /// Tasks that were being polled when they were read, and were not handed over: a task that ends is read as polled
     /// until just after the probe has reported its end. Whoever is still there at the next walk was not ending.
     held: HashSet<TaskRef>,
@@ -61,6 +63,7 @@ impl Walker {
             names,
             next_ns: 0,
             search: Search::All,
+            runtimes: 0,
             held: HashSet::new(),
             figures: None,
             row,
@@ -152,10 +155,15 @@ impl Walker {
                 counts
             }),
         });
+        // The tasks of a runtime that was not found before were not handed over either, whatever was walked until now.
+        let is_first = self.runtimes == 0;
+        let grown = walked.runtimes.len() > self.runtimes;
+        self.runtimes = self.runtimes.max(walked.runtimes.len());
         let took_us = (clock::monotonic_ns() - begin_ns) / 1000;
         let detail = match &walked.tasks {
             Ok(tally) => {
                 self.search = match self.search {
+                    Search::Held | Search::Done if grown && !is_first => Search::All,
                     Search::All if !self.held.is_empty() => Search::Held,
                     _ => Search::Done,
                 };

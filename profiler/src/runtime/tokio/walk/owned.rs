@@ -23,6 +23,8 @@ pub(super) const SHARD_BYTES: usize = 24;
 const MOST_RUNTIMES: usize = 256;
 /// First tasks that are looked at to believe a sharded list.
 const PROBED: usize = 64;
+/// Times that a candidate is looked at.
+const LOOKS: usize = 8;
 /// Candidates whose windows are read together: each system call reads 64 KiB of them.
 const CANDIDATES: usize = 128;
 
@@ -137,12 +139,27 @@ pub(super) fn find(
             if found.len() >= MOST_RUNTIMES || effort.is_over() {
                 return Ok(found);
             }
-            if is_believed(memory, regions, &candidate, types)? && !found.iter().any(|f| f.id == candidate.id) {
+            if is_believed_soon(memory, regions, &candidate, types)? && !found.iter().any(|f| f.id == candidate.id) {
                 found.push(candidate);
             }
         }
     }
     Ok(found)
+}
+
+/// Looks again at lists that were not believed: a busy runtime's first tasks may be gone before they are read.
+fn is_believed_soon(
+    memory: &dyn Memory,
+    regions: &[Region],
+    owned: &Owned,
+    types: &Types,
+) -> Result<bool, MemoryError> {
+    for _ in 0..LOOKS {
+        if is_believed(memory, regions, owned, types)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether the lists hold tasks of this owner, and nothing else.
