@@ -114,6 +114,7 @@ fn main() {
             sched: None,
             listeners: Vec::new(),
             tasks: table.tasks().remove(&target),
+            figures: None,
             threads: None,
             processes: None,
             ..TargetSnapshot::default()

@@ -12,6 +12,13 @@ pub enum TaskEvent {
         /// Who spawned it.
         parent: Parent,
     },
+    /// A task lives, and was not seen to be spawned: it is older than the profiler, most likely.
+    Found {
+        /// Which task.
+        task: TaskRef,
+        /// Its type, as the adapter numbers it.
+        kind: TypeId,
+    },
     /// A task ended.
     Completed {
         /// Which task.

@@ -76,6 +76,11 @@ impl<'a> Target<'a> {
         self.kinds().map(|kind| number(&kind.0["unseen_spawns"])).sum()
     }
 
+    /// The application's tasks that were there at the attach.
+    pub fn found(self) -> u64 {
+        self.kinds().map(Kind::found).sum()
+    }
+
     /// Spawns that have a place in the lineage.
     pub fn edges(self) -> u64 {
         self.kinds().flat_map(Kind::parents).map(|(_, n)| n).sum()
@@ -118,6 +123,11 @@ impl<'a> Kind<'a> {
     /// Spawns.
     pub fn spawned(self) -> u64 {
         number(&self.0["spawned"])
+    }
+
+    /// Tasks that were there at the attach.
+    pub fn found(self) -> u64 {
+        number(&self.0["found"])
     }
 
     /// Tasks that live.

@@ -158,6 +158,7 @@ fn replay(stream: &[u8], plan: &Plan) -> String {
         sched: None,
         listeners: Vec::new(),
         tasks: table.tasks().remove(&target),
+        figures: None,
         threads: None,
         processes: None,
         ..TargetSnapshot::default()

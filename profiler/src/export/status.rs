@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::event::Outcome;
 use crate::model::snapshot::{
     BudgetSnapshot, DiagnosisSnapshot, EdgeParent, Evidence, ListenerSnapshot, LongRunSnapshot, PollSnapshot,
-    ProbeCost, Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
+    ProbeCost, RuntimeSnapshot, Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
 };
 
 /// The document. What was not measured is `null`.
@@ -64,6 +64,7 @@ fn target(target: &TargetSnapshot) -> Value {
         "listeners": target.listeners.iter().map(listener).collect::<Vec<_>>(),
         "tasks": target.tasks.as_ref().map(tasks),
         "budget": target.budget.as_ref().map(budget),
+        "figures": target.figures.as_ref().map(figures),
     })
 }
 
@@ -106,6 +107,21 @@ fn polls(polls: &PollSnapshot) -> Value {
     })
 }
 
+fn figures(figures: &RuntimeSnapshot) -> Value {
+    let counts =
+        |list: &[(String, u64)]| list.iter().map(|(name, n)| json!({ "name": name, "alive": n })).collect::<Vec<_>>();
+    json!({
+        "runtimes": figures.runtimes,
+        "workers": figures.workers,
+        "busy_ns": figures.busy_ns,
+        "queues": numbers(&figures.queues),
+        "alive": figures.alive,
+        "spawned": figures.spawned,
+        "runnable": figures.runnable,
+        "by_type": figures.by_type.as_deref().map(counts),
+    })
+}
+
 fn listener(listener: &ListenerSnapshot) -> Value {
     json!({
         "listener": listener.listener,
@@ -128,6 +144,7 @@ fn tasks(tasks: &TasksSnapshot) -> Value {
             "spawned": kind.spawned,
             "completed": completed.map(|(o, n)| (o.label().to_owned(), n.into())).collect::<Map<String, Value>>(),
             "unseen_spawns": kind.unseen_spawns,
+            "found": kind.found,
             "alive": kind.alive,
             "cpu_ns": kind.cpu_ns,
             "long_runs": kind.long_runs.as_ref().map(long_runs),

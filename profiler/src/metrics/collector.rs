@@ -13,8 +13,8 @@ use super::series::{Labels, Page, scaled};
 use super::table::{Id, METRICS, TARGET_LABELS, Unit};
 use crate::event::Outcome;
 use crate::model::snapshot::{
-    BudgetSnapshot, ListenerSnapshot, PollSnapshot, SchedSnapshot, Snapshot, TargetSnapshot, TaskTypeSnapshot,
-    TasksSnapshot,
+    BudgetSnapshot, ListenerSnapshot, PollSnapshot, RuntimeSnapshot, SchedSnapshot, Snapshot, TargetSnapshot,
+    TaskTypeSnapshot, TasksSnapshot,
 };
 use crate::status::ProbeState;
 
@@ -75,6 +75,8 @@ struct Seen {
     ends: bool,
     /// Cancellations and panics.
     outcomes: bool,
+    /// What was there before.
+    found: bool,
 }
 
 /// Fills in one target.
@@ -96,9 +98,21 @@ impl<'a> Filler<'_, 'a> {
                 let row = target.status.probes.iter().find(|row| row.probe == probe)?;
                 Some([ProbeState::Attached, ProbeState::Sampled, ProbeState::Detached].contains(&row.state))
             };
-            let seen =
-                Seen { ends: works("task_complete") != Some(false), outcomes: works("task_outcome") == Some(true) };
+            let seen = Seen {
+                ends: works("task_complete") != Some(false),
+                outcomes: works("task_outcome") == Some(true),
+                found: works("task_walk") == Some(true),
+            };
             self.tasks(tasks, epoch_offset_seconds, seen);
+            // While births and ends are sampled, only the runtime's own lists tell who lives.
+            let listed = target.figures.as_ref().and_then(|figures| figures.by_type.as_ref());
+            if let Some(listed) = listed.filter(|_| !tasks.lifecycle_continuous) {
+                let mut names = Bounded::new(self.bound);
+                for (name, alive) in listed {
+                    let task = names.value(name);
+                    self.number(Id::TasksAlive, [task, ""], *alive as f64);
+                }
+            }
         }
         if let Some(budget) = &target.budget {
             self.budget(budget);
@@ -122,11 +136,34 @@ impl<'a> Filler<'_, 'a> {
         if let Some(threads) = target.threads {
             self.number(Id::RuntimeThreads, ["", ""], threads as f64);
         }
+        if let Some(figures) = &target.figures {
+            self.figures(figures);
+        }
         for row in &target.status.probes {
             for state in ProbeState::ALL {
                 let value = f64::from(u8::from(row.state == state));
                 self.number(Id::ProbeState, [&row.probe, state.label()], value);
             }
+        }
+    }
+
+    fn figures(&mut self, figures: &'a RuntimeSnapshot) {
+        let numbers = [
+            (Id::RuntimeWorkers, figures.workers),
+            (Id::RuntimeTasksAlive, figures.alive),
+            (Id::RuntimeTasksSpawnedTotal, figures.spawned),
+            (Id::RuntimeTasksRunnable, figures.runnable),
+        ];
+        for (id, value) in numbers {
+            if let Some(value) = value {
+                self.number(id, ["", ""], value as f64);
+            }
+        }
+        if let Some(busy_ns) = figures.busy_ns {
+            self.number(Id::RuntimeWorkerBusySecondsTotal, ["", ""], scaled(busy_ns, Unit::Seconds));
+        }
+        for (queue, depth) in &figures.queues {
+            self.number(Id::RuntimeQueueDepth, [queue, ""], *depth as f64);
         }
     }
 
@@ -184,6 +221,9 @@ impl<'a> Filler<'_, 'a> {
             }
             if let Some(cpu_ns) = kind.cpu_ns {
                 self.number(Id::TaskCpuSecondsTotal, [task, ""], scaled(cpu_ns, Unit::Seconds));
+            }
+            if seen.found {
+                self.number(Id::TasksFound, [task, ""], kind.found as f64);
             }
             if let Some(last_ns) = kind.last_spawn_ns {
                 let seconds = epoch_offset_seconds + scaled(last_ns, Unit::Seconds);

@@ -185,7 +185,11 @@ const WAKES: &str = "tier 2, wake probes; every wake while `probe_state` of `tas
 const WAKE_WINDOWS: &str = "tier 2, wake and poll probes; as `task_poll_seconds`";
 const ACCOUNT: &str = "hits counted in the kernel, times what a hit costs on this host: the trap calibrated at start, the program timed on the target";
 const SAMPLED: &str = "tier 0, CPU clock; sampled 99 times a second of CPU time";
+const FOUND: &str = "tier 0, the runtime's lists of tasks; walked at the attach";
 const READ: &str = "read at the scrape";
+const MEMORY: &str = "tier 0, the runtime's own memory; read at the scrape, at most once a second";
+const LISTS: &str =
+    "tier 0, the runtime's lists of tasks; walked at the scrape, at most once a second, for 2 % of the time";
 const LISTENER: &str = "local addresses that it listens on: 100 per target, the rest in `other`";
 const SITES: &str = "tier 1, read from the binary, and from stacks copied at a sample of the spawns";
 const SPAWN_SITE: &str = "`task` as above, without `other`; the 4 most frequent places per task";
@@ -226,14 +230,16 @@ metrics! {
         "`task` as above; `outcome`: `completed`, `cancelled`, `panicked`, `unknown`", LIFECYCLE,
         "Tasks that ended, by how they ended.";
     TasksAlive "tasks_alive" Gauge Count Tasks Target Sum ["task"] TASK, LIFECYCLE,
-        "Tasks that were seen to be spawned and have not ended.";
+        "Tasks that were seen to be spawned, or found at the attach, and have not ended.";
+    TasksFound "tasks_found" Gauge Count Tasks Target Sum ["task"] TASK, FOUND,
+        "Tasks that were there when the profiler attached.";
     TaskLifetimeSeconds "task_lifetime_seconds" Histogram Seconds Tasks Target Sum ["task"] TASK, LIFECYCLE,
         "Time from spawn to end, of tasks that were seen at both.";
     TaskLastSpawnTimestampSeconds "task_last_spawn_timestamp_seconds" Gauge Seconds Tasks Target Max ["task"] TASK,
         LIFECYCLE,
         "When the last task was spawned, in seconds since the epoch.";
     TasksUnseenSpawnsTotal "tasks_unseen_spawns_total" Counter Count Tasks Target Sum ["task"] TASK, LIFECYCLE,
-        "Tasks that ended and were not seen to be spawned: they are older than the profiler, or their spawn was lost.";
+        "Tasks that ended and were not seen to be spawned: they are older than the profiler and were not found, or their spawn was lost.";
 
     TaskPollsTotal "task_polls_total" Counter Count Tasks Target Sum ["task"] TASK, POLLS,
         "Polls of tasks; a pass that only drops a cancelled task is none.";
@@ -271,6 +277,19 @@ metrics! {
         "Processes that are summed in the target: itself and its forked children.";
     RuntimeThreads "runtime_threads" Gauge Count Runtime Target Sum [] "", READ,
         "Threads of the target.";
+
+    RuntimeWorkers "runtime_workers" Gauge Count Runtime Target Sum [] "", MEMORY,
+        "Threads that the runtime runs tasks on.";
+    RuntimeWorkerBusySecondsTotal "runtime_worker_busy_seconds_total" Counter Seconds Runtime Target Sum [] "", MEMORY,
+        "Time that the runtime's workers were busy since they were started; a worker adds to it when it parks.";
+    RuntimeQueueDepth "runtime_queue_depth" Gauge Count Runtime Target Sum ["queue"] "`local`", MEMORY,
+        "Tasks in the runtime's queues: those of its workers (local).";
+    RuntimeTasksAlive "runtime_tasks_alive" Gauge Count Runtime Target Sum [] "", MEMORY,
+        "Tasks that live, as the runtime itself counts them.";
+    RuntimeTasksSpawnedTotal "runtime_tasks_spawned_total" Counter Count Runtime Target Sum [] "", MEMORY,
+        "Tasks that were spawned since the runtime was started, as the runtime itself counts them.";
+    RuntimeTasksRunnable "runtime_tasks_runnable" Gauge Count Runtime Target Sum [] "", LISTS,
+        "Tasks that have been woken and wait for a thread to poll them.";
 
     BuildInfo "build_info" Gauge State Profiler Profiler Max ["version"] "one", READ,
         "The profiler's version; always 1.";

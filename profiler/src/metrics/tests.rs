@@ -9,8 +9,8 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    BudgetSnapshot, CpuSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, SchedSnapshot,
-    SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, TierSnapshot,
+    BudgetSnapshot, CpuSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, RuntimeSnapshot,
+    SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, TierSnapshot,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -30,6 +30,7 @@ fn kind(name: &str, spawned: u64) -> TaskTypeSnapshot {
         spawned,
         completed: [spawned, 0, 0, 0],
         unseen_spawns: 0,
+        found: 0,
         alive: 0,
         lifetime: Some(recorded(&[1024])),
         last_spawn_ns: Some(2_000_000_000),
@@ -58,7 +59,7 @@ fn kind(name: &str, spawned: u64) -> TaskTypeSnapshot {
 /// A target that has everything.
 fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
     let mut status = TargetStatus::default();
-    for probe in ["run_queue", "accept_wait", "task_spawn", "task_complete", "task_outcome"] {
+    for probe in ["run_queue", "accept_wait", "task_spawn", "task_complete", "task_outcome", "task_walk"] {
         status.set(probe, ProbeState::Attached, "by test");
     }
     let listener = |name: &str| ListenerSnapshot {
@@ -103,6 +104,17 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
             tiers: vec![TierSnapshot { tier: "polls", mode: "windows", coverage: 0.1, covered_ns: 1_000_000 }],
             poll_added_ns: 900.0,
             why: "by test".into(),
+        }),
+        figures: Some(RuntimeSnapshot {
+            read_ns: 1,
+            runtimes: 1,
+            workers: Some(2),
+            busy_ns: Some(5000),
+            queues: vec![("local", 3)],
+            alive: Some(4),
+            spawned: Some(9),
+            runnable: Some(1),
+            by_type: Some(vec![("a".into(), 4)]),
         }),
         threads: Some(4),
         processes: Some(1),
@@ -219,7 +231,7 @@ fn label_values_are_escaped() {
 #[test]
 fn what_was_not_measured_is_absent() {
     let mut bare = target(1, &["a"]);
-    (bare.sched, bare.threads, bare.processes) = (None, None, None);
+    (bare.sched, bare.figures, bare.threads, bare.processes) = (None, None, None, None);
     bare.listeners = vec![ListenerSnapshot {
         listener: "[::1]:80".into(),
         length: None,

@@ -14,9 +14,11 @@ pub struct TypeCounts {
     pub spawned: u64,
     /// Ends that were seen, by outcome.
     pub completed: [u64; Outcome::ALL.len()],
-    /// Of the ends, those of tasks whose spawn was not seen.
+    /// Of the ends, those of tasks whose spawn was not seen, and that were not found before.
     pub unseen_spawns: u64,
-    /// Spawned and not ended.
+    /// Tasks that were found to live, and were not seen to be spawned.
+    pub found: u64,
+    /// Spawned or found, and not ended.
     pub alive: u64,
     /// Of those, tasks over the cap: known by their number only.
     pub untracked: u64,
@@ -59,7 +61,11 @@ impl Counts {
     /// Counts of one type, for an event of its; `None` for a type that was never announced.
     pub fn see(&mut self, kind: TypeId) -> Option<&mut TypeCounts> {
         let counts = self.by_type.get_mut(kind.0 as usize)?;
-        if counts.spawned == 0 && counts.completed == [0; Outcome::ALL.len()] && !self.seen.contains(&kind) {
+        if counts.spawned == 0
+            && counts.found == 0
+            && counts.completed == [0; Outcome::ALL.len()]
+            && !self.seen.contains(&kind)
+        {
             self.seen.push(kind);
         }
         Some(counts)
@@ -96,6 +102,7 @@ impl Counts {
             spawned: counts.spawned,
             completed: counts.completed,
             unseen_spawns: counts.unseen_spawns,
+            found: counts.found,
             alive: counts.alive,
             lifetime: counts.lifetime.clone(),
             last_spawn_ns: counts.last_spawn_ns,

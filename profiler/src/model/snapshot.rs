@@ -92,6 +92,8 @@ pub struct TargetSnapshot {
     pub tasks: Option<TasksSnapshot>,
     /// What probing costs it; `None` where no task of it is probed.
     pub budget: Option<BudgetSnapshot>,
+    /// What the runtime itself says, read from its memory; `None` where that is not possible.
+    pub figures: Option<RuntimeSnapshot>,
     /// Threads; `None` once the process has ended.
     pub threads: Option<u64>,
     /// Processes that are summed in this target: itself and its forked children.
@@ -268,6 +270,29 @@ pub struct LongRunSnapshot {
     pub last_tid: u32,
 }
 
+/// What a runtime itself counts. What was not found in its memory, or not believed, is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeSnapshot {
+    /// When it was read: CLOCK_MONOTONIC, nanoseconds.
+    pub read_ns: u64,
+    /// Runtimes of the process.
+    pub runtimes: u64,
+    /// Threads that run tasks, over all runtimes.
+    pub workers: Option<u64>,
+    /// Time that they were busy, nanoseconds.
+    pub busy_ns: Option<u64>,
+    /// Lengths of the runtimes' queues, by kind.
+    pub queues: Vec<(&'static str, u64)>,
+    /// Tasks that live.
+    pub alive: Option<u64>,
+    /// Tasks that were spawned since the runtimes were started.
+    pub spawned: Option<u64>,
+    /// Tasks that wait for a thread; `None` where the lists of tasks were not walked.
+    pub runnable: Option<u64>,
+    /// Tasks that live, by the short names of their types; `None` where the lists of tasks were not walked.
+    pub by_type: Option<Vec<(String, u64)>>,
+}
+
 /// Spawns of one type by one parent type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
@@ -309,9 +334,11 @@ pub struct TaskTypeSnapshot {
     pub spawned: u64,
     /// Ends that were seen, by outcome, in the order of [`Outcome::ALL`].
     pub completed: [u64; Outcome::ALL.len()],
-    /// Of the ends, those of tasks whose spawn was not seen.
+    /// Of the ends, those of tasks whose spawn was not seen, and that were not found before.
     pub unseen_spawns: u64,
-    /// Tasks that were seen to be spawned, and not to end.
+    /// Tasks that were found to live, and were not seen to be spawned: they are older than the profiler.
+    pub found: u64,
+    /// Tasks that were seen to be spawned or found to live, and were not seen to end.
     pub alive: u64,
     /// Lifetimes of the tasks that were seen from spawn to end, nanoseconds; `None` while there is no such task.
     pub lifetime: Option<Box<Histogram>>,

@@ -12,7 +12,7 @@ use super::order::Pending;
 use super::retention::Retention;
 use super::sites::Sites;
 use super::snapshot::{Edge, EdgeParent, TaskTypeSnapshot, TasksSnapshot};
-use super::task::{SiteInfo, Tasks, TypeInfo};
+use super::task::{SiteInfo, Task, Tasks, TypeInfo};
 use crate::event::{CpuSample, Outcome, Parent, TaskEvent, TaskRef, TypeId};
 
 /// What the table may hold.
@@ -245,6 +245,10 @@ impl Table {
                     let room = self.tracked < self.limits.tracked_tasks;
                     target.spawned(time_ns, Spawn { task, kind, parent }, room, &mut self.losses);
                 }
+                Item::Task(TaskEvent::Found { task, kind }) => {
+                    let room = self.tracked < self.limits.tracked_tasks;
+                    target.found(time_ns, task, kind, room, &mut self.losses);
+                }
                 Item::Task(TaskEvent::Completed { task, kind, outcome }) => {
                     target.completed(time_ns, task, kind, outcome, &mut self.losses);
                 }
@@ -303,7 +307,7 @@ impl Target {
     fn spawned(&mut self, time_ns: u64, spawn: Spawn, room: bool, losses: &mut Losses) {
         let Spawn { task, kind, parent } = spawn;
         if self.is_tracked_already(task) {
-            losses.repeated += 1;
+            self.spawned_after_all(time_ns, spawn, losses);
             return;
         }
         let Some(counts) = self.counts.see(kind) else {
@@ -314,7 +318,7 @@ impl Target {
         // Only a spawn that is later than the horizon can be found to have been overtaken by its own end, or by the
         // next generation at its address. It is counted, and no longer lives.
         let overtaken_by_end = task.id.is_some_and(|id| self.lineage.ended_lately(id).is_some());
-        let overtaken_by_next = self.tasks.at(task.address).is_some_and(|next| next.spawn_ns > time_ns);
+        let overtaken_by_next = self.tasks.at(task.address).is_some_and(|next| next.since_ns > time_ns);
         if !overtaken_by_next && !overtaken_by_end {
             self.end_unseen(task.address, losses);
         }
@@ -342,20 +346,75 @@ impl Target {
         }
     }
 
+    /// A task that was found between its birth and the report of it was spawned while the profiler watched.
+    fn spawned_after_all(&mut self, time_ns: u64, spawn: Spawn, losses: &mut Losses) {
+        let Spawn { task, parent, .. } = spawn;
+        let found = self.was_found(task);
+        let (Some(kind), Some(counts)) = (found, found.and_then(|kind| self.counts.see(kind))) else {
+            losses.repeated += 1;
+            return;
+        };
+        counts.found -= 1;
+        counts.spawned(time_ns);
+        self.tasks.spawn_seen(task.address, time_ns);
+        self.lineage.spawned(parent, kind, &self.tasks, &self.types);
+    }
+
+    /// A task was found to live. What is known of already, or has ended since, is nothing new.
+    fn found(&mut self, time_ns: u64, task: TaskRef, kind: TypeId, room: bool, losses: &mut Losses) {
+        if !self.is_news(task) {
+            return;
+        }
+        let Some(counts) = self.counts.see(kind) else {
+            losses.type_unknown += 1;
+            return;
+        };
+        if !room {
+            // It may be found again: what is not tracked cannot be counted once.
+            losses.untracked += 1;
+            return;
+        }
+        counts.found += 1;
+        counts.alive += 1;
+        self.tasks.insert_found(task, kind, time_ns);
+        if let Some(id) = task.id {
+            self.lineage.learned(id, kind, &self.types);
+        }
+    }
+
+    /// The type of a task that is tracked since it was found.
+    fn was_found(&self, task: TaskRef) -> Option<TypeId> {
+        self.tasks.at(task.address).filter(|t| t.spawn_ns().is_none() && t.id() == task.id).map(|t| t.kind())
+    }
+
+    /// Whoever lives at the address by all that is known is about to leave it; the report of its end is on its way.
+    fn is_news(&self, task: TaskRef) -> bool {
+        let known = self.tasks.at(task.address).is_some();
+        !known && !self.ended && task.id.is_none_or(|id| self.lineage.ended_lately(id).is_none())
+    }
+
     fn completed(&mut self, time_ns: u64, task: TaskRef, kind: TypeId, outcome: Outcome, losses: &mut Losses) {
-        if let Some(tracked) = self.tasks.at(task.address).copied().filter(|tracked| tracked.spawn_ns <= time_ns) {
+        // What was found may have been about to leave, and its end stamped before.
+        let concerns =
+            |t: &Task| t.since_ns <= time_ns || (t.spawn_ns().is_none() && t.id().is_some_and(|_| t.id() == task.id));
+        if let Some(tracked) = self.tasks.at(task.address).copied().filter(concerns) {
             if tracked.is(task.id, kind) {
                 self.tasks.remove(task.address);
                 if let Some(counts) = self.counts.see(tracked.kind()) {
                     counts.alive -= 1;
                     counts.completed(outcome);
-                    counts.lived(time_ns - tracked.spawn_ns);
+                    if let Some(spawn_ns) = tracked.spawn_ns() {
+                        counts.lived(time_ns - spawn_ns);
+                    }
                 }
                 self.forget(task.address, tracked.id().or(task.id), tracked.kind());
                 return;
             }
-            // Another task ended where the tracked one should be: its end was lost, and so was the other's spawn.
-            self.end_unseen(task.address, losses);
+            // Another task ended where the tracked one should be: its end was lost, and so was the other's spawn. One
+            // that was found is the other's heir, read in the moment when it took the address over.
+            if tracked.spawn_ns().is_some() {
+                self.end_unseen(task.address, losses);
+            }
         }
         if task.id.is_some_and(|id| self.lineage.ended_lately(id).is_some()) {
             losses.repeated += 1;
@@ -497,13 +556,29 @@ impl Target {
         let mut born: FxHashMap<u64, Vec<(Option<u64>, usize)>> = FxHashMap::default();
         for &(time_ns, event) in held {
             let TaskEvent::Spawned { task, kind, .. } = event else { continue };
-            if self.is_tracked_already(task) {
+            let found = self.was_found(task);
+            if self.is_tracked_already(task) && found.is_none() {
+                continue;
+            }
+            let Some(i) = self.push_type(found.unwrap_or(kind), index, types) else { continue };
+            types[i].spawned += 1;
+            types[i].last_spawn_ns = types[i].last_spawn_ns.max(Some(time_ns));
+            if found.is_some() {
+                types[i].found = types[i].found.saturating_sub(1);
+                continue;
+            }
+            types[i].alive += 1;
+            born.entry(task.address).or_default().push((task.id, i));
+        }
+        for &(_, event) in held {
+            let TaskEvent::Found { task, kind } = event else { continue };
+            let born_here = born.get(&task.address).is_some_and(|young| young.iter().any(|(id, _)| *id == task.id));
+            if born_here || !self.is_news(task) {
                 continue;
             }
             let Some(i) = self.push_type(kind, index, types) else { continue };
-            types[i].spawned += 1;
+            types[i].found += 1;
             types[i].alive += 1;
-            types[i].last_spawn_ns = types[i].last_spawn_ns.max(Some(time_ns));
             born.entry(task.address).or_default().push((task.id, i));
         }
         for &(_, event) in held {

@@ -35,11 +35,12 @@ pub struct SiteInfo {
 /// A task that lives. Kept small: there may be a million.
 #[derive(Clone, Copy, Debug)]
 pub struct Task {
-    /// When it was spawned, nanoseconds.
-    pub spawn_ns: u64,
+    /// When it was spawned, or found, nanoseconds.
+    pub since_ns: u64,
     id: u64,
     kind: TypeId,
     has_id: bool,
+    found: bool,
 }
 
 const _: () = assert!(size_of::<(u64, Task)>() <= 48);
@@ -48,6 +49,11 @@ impl Task {
     /// Its type.
     pub fn kind(&self) -> TypeId {
         self.kind
+    }
+
+    /// When it was spawned, nanoseconds; `None` where that was not seen.
+    pub fn spawn_ns(&self) -> Option<u64> {
+        (!self.found).then_some(self.since_ns)
     }
 
     /// The runtime's id, where known.
@@ -72,9 +78,25 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Tracks a task. There must be none at its address.
+    /// Tracks a task that was spawned. There must be none at its address.
     pub fn insert(&mut self, task: TaskRef, kind: TypeId, spawn_ns: u64) {
-        let entry = Task { spawn_ns, id: task.id.unwrap_or_default(), kind, has_id: task.id.is_some() };
+        self.put(task, kind, spawn_ns, false);
+    }
+
+    /// Tracks a task that was found. There must be none at its address.
+    pub fn insert_found(&mut self, task: TaskRef, kind: TypeId, found_ns: u64) {
+        self.put(task, kind, found_ns, true);
+    }
+
+    /// The spawn of a task that was found became known.
+    pub fn spawn_seen(&mut self, address: u64, spawn_ns: u64) {
+        if let Some(task) = self.by_address.get_mut(&address) {
+            (task.since_ns, task.found) = (spawn_ns, false);
+        }
+    }
+
+    fn put(&mut self, task: TaskRef, kind: TypeId, since_ns: u64, found: bool) {
+        let entry = Task { since_ns, id: task.id.unwrap_or_default(), kind, has_id: task.id.is_some(), found };
         let earlier = self.by_address.insert(task.address, entry);
         debug_assert!(earlier.is_none(), "two tasks at one address");
         if let Some(id) = task.id {

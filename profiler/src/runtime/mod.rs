@@ -6,9 +6,11 @@ pub mod stack;
 #[cfg(test)]
 mod tests;
 pub mod tokio;
+mod walk;
 
 use std::collections::HashMap;
 
+pub use self::walk::{Activity, Effort, FoundTask, Tally, Totals, Walk, Walked};
 use profiler_common::event::Header;
 use profiler_common::event::{SampleHead, sample_flag};
 pub use profiler_common::map::IdPlace;
@@ -35,6 +37,12 @@ pub trait Runtime: Sync {
 
     /// Where tasks of a type were spawned on each of these stacks; `None` where that cannot be told.
     fn spawn_sites(&self, binary: &Binary<'_>, stacks: &[SpawnPath]) -> Vec<Option<SpawnSite>>;
+
+    /// How the tasks of a process are read from its memory, where this binary was loaded at `load_bias`.
+    ///
+    /// # Errors
+    /// Why they are not, for people.
+    fn walk(&self, binary: &Binary<'_>, load_bias: u64) -> Result<Box<dyn Walk>, String>;
 }
 
 /// A binary that could not be understood.

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use memmap2::Mmap;
 
 use super::sites::SpawnSites;
-use crate::runtime::{Lineage, Plan, RUNTIMES};
+use crate::runtime::{Lineage, Plan, RUNTIMES, Runtime, Walk};
 use crate::status::ProbeState;
 use crate::target::elf::Binary;
 use crate::target::process::{Image, Process};
@@ -21,6 +21,8 @@ pub(super) struct Reading {
     pub bounds: (u64, u64),
     /// What finds the spawn sites that only stacks tell.
     pub sites: SpawnSites,
+    /// How its tasks are read from its memory; else why they are not.
+    pub walk: Result<Box<dyn Walk>, String>,
 }
 
 /// Why tasks are not measured: a row of the status.
@@ -51,7 +53,7 @@ pub(super) fn read(process: &Process, image: &Image, poll_stack: bool) -> Result
     // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
     let data = unsafe { Mmap::map(&image.file) }.map_err(Refusal::broken)?;
     let binary = Binary::parse(&data).map_err(Refusal::unsupported)?;
-    let plan = plan(&binary, poll_stack)?;
+    let (runtime, plan) = plan(&binary, poll_stack)?;
     let placements = process.placements(image).map_err(Refusal::broken)?;
     let first = placements.first().ok_or_else(|| Refusal::broken("the image is not in the process's memory map"))?;
     let bounds = (first.start, placements.iter().map(|p| p.end).max().unwrap_or(first.end));
@@ -59,18 +61,19 @@ pub(super) fn read(process: &Process, image: &Image, poll_stack: bool) -> Result
         .iter()
         .find_map(|p| Some(p.start.wrapping_sub(binary.address_of(p.file_offset)?)))
         .ok_or_else(|| Refusal::broken("the image's memory map and its program headers disagree"))?;
+    let walk = runtime.walk(&binary, load_bias);
     let unwinder = Unwinder::of(&binary);
     drop(binary);
-    Ok(Reading { plan, load_bias, bounds, sites: SpawnSites::new(data, unwinder) })
+    Ok(Reading { plan, load_bias, bounds, sites: SpawnSites::new(data, unwinder), walk })
 }
 
-fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<Plan, Refusal> {
+fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<(&'static dyn Runtime, Plan), Refusal> {
     for runtime in RUNTIMES {
         let Some(mut plan) = runtime.detect(binary).map_err(Refusal::broken)? else { continue };
         if poll_stack && plan.lineage == Lineage::ThreadLocal {
             with_poll_stack(&mut plan)?;
         }
-        return Ok(plan);
+        return Ok((*runtime, plan));
     }
     Err(Refusal {
         state: ProbeState::NotApplicable,

@@ -11,6 +11,7 @@ mod sample;
 mod sites;
 mod spending;
 mod target;
+mod walk;
 
 use std::collections::HashMap;
 use std::io;
@@ -22,18 +23,22 @@ use profiler_common::event::{ProcessRecord, TaskRecord, kind};
 use profiler_common::map::Target as TargetEntry;
 
 pub use claim::ClaimError;
+use runtime::Runtime;
 use target::{Tasks, Watched};
+use walk::Walker;
 
 use crate::budget::Budget;
 use crate::clock;
 use crate::decode::{Record, decode, stack};
 use crate::diagnosis::{Change, Diagnoses};
+use crate::event::TaskEvent;
 use crate::kernel::attach::Links;
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
 use crate::kernel::{KernelError, capability};
 use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
+use crate::runtime::FoundTask;
 use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
 
 /// Records that are taken at once, before anything else gets its turn.
@@ -165,6 +170,9 @@ impl Session {
         for (slot, (process, claim)) in processes.into_iter().zip(claims).enumerate() {
             session.watch(slot as u32, process, claim)?;
         }
+        for index in 0..session.targets.len() {
+            session.walk(index, Walker::first);
+        }
         session.notice_gone();
         session.refreshed_ns = clock::monotonic_ns();
         trim_heap();
@@ -193,6 +201,20 @@ impl Session {
         log::info!("watching process {pid} ({}), runtime {}: {took} ms", watched.process.comm, watched.runtime());
         self.targets.push(watched);
         Ok(())
+    }
+
+    /// Reads what a target's runtime keeps in memory. Tasks that are found there become known once all records were
+    /// taken that may be older.
+    fn walk(&mut self, index: usize, how: impl FnOnce(&mut Walker, &mut dyn FnMut(&[FoundTask]))) {
+        let Some((mut walker, image)) = self.targets[index].take_walker() else { return };
+        how(&mut walker, &mut |tasks| {
+            while self.drain() {}
+            let Some(table) = self.targets[index].probed().map(Runtime::table_id) else { return };
+            for found in tasks {
+                self.table.apply(table, found.time_ns, TaskEvent::Found { task: found.task, kind: found.kind });
+            }
+        });
+        self.targets[index].put_walker(walker, image);
     }
 
     /// A process that ended before the kernel half knew of it is reported by nobody.
@@ -314,6 +336,11 @@ impl Session {
             watched.attach_accept(&mut self.kernel, &mut self.accept);
             watched.look_for_overdue(&mut self.kernel, now);
         }
+        for index in 0..self.targets.len() {
+            if self.targets[index].wants_walk(now) {
+                self.walk(index, Walker::later);
+            }
+        }
         let gone = self.table.expire(now);
         for watched in &mut self.targets {
             watched.expire(now, &gone, self.options.limits.retention_ns);
@@ -337,6 +364,9 @@ impl Session {
     /// Everything that is exported, now.
     pub fn snapshot(&mut self) -> Snapshot {
         let started = Instant::now();
+        for index in 0..self.targets.len() {
+            self.walk(index, Walker::later);
+        }
         while self.drain() {}
         let now = clock::monotonic_ns();
         self.table.advance(now);

@@ -36,7 +36,9 @@ pub(super) struct Spending {
 }
 
 impl Spending {
-    pub fn new(budget: Budget, traps: Traps, plan: Option<&Plan>, now_ns: u64) -> Spending {
+    /// An account that begins now, when `before` was hit already.
+    pub fn new(budget: Budget, traps: Traps, plan: Option<&Plan>, before: Cost) -> Spending {
+        let now_ns = clock::monotonic_ns();
         let stepped: Vec<Probe> = plan
             .into_iter()
             .flat_map(|plan| plan.probes.iter().filter(|probe| !probe.emulated).map(|probe| probe_of(probe.hook)))
@@ -53,7 +55,7 @@ impl Spending {
             traps,
             governor: Governor::new(budget.share(), now_ns),
             tiers,
-            last: Cost::default(),
+            last: before,
             spent_ns: [0.0; PROBES],
             cpu: HashMap::new(),
             cpu_ns: 0,

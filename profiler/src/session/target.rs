@@ -14,13 +14,13 @@ use super::probes::Probes;
 use super::runtime::Runtime;
 use super::sample::Clock;
 use super::spending::Spending;
+use super::walk::Walker;
 use crate::budget::Budget;
 use crate::budget::governor::{Mode, Tier};
 use crate::budget::price::Traps;
-use crate::clock;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
-use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::snapshot::{ListenerSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::model::task::{SiteInfo, TypeInfo};
 use crate::runtime::{SpawnSite, TaskType};
@@ -56,6 +56,11 @@ pub(super) struct Watched {
     forked: Vec<u32>,
     runtime: Option<Runtime>,
     spending: Option<Spending>,
+    walker: Option<Walker>,
+    /// Images that it has run.
+    images: u32,
+    /// What its runtime said last.
+    figures: Option<RuntimeSnapshot>,
     runtime_name: &'static str,
     runtime_version: Option<String>,
     /// Tasks of the images that it ran before, or of this one once it has ended.
@@ -82,6 +87,9 @@ impl Watched {
             forked: Vec::new(),
             runtime: None,
             spending: None,
+            walker: None,
+            images: 1,
+            figures: None,
             runtime_name: "none",
             runtime_version: None,
             tables: Vec::new(),
@@ -217,7 +225,9 @@ impl Watched {
 
     /// Recognises the runtime and attaches its probes. What cannot be attached is a row of the status.
     pub fn attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, how: Tasks) {
-        self.spending = Some(Spending::new(how.budget, how.traps, None, clock::monotonic_ns()));
+        // What an earlier image's probes were hit is not this one's.
+        let before = kernel.cost(self.slot).unwrap_or_default();
+        self.spending = Some(Spending::new(how.budget, how.traps, None, before));
         if let Err(refusal) = self.try_attach_runtime(kernel, table, how) {
             self.status.set("tasks", refusal.state, refusal.why);
         }
@@ -225,7 +235,7 @@ impl Watched {
 
     fn try_attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, how: Tasks) -> Result<(), Refusal> {
         let image = self.process.image().map_err(Refusal::broken)?;
-        let Reading { plan, load_bias, bounds, sites } = image::read(&self.process, &image, how.poll_stack)?;
+        let Reading { plan, load_bias, bounds, sites, walk } = image::read(&self.process, &image, how.poll_stack)?;
         self.runtime_name = plan.runtime;
         self.runtime_version.clone_from(&plan.version);
         for signal in &plan.signals {
@@ -234,11 +244,18 @@ impl Watched {
                 Err(why) => self.status.set(signal.name, ProbeState::Unsupported, why),
             }
         }
+        match walk {
+            Ok(walk) => {
+                let names = plan.types.iter().map(|kind| kind.name.clone()).collect();
+                self.walker = Some(Walker::new(walk, self.process.pid, names));
+            }
+            Err(why) => self.status.set("task_walk", ProbeState::Unsupported, why),
+        }
         if plan.probes.is_empty() {
             return Err(Refusal::unsupported("nothing to probe was found in this build: see the rows of its signals"));
         }
         let signals: Vec<&str> = plan.signals.iter().map(|signal| signal.name).collect();
-        let spending = Spending::new(how.budget, how.traps, Some(&plan), clock::monotonic_ns());
+        let spending = Spending::new(how.budget, how.traps, Some(&plan), kernel.cost(self.slot).unwrap_or_default());
         let attach = || -> Result<Runtime, Refusal> {
             let probes = Probes::new(kernel, &plan, &image.path).map_err(Refusal::unsupported)?;
             let types: Arc<[TypeInfo]> = plan.types.iter().map(type_info).collect();
@@ -282,6 +299,13 @@ impl Watched {
         let open = self.runtime.as_ref().map_or([false; 2], Runtime::open_tiers);
         let wanted = spending.observe(cost, self.members.iter().copied(), open, now_ns);
         let Some(runtime) = self.runtime.as_mut().filter(|_| wanted != open) else { return Links::default() };
+        if let Some(walker) = &mut self.walker
+            && spending.mode(Tier::Lifecycle) == Mode::Continuous
+            && !open[Tier::Lifecycle as usize]
+        {
+            // Whoever was born while births were not seen is there to be found.
+            walker.search_again();
+        }
         let changed = runtime.apply(kernel, table, spending, wanted, now_ns);
         for (tier, rows) in [(Tier::Lifecycle, LIFECYCLE), (Tier::Polls, POLLS)] {
             let (state, detail) = match spending.mode(tier) {
@@ -318,6 +342,26 @@ impl Watched {
         if let Err(e) = runtime.sample(kernel, spending) {
             self.status.set("task_cpu", ProbeState::Broken, e.to_string());
         }
+    }
+
+    /// Lends what walks it, with the number of its image, for as long as both are watched.
+    pub fn take_walker(&mut self) -> Option<(Walker, u32)> {
+        Some((self.walker.take()?, self.images))
+    }
+
+    /// Takes back what was lent, unless the process runs another image now, or none.
+    pub fn put_walker(&mut self, walker: Walker, image: u32) {
+        if self.running() && image == self.images {
+            let (state, detail) = &walker.row;
+            self.status.set("task_walk", *state, detail);
+            self.figures.clone_from(&walker.figures);
+            self.walker = Some(walker);
+        }
+    }
+
+    /// Whether its memory should be walked although nobody asks for its figures.
+    pub fn wants_walk(&self, now_ns: u64) -> bool {
+        self.walker.as_ref().is_some_and(|walker| walker.is_wanted(now_ns))
     }
 
     /// A child was forked. It may be about to run something else: probes are attached at the next refresh.
@@ -378,6 +422,8 @@ impl Watched {
         self.status.probes.retain(|row| !row.probe.starts_with("task"));
         (self.accepts, self.accept_tried) = (None, false);
         (self.runtime_name, self.runtime_version) = ("none", None);
+        (self.walker, self.figures) = (None, None);
+        self.images += 1;
         self.attach_runtime(kernel, table, how);
         log::info!("process {} has replaced its image, runtime {}", self.process.pid, self.runtime_name);
     }
@@ -394,6 +440,15 @@ impl Watched {
                 table.end_target(runtime.table_id(), time_ns);
             }
             self.accepts = None;
+            self.walker = None;
+            // What was counted stays; what there was is gone.
+            self.figures = self.figures.take().map(|f| RuntimeSnapshot {
+                read_ns: f.read_ns,
+                runtimes: f.runtimes,
+                busy_ns: f.busy_ns,
+                spawned: f.spawned,
+                ..RuntimeSnapshot::default()
+            });
             self.status.ended();
             self.ended_ns = Some(time_ns);
             self.listeners = None;
@@ -444,6 +499,7 @@ impl Watched {
             listeners,
             tasks,
             budget: self.spending.as_ref().map(Spending::snapshot),
+            figures: self.figures.clone(),
             threads: if self.running() { self.process.thread_count() } else { None },
             processes: self.running().then_some(self.members.len() as u64),
         }

@@ -3,6 +3,7 @@
 pub mod accept_site;
 pub mod elf;
 pub mod listener;
+pub mod memory;
 pub mod process;
 pub mod site;
 pub mod unwind;

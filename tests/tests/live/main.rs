@@ -12,3 +12,4 @@ mod sched;
 mod single_uprobes;
 mod spawn_sites;
 mod tasks;
+mod walk;

@@ -20,6 +20,7 @@ fn kind(name: &str, spawned: u64, lifetime: Option<Box<Histogram>>) -> TaskTypeS
         spawned,
         completed: [spawned / 2, 1, 0, 0],
         unseen_spawns: 0,
+        found: 0,
         alive: spawned - spawned / 2 - 1,
         lifetime,
         last_spawn_ns: None,
@@ -64,6 +65,7 @@ fn a_snapshot_reads_as_a_table() {
             ],
             ..TasksSnapshot::default()
         }),
+        figures: None,
         threads: Some(5),
         processes: None,
         ..TargetSnapshot::default()

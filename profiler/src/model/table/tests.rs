@@ -23,6 +23,10 @@ fn end(address: u64, id: Option<u64>, kind: u32) -> TaskEvent {
     TaskEvent::Completed { task: TaskRef { address, id }, kind: TypeId(kind), outcome: Outcome::Completed }
 }
 
+fn found(address: u64, id: u64, kind: u32) -> TaskEvent {
+    TaskEvent::Found { task: TaskRef { address, id: Some(id) }, kind: TypeId(kind) }
+}
+
 /// One line per type: `name spawned completed unseen alive lifetimes sum-of-lifetimes`; per edge `parent>child spawns`.
 fn lines(tasks: &TasksSnapshot) -> Vec<String> {
     let mut lines = Vec::new();
@@ -219,6 +223,86 @@ fn an_ended_target_has_no_tasks_and_is_retained() {
     assert_eq!(table.tasks().len(), 1);
 }
 
+/// Check that a found task lives, and ends without a lifetime and as no unseen spawn.
+#[test]
+fn a_found_task_lives_and_ends() {
+    check(&[(5, found(1, 7, 0)), (6, found(2, 8, 1))], &["a 0 0 0 1 0 0", "b 0 0 0 1 0 0"]);
+    check(&[(5, found(1, 7, 0)), (9, end(1, Some(7), 0))], &["a 0 1 0 0 0 0"]);
+    // Its end was stamped before it was found, and arrived after.
+    let mut table = Table::new(Limits::default());
+    let target = table.add_target(types());
+    table.apply(target, 50 * MS, found(1, 7, 0));
+    table.advance(500 * MS);
+    table.apply(target, 49 * MS, end(1, Some(7), 0));
+    table.finish();
+    assert_eq!(lines(&table.tasks()[&target]), ["a 0 1 0 0 0 0"]);
+}
+
+/// Check that a task that is tracked, has ended or was found before is not found.
+#[test]
+fn what_is_known_is_not_found() {
+    let s = (5, spawn(1, Some(7), 0, Parent::None));
+    check(&[s, (6, found(1, 7, 0)), (7, found(1, 7, 0))], &["a 1 0 0 1 0 0", "->a 1"]);
+    check(&[s, (6, end(1, Some(7), 0)), (7, found(1, 7, 0))], &["a 1 1 0 0 1 1", "->a 1"]);
+    check(&[(6, end(1, Some(7), 0)), (7, found(1, 7, 0))], &["a 0 1 1 0 0 0"]);
+    // The address is a younger task's by now.
+    let mut table = Table::new(Limits::default());
+    let target = table.add_target(types());
+    table.apply(target, 50 * MS, spawn(1, Some(8), 0, Parent::None));
+    table.advance(500 * MS);
+    table.apply(target, 49 * MS, found(1, 7, 0));
+    table.finish();
+    assert_eq!(lines(&table.tasks()[&target]), ["a 1 0 0 1 0 0", "->a 1"]);
+    let (table, target) = run(Limits::default(), &[(5, found(1, 7, 0)), (6, found(1, 7, 0)), (7, found(2, 9, 99))]);
+    assert_eq!(table.tasks()[&target].types[0].found, 1);
+    assert_eq!(table.losses(), Losses { type_unknown: 1, ..Losses::default() });
+}
+
+/// Check that a task that is found before the report of its spawn arrives was spawned.
+#[test]
+fn a_spawn_after_the_finding_counts() {
+    let events = [(5, found(1, 7, 0)), (6, spawn(1, Some(7), 0, Parent::None)), (16, end(1, Some(7), 0))];
+    check(&events, &["a 1 1 0 0 1 10", "->a 1"]);
+    let (table, target) = run(Limits::default(), &events[..2]);
+    assert_eq!(table.tasks()[&target].types[0].found, 0);
+}
+
+/// Check that a found task is known as a parent, and that another at its address ends it.
+#[test]
+fn found_tasks_are_parents() {
+    check(
+        &[(1, found(1, 7, 0)), (2, spawn(2, Some(8), 1, Parent::Id(7))), (3, spawn(3, Some(9), 1, Parent::Address(1)))],
+        &["a 0 0 0 1 0 0", "b 2 0 0 2 0 0", "a>b 2"],
+    );
+    check(
+        &[(2, spawn(2, Some(8), 1, Parent::Id(7))), (3, found(1, 7, 0))],
+        &["a 0 0 0 1 0 0", "b 1 0 0 1 0 0", "a>b 1"],
+    );
+}
+
+/// Check that no end is taken for that of another task which was read at the same address a moment too early.
+#[test]
+fn a_task_that_takes_over_an_address_as_it_is_found_lives() {
+    let (a, b) = (spawn(1, Some(7), 0, Parent::None), spawn(1, Some(8), 1, Parent::None));
+    let (a_ends, b_found) = (end(1, Some(7), 0), found(1, 8, 1));
+    let takeover = [(1, a), (5, b_found), (6, a_ends), (7, b)];
+    check(&takeover, &["a 1 1 0 0 1 5", "b 1 0 0 1 0 0", "->a 1", "->b 1"]);
+    check(&takeover[1..], &["a 0 1 1 0 0 0", "b 1 0 0 1 0 0", "->b 1"]);
+    for events in [&takeover[..], &takeover[1..]] {
+        assert_eq!(run(Limits::default(), events).0.losses(), Losses::default());
+    }
+}
+
+/// Check that found tasks over the cap are a loss, and leave the counts alone.
+#[test]
+fn found_tasks_over_the_cap_are_a_loss() {
+    let limits = Limits { tracked_tasks: 2, ..Limits::default() };
+    let events: Vec<_> = (1..=5).map(|i| (i, found(i, i, 0))).collect();
+    let (table, target) = run(limits, &events);
+    assert_eq!(lines(&table.tasks()[&target]), ["a 0 0 0 2 0 0"]);
+    assert_eq!(table.losses().untracked, 3);
+}
+
 #[test]
 fn what_repeats_or_has_no_type_is_a_loss() {
     let s = (5, spawn(1, Some(1), 0, Parent::None));
@@ -314,5 +398,62 @@ proptest! {
                 prop_assert!(now.iter().zip(before).all(|(now, before)| *now >= before), "{before:?} {now:?}");
             }
         }
+    }
+
+    /// Check that tasks that are found at any moment, and any number of times, are counted once, in any order of arrival.
+    #[test]
+    fn findings_add_up(
+        lives in lives(),
+        walks in prop::collection::vec(0u64..2000 * MS, 1..4),
+        delays in prop::collection::vec(0u64..90 * MS, 300),
+    ) {
+        let all: Vec<Life> = lives.into_iter().map(|(a, k, g, l, _, _)| (a, k, g, l, true, true)).collect();
+        let sorted = stream(&all, true);
+        let attached_ns = sorted[sorted.len() / 3].0;
+        let mut alive: FxHashMap<u64, (TaskRef, TypeId)> = FxHashMap::default();
+        let mut events: Vec<(u64, TaskEvent)> = Vec::new();
+        let mut walks: Vec<u64> = walks.iter().map(|after| attached_ns + after / 1000 * 1000 + 999).collect();
+        walks.sort_unstable();
+        let mut walks = walks.into_iter().peekable();
+        let (mut spawned, mut ended) = (0, 0);
+        for (time_ns, event) in &sorted {
+            while let Some(walk_ns) = walks.next_if(|walk_ns| walk_ns < time_ns) {
+                events.extend(alive.values().map(|&(task, kind)| (walk_ns, TaskEvent::Found { task, kind })));
+            }
+            match *event {
+                TaskEvent::Spawned { task, kind, .. } => drop(alive.insert(task.address, (task, kind))),
+                TaskEvent::Completed { task, .. } => drop(alive.remove(&task.address)),
+                TaskEvent::Found { .. } => {}
+            }
+            if *time_ns >= attached_ns {
+                events.push((*time_ns, *event));
+                spawned += u64::from(matches!(event, TaskEvent::Spawned { .. }));
+                ended += u64::from(matches!(event, TaskEvent::Completed { .. }));
+            }
+        }
+        let mut arrivals: Vec<_> = events.into_iter().zip(delays).map(|(event, delay)| (event.0 + delay, event)).collect();
+        let complete = arrivals.len() < 300;
+        arrivals.sort_by_key(|(arrival, _)| *arrival);
+        let mut table = Table::new(Limits::default());
+        let target = table.add_target(types());
+        let mut last = (0, 0);
+        for (_, (time, event)) in arrivals {
+            table.apply(target, time, event);
+            let tasks = &table.tasks()[&target];
+            let sum = |of: fn(&TaskTypeSnapshot) -> u64| tasks.types.iter().map(of).sum::<u64>();
+            let now = (sum(|t| t.spawned), sum(|t| t.completed.iter().sum()));
+            prop_assert!(now.0 >= last.0 && now.1 >= last.1, "{last:?} {now:?}");
+            last = now;
+        }
+        table.finish();
+        let tasks = &table.tasks()[&target];
+        let sum = |of: fn(&TaskTypeSnapshot) -> u64| tasks.types.iter().map(of).sum::<u64>();
+        if complete {
+            prop_assert_eq!((sum(|t| t.spawned), sum(|t| t.completed.iter().sum())), (spawned, ended));
+        }
+        // Whoever ended unseen was found or spawned; nothing is left, since everything ends.
+        prop_assert_eq!(sum(|t| t.spawned) + sum(|t| t.found) + sum(|t| t.unseen_spawns), ended);
+        prop_assert_eq!(sum(|t| t.alive), 0);
+        prop_assert_eq!(table.losses(), Losses::default());
     }
 }

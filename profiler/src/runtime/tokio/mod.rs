@@ -11,6 +11,7 @@ mod spawn_site;
 mod version;
 mod vtable;
 mod wake;
+mod walk;
 
 use std::collections::HashMap;
 
@@ -20,8 +21,10 @@ use profiler_common::map::{TaskLayout, error_order};
 use self::reach::Reach;
 use self::version::Version;
 use self::vtable::{Layout, Vtable};
+use self::walk::TokioWalk;
 use super::{
-    DetectError, Hook, IdPlace, Instance, Lineage, Plan, ProbeSpec, Runtime, Signal, SpawnPath, SpawnSite, Untranslated,
+    DetectError, Hook, IdPlace, Instance, Lineage, Plan, ProbeSpec, Runtime, Signal, SpawnPath, SpawnSite,
+    Untranslated, Walk,
 };
 use crate::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
 use crate::target::elf::Binary;
@@ -57,6 +60,17 @@ impl Runtime for Tokio {
         let mut reach = Reach::new(binary);
         let mut finder = spawn_site::Finder::new(binary, &mut reach, &mut bodies, &creations.loads);
         stacks.iter().map(|stack| finder.on_path(stack)).collect()
+    }
+
+    fn walk(&self, binary: &Binary<'_>, load_bias: u64) -> Result<Box<dyn Walk>, String> {
+        let vtables = vtable::by_shape(binary);
+        if vtables.is_empty() {
+            let version = Version::find(binary.data).map_or_else(String::new, |version| format!(" {version}"));
+            return Err(format!("Tokio{version} does not tell where a task keeps its place in the list of tasks"));
+        }
+        let local = binary.thread_local.ok_or("the binary has no thread-local storage")?;
+        let walk = TokioWalk::new(&vtables, load_bias, local);
+        Ok(Box::new(walk.ok_or("the types of tasks do not tell where a task keeps its place in the list of tasks")?))
     }
 }
 

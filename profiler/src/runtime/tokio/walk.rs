@@ -1,0 +1,230 @@
+//! Reads the tasks of a running process from its memory: finds the runtimes' lists, and walks them. Never a probe.
+//!
+//! Whatever is read is checked before it is believed: a task by its vtable, its owner and its neighbours' links, a list
+//! by its tasks, and a whole walk by the number of tasks that the runtime itself has counted.
+
+mod figures;
+mod list;
+mod owned;
+mod task;
+mod thread;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use self::figures::Places;
+use self::list::{Counted, Sink};
+use self::owned::{Owned, Reading};
+use self::task::Types;
+use super::vtable::Vtable;
+use crate::runtime::{Effort, FoundTask, Tally, Totals, Walk, Walked};
+use crate::target::elf::ThreadLocal;
+use crate::target::memory::{Batch, Memory, MemoryError, Region};
+
+/// How often runtimes that were started meanwhile are looked for, nanoseconds.
+const SEARCH_NS: u64 = 10_000_000_000;
+/// How often a walk that was overtaken by changes is repeated.
+const ATTEMPTS: usize = 3;
+/// Runtimes whose totals are kept when they are gone.
+const MOST_GONE: usize = 4096;
+
+/// Walks one process.
+pub(super) struct TokioWalk {
+    local: ThreadLocal,
+    types: Types,
+    /// The lists that are known.
+    owned: Vec<Owned>,
+    regions: Vec<Region>,
+    /// Where the figures of the runtimes are, by the id of their list.
+    places: FxHashMap<u64, Places>,
+    /// Time that workers were busy when it was read last: what does not grow is not that.
+    busy_ns: FxHashMap<u64, u64>,
+    searched_ns: Option<u64>,
+    /// Tasks that were ever spawned, by the id of their list: what was counted stays counted.
+    added: FxHashMap<u64, u64>,
+}
+
+/// One list, walked.
+struct Listed {
+    counted: Counted,
+    reading: Reading,
+    consistent: bool,
+}
+
+impl TokioWalk {
+    /// Of a binary with these types, loaded at `load_bias`. `None` where its vtables do not tell what is needed.
+    pub(super) fn new(vtables: &[Vtable], load_bias: u64, local: ThreadLocal) -> Option<TokioWalk> {
+        let types = Types::new(vtables, load_bias)?;
+        Some(TokioWalk {
+            local,
+            types,
+            owned: Vec::new(),
+            regions: Vec::new(),
+            places: FxHashMap::default(),
+            busy_ns: FxHashMap::default(),
+            searched_ns: None,
+            added: FxHashMap::default(),
+        })
+    }
+
+    /// Looks for lists. Those that are known and were not met again stay as long as they hold tasks.
+    fn search(&mut self, memory: &dyn Memory, effort: Effort) -> Result<(), MemoryError> {
+        let regions = memory.regions()?;
+        let pointers = thread::pointers(memory, &regions, self.local, effort)?;
+        let found = owned::find(memory, &regions, &pointers, &self.types, effort)?;
+        let ids: FxHashSet<u64> = found.iter().map(|owned| owned.id).collect();
+        self.owned.retain(|owned| !ids.contains(&owned.id));
+        let unmet = readings(memory, &self.owned)?;
+        let mut unmet = unmet.iter().map(|reading| reading.is_some_and(|reading| reading.alive > Some(0)));
+        self.owned.retain(|_| unmet.next().unwrap_or(false));
+        self.owned.extend(found);
+        let now_ns = (effort.now_ns)();
+        self.places.clear();
+        for owned in &self.owned {
+            self.places.insert(owned.id, figures::find(memory, &regions, owned, now_ns)?);
+        }
+        self.regions = regions;
+        self.searched_ns = Some(now_ns);
+        Ok(())
+    }
+
+    /// What the lists say now. Those that are gone are forgotten.
+    fn totals(&mut self, memory: &dyn Memory) -> Result<Vec<Reading>, MemoryError> {
+        let readings = readings(memory, &self.owned)?;
+        let mut known = readings.iter().map(Option::is_some);
+        self.owned.retain(|_| known.next().unwrap_or(false));
+        let readings: Vec<Reading> = readings.into_iter().flatten().collect();
+        for (owned, reading) in self.owned.iter().zip(&readings) {
+            if let Some(added) = reading.added
+                && (self.added.len() < MOST_GONE || self.added.contains_key(&owned.id))
+            {
+                let most = self.added.entry(owned.id).or_default();
+                *most = added.max(*most);
+            }
+        }
+        Ok(readings)
+    }
+
+    /// Fills in what the runtime counts of its workers.
+    fn figures(
+        &mut self,
+        memory: &dyn Memory,
+        effort: Effort,
+        owned: &Owned,
+        totals: &mut Totals,
+    ) -> Result<(), MemoryError> {
+        let Some(places) = self.places.get(&owned.id) else { return Ok(()) };
+        figures::read(memory, &self.regions, places, totals, (effort.now_ns)())?;
+        if let Some(busy_ns) = totals.busy_ns
+            && self.busy_ns.insert(owned.id, busy_ns).is_some_and(|earlier| busy_ns < earlier)
+        {
+            *totals = Totals { alive: totals.alive, spawned: totals.spawned, ..Totals::default() };
+            self.places.remove(&owned.id);
+        }
+        Ok(())
+    }
+
+    /// Walks one list, and again when it changed meanwhile.
+    fn list(
+        &self,
+        memory: &dyn Memory,
+        owned: &Owned,
+        effort: Effort,
+        sink: &mut Sink<'_>,
+    ) -> Result<Option<Listed>, MemoryError> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let Some(before) = reading(memory, owned)? else { return Ok(None) };
+            let counted = list::walk(memory, owned, &self.types, effort, sink)?;
+            let Some(reading) = reading(memory, owned)? else { return Ok(None) };
+            let whole = counted.broken == 0 && reading.alive.is_none_or(|alive| alive == counted.members);
+            let consistent = whole && before == reading;
+            last = Some(Listed { counted, reading, consistent });
+            if consistent || effort.is_over() {
+                break;
+            }
+        }
+        Ok(last)
+    }
+}
+
+impl Walk for TokioWalk {
+    fn walk(
+        &mut self,
+        memory: &dyn Memory,
+        effort: Effort,
+        found: &mut dyn FnMut(&[FoundTask]),
+    ) -> Result<Walked, MemoryError> {
+        let known = self.owned.len();
+        let mut readings = self.totals(memory)?;
+        let now_ns = (effort.now_ns)();
+        let is_due = self.searched_ns.is_none_or(|searched| now_ns.saturating_sub(searched) > SEARCH_NS);
+        if is_due || readings.len() < known || readings.is_empty() {
+            self.search(memory, effort)?;
+            readings = self.totals(memory)?;
+        }
+        let mut sink = Sink::new(found);
+        let mut runtimes: Vec<Totals> = readings
+            .iter()
+            .map(|reading| Totals { alive: reading.alive, spawned: reading.added, ..Totals::default() })
+            .collect();
+        for (owned, totals) in self.owned.clone().iter().zip(&mut runtimes) {
+            self.figures(memory, effort, owned, totals)?;
+        }
+        let tasks = self.tasks(memory, effort, &mut sink, &mut runtimes)?;
+        sink.flush();
+        let counts = readings.iter().all(|reading| reading.added.is_some()) && !self.added.is_empty();
+        let spawned = counts.then(|| self.added.values().sum());
+        Ok(Walked { runtimes, spawned, tasks, handed: sink.handed })
+    }
+}
+
+impl TokioWalk {
+    fn tasks(
+        &self,
+        memory: &dyn Memory,
+        effort: Effort,
+        sink: &mut Sink<'_>,
+        runtimes: &mut [Totals],
+    ) -> Result<Result<Tally, String>, MemoryError> {
+        if self.owned.is_empty() {
+            return Ok(Err("no runtime with tasks was found in its memory".to_owned()));
+        }
+        let alive: u64 = runtimes.iter().filter_map(|totals| totals.alive).sum();
+        if alive > effort.most_tasks {
+            return Ok(Err(format!("{alive} tasks are more than the {} that are read one by one", effort.most_tasks)));
+        }
+        let (mut all, mut consistent) = (Counted::default(), true);
+        for (owned, totals) in self.owned.iter().zip(runtimes) {
+            // It was shut down just now, and its tasks are gone with it.
+            let Some(listed) = self.list(memory, owned, effort, sink)? else { continue };
+            let counted = listed.counted.by_type.values().sum();
+            totals.alive = listed.reading.alive.or((listed.counted.broken == 0).then_some(counted));
+            consistent &= listed.consistent;
+            all.absorb(listed.counted);
+        }
+        if all.broken > 0 {
+            let why = if effort.is_over() { "time was up" } else { "they changed too fast" };
+            return Ok(Err(format!("{} lists of tasks were not read to their end: {why}", all.broken)));
+        }
+        let by_type = all.by_type.into_iter().filter(|(_, count)| *count > 0).collect();
+        Ok(Ok(Tally { by_type, runnable: all.runnable, consistent }))
+    }
+}
+
+/// What a list says now; `None` when it is gone.
+fn reading(memory: &dyn Memory, owned: &Owned) -> Result<Option<Reading>, MemoryError> {
+    Ok(readings(memory, std::slice::from_ref(owned))?.pop().flatten())
+}
+
+fn readings(memory: &dyn Memory, owned: &[Owned]) -> Result<Vec<Option<Reading>>, MemoryError> {
+    let mut batch = Batch::default();
+    for list in owned {
+        batch.add(list.place, Owned::BYTES);
+    }
+    batch.read(memory)?;
+    let reading = |(span, list): (usize, &Owned)| list.reading(&batch.words(span).collect::<Vec<_>>());
+    Ok(owned.iter().enumerate().map(reading).collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Reads what a target's runtime says of itself from its memory: at the attach for the tasks that are there already,
+//! then now and then. Never a layout.
+
+use std::collections::HashSet;
+
+use crate::clock;
+use crate::event::{TaskRef, TypeId};
+use crate::model::snapshot::RuntimeSnapshot;
+use crate::runtime::{Activity, Effort, FoundTask, Walk, Walked};
+use crate::status::ProbeState;
+use crate::target::memory::{MemoryError, ProcessMemory};
+
+/// What the first walks may take, altogether, until all tasks were met.
+const FIRST_NS: u64 = 2_000_000_000;
+/// What a later walk may take.
+const LATER_NS: u64 = 200_000_000;
+/// The least time between two walks.
+const PAUSE_NS: u64 = 1_000_000_000;
+/// After a walk, so many times the time that it took pass without one: two per cent at most are spent on it.
+const REST: u64 = 50;
+/// More tasks than that are not counted one by one at a scrape: the totals must do.
+const MOST_TASKS: u64 = 50_000;
+/// More tasks than that are not looked for at the attach.
+const MOST_FOUND: u64 = 10_000_000;
+
+/// Which tasks may be there that are older than the probes, and were not handed over yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Search {
+    /// Any.
+    All,
+    /// Those that are held.
+    Held,
+    /// None.
+    Done,
+}
+
+/// Walks one process.
+pub(super) struct Walker {
+    walk: Box<dyn Walk>,
+    memory: ProcessMemory,
+    /// Short names of the types.
+    names: Vec<String>,
+    /// Not before.
+    next_ns: u64,
+    search: Search,
+    /// Most runtimes that were found at once.
+    runtimes: usize,
+    /// Tasks that were being polled when they were read, and were not handed over: a task that ends is read as polled
+    /// until just after the probe has reported its end. Whoever is still there at the next walk was not ending.
+    held: HashSet<TaskRef>,
+    /// What was read last.
+    pub figures: Option<RuntimeSnapshot>,
+    /// How it stands: a row of the status.
+    pub row: (ProbeState, String),
+}
+
+impl Walker {
+    pub fn new(walk: Box<dyn Walk>, pid: u32, names: Vec<String>) -> Walker {
+        let row = (ProbeState::Attached, "from the runtime's memory, at the next scrape".to_owned());
+        Walker {
+            walk,
+            memory: ProcessMemory { pid },
+            names,
+            next_ns: 0,
+            search: Search::All,
+            runtimes: 0,
+            held: HashSet::new(),
+            figures: None,
+            row,
+        }
+    }
+
+    /// Whether tasks are still looked for, and it is time to.
+    pub fn is_wanted(&self, now_ns: u64) -> bool {
+        self.search != Search::Done && now_ns >= self.next_ns
+    }
+
+    /// Births were not seen for a while, and are again: all tasks that are there are to be handed over once more.
+    pub fn search_again(&mut self) {
+        (self.search, self.next_ns) = (Search::All, 0);
+        self.held = HashSet::new();
+    }
+
+    /// Walks until all tasks that are there were handed to `found`, or time is up.
+    pub fn first(&mut self, found: &mut dyn FnMut(&[FoundTask])) {
+        let begin_ns = clock::monotonic_ns();
+        let deadline_ns = begin_ns + FIRST_NS;
+        while self.search == Search::All {
+            self.once(Effort { deadline_ns, most_tasks: MOST_FOUND, now_ns: clock::monotonic_ns }, found);
+            let gives_up = self.row.0 != ProbeState::Attached || self.figures.as_ref().is_none_or(|f| f.runtimes == 0);
+            if gives_up || clock::monotonic_ns() >= deadline_ns {
+                break;
+            }
+        }
+        self.rest(begin_ns);
+    }
+
+    /// Walks, if it is time to.
+    pub fn later(&mut self, found: &mut dyn FnMut(&[FoundTask])) {
+        let begin_ns = clock::monotonic_ns();
+        if begin_ns < self.next_ns {
+            return;
+        }
+        let most_tasks = if self.search == Search::Done { MOST_TASKS } else { MOST_FOUND };
+        self.once(Effort { deadline_ns: begin_ns + LATER_NS, most_tasks, now_ns: clock::monotonic_ns }, found);
+        self.rest(begin_ns);
+    }
+
+    fn rest(&mut self, begin_ns: u64) {
+        let now_ns = clock::monotonic_ns();
+        self.next_ns = now_ns + PAUSE_NS.max(REST * (now_ns - begin_ns));
+    }
+
+    fn once(&mut self, effort: Effort, found: &mut dyn FnMut(&[FoundTask])) {
+        let begin_ns = clock::monotonic_ns();
+        let (search, held) = (self.search, &mut self.held);
+        let mut running = Vec::new();
+        let mut hand = |tasks: &[FoundTask]| {
+            let wanted = |found: &&FoundTask| match (search, found.activity) {
+                (Search::Done, _) => false,
+                (Search::All, Activity::Running) if !held.contains(&found.task) => {
+                    running.push(found.task);
+                    false
+                }
+                (Search::All, _) => true,
+                (Search::Held, _) => held.contains(&found.task),
+            };
+            let wanted: Vec<FoundTask> = tasks.iter().filter(wanted).copied().collect();
+            if !wanted.is_empty() {
+                found(&wanted);
+            }
+        };
+        let walked = self.walk.walk(&self.memory, effort, &mut hand);
+        held.extend(running);
+        match walked {
+            Ok(walked) => self.take(&walked, begin_ns),
+            // The kernel will say so.
+            Err(MemoryError::Ended { .. }) => {
+                self.row = (ProbeState::NotApplicable, "the process has ended".to_owned())
+            }
+            Err(e) => self.row = (ProbeState::Broken, e.to_string()),
+        }
+    }
+
+    fn take(&mut self, walked: &Walked, begin_ns: u64) {
+        let name = |kind: TypeId| self.names.get(kind.0 as usize).cloned();
+        let tally = walked.tasks.as_ref().ok();
+        self.figures = Some(RuntimeSnapshot {
+            read_ns: begin_ns,
+            runtimes: walked.runtimes.len() as u64,
+            workers: walked.sum(|totals| totals.workers),
+            busy_ns: walked.sum(|totals| totals.busy_ns),
+            queues: walked.sum(|totals| totals.local_queue).map(|depth| ("local", depth)).into_iter().collect(),
+            alive: walked.alive(),
+            spawned: walked.spawned,
+            runnable: tally.map(|tally| tally.runnable),
+            by_type: tally.map(|tally| {
+                let mut counts: Vec<_> =
+                    tally.by_type.iter().filter_map(|&(kind, count)| Some((name(kind)?, count))).collect();
+                counts.sort_unstable();
+                counts
+            }),
+        });
+        // The tasks of a runtime that was not found before were not handed over either, whatever was walked until now.
+        let is_first = self.runtimes == 0;
+        let grown = walked.runtimes.len() > self.runtimes;
+        self.runtimes = self.runtimes.max(walked.runtimes.len());
+        let took_us = (clock::monotonic_ns() - begin_ns) / 1000;
+        let detail = match &walked.tasks {
+            Ok(tally) => {
+                self.search = match self.search {
+                    Search::Held | Search::Done if grown && !is_first => Search::All,
+                    Search::All if !self.held.is_empty() => Search::Held,
+                    _ => Search::Done,
+                };
+                if self.search == Search::Done {
+                    self.held = HashSet::new();
+                }
+                let moving = if tally.consistent { "" } else { ", which changed meanwhile" };
+                let (ms, us) = (took_us / 1000, took_us % 1000);
+                format!("{} tasks in {ms}.{us:03} ms{moving}, from the runtime's memory", tally.alive())
+            }
+            Err(why) => format!("totals from the runtime's memory; {why}"),
+        };
+        self.row = (ProbeState::Attached, detail);
+    }
+}
