@@ -21,20 +21,25 @@ const SERVING: &str = "serving http://";
 const LISTEN: [&str; 2] = ["--web.listen-address", "127.0.0.1:0"];
 
 impl Profiler {
-    /// Attaches to a process, and waits until that is done.
+    /// Attaches to a process at full fidelity, and waits until that is done.
     pub fn attach(pid: u32) -> Profiler {
         Profiler::attach_with(pid, &[])
     }
 
     /// The same, with flags.
     pub fn attach_with(pid: u32, flags: &[&str]) -> Profiler {
-        let pid = pid.to_string();
-        Starting::new(&[&["attach", "--pid", &pid], flags].concat()).serving()
+        Profiler::attach_within("off", pid, flags)
     }
 
-    /// Starts a program under the profiler.
+    /// The same, within a budget.
+    pub fn attach_within(budget: &str, pid: u32, flags: &[&str]) -> Profiler {
+        let pid = pid.to_string();
+        Starting::new(&[&["attach", "--pid", &pid, "--budget", budget], flags].concat()).serving()
+    }
+
+    /// Starts a program under the profiler, at full fidelity.
     pub fn run(command: &[&str]) -> Profiler {
-        Profiler::start(&[&["run"], &LISTEN[..], &["--"], command].concat())
+        Profiler::start(&[&["run", "--budget", "off"], &LISTEN[..], &["--"], command].concat())
     }
 
     /// Starts it with any arguments, and waits until it serves.

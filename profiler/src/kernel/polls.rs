@@ -85,12 +85,10 @@ impl Kernel {
     /// The map cannot be read.
     pub fn woken(&mut self, limit: usize, mut see: impl FnMut(TaskKey, Woken)) -> Result<bool, KernelError> {
         let map = self.hash::<Value<TaskKey>, Value<Woken>>("WOKEN")?;
-        let mut n = 0;
-        for entry in map.iter() {
+        for (n, entry) in map.iter().enumerate() {
             if n == limit {
                 return Ok(true);
             }
-            n += 1;
             // An entry that is removed meanwhile ends the walk early, as the kernel does.
             let Ok((Value(key), Value(woken))) = entry else { return Ok(true) };
             see(key, woken);

@@ -118,7 +118,6 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         }),
         threads: Some(4),
         processes: Some(1),
-        ..TargetSnapshot::default()
     }
 }
 

@@ -13,6 +13,14 @@ use crate::target::unwind::Unwinder;
 
 /// What was read.
 pub(super) struct Reading {
+    /// The image, understood.
+    pub code: Code,
+    /// How its tasks are read from its memory; else why they are not.
+    pub walk: Result<Box<dyn Walk>, String>,
+}
+
+/// An image: how to observe it, and where it lies in a process's memory.
+pub(super) struct Code {
     /// What to probe.
     pub plan: Plan,
     /// Runtime address minus the file's virtual address.
@@ -21,8 +29,6 @@ pub(super) struct Reading {
     pub bounds: (u64, u64),
     /// What finds the spawn sites that only stacks tell.
     pub sites: SpawnSites,
-    /// How its tasks are read from its memory; else why they are not.
-    pub walk: Result<Box<dyn Walk>, String>,
 }
 
 /// Why tasks are not measured: a row of the status.
@@ -64,7 +70,7 @@ pub(super) fn read(process: &Process, image: &Image, poll_stack: bool) -> Result
     let walk = runtime.walk(&binary, load_bias);
     let unwinder = Unwinder::of(&binary);
     drop(binary);
-    Ok(Reading { plan, load_bias, bounds, sites: SpawnSites::new(data, unwinder), walk })
+    Ok(Reading { code: Code { plan, load_bias, bounds, sites: SpawnSites::new(data, unwinder) }, walk })
 }
 
 fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<(&'static dyn Runtime, Plan), Refusal> {

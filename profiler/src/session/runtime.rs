@@ -6,7 +6,7 @@ use profiler_common::event::{Header, TaskRecord};
 use profiler_common::map::{Target as TargetEntry, TaskLayout, target_flag};
 use rustc_hash::FxHashMap;
 
-use super::image::Refusal;
+use super::image::{Code, Refusal};
 use super::probes::Probes;
 use super::sites::SpawnSites;
 use crate::budget::governor::{Mode, Tier};
@@ -55,17 +55,9 @@ pub(super) struct Runtime {
 }
 
 impl Runtime {
-    /// Everything is ready, and nothing attached. `bounds` are the image's in memory.
-    pub fn new(
-        plan: Plan,
-        load_bias: u64,
-        bounds: (u64, u64),
-        sites: SpawnSites,
-        probes: Probes,
-        table: TargetId,
-        slot: u32,
-        slow_ns: u64,
-    ) -> Runtime {
+    /// Everything is ready, and nothing attached.
+    pub fn new(code: Code, probes: Probes, table: TargetId, slot: u32, slow_ns: u64) -> Runtime {
+        let Code { plan, load_bias, bounds, sites } = code;
         let mut layout = plan.layout;
         (layout.image_start, layout.image_end) = bounds;
         Runtime {

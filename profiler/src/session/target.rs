@@ -235,7 +235,8 @@ impl Watched {
 
     fn try_attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, how: Tasks) -> Result<(), Refusal> {
         let image = self.process.image().map_err(Refusal::broken)?;
-        let Reading { plan, load_bias, bounds, sites, walk } = image::read(&self.process, &image, how.poll_stack)?;
+        let Reading { code, walk } = image::read(&self.process, &image, how.poll_stack)?;
+        let plan = &code.plan;
         self.runtime_name = plan.runtime;
         self.runtime_version.clone_from(&plan.version);
         for signal in &plan.signals {
@@ -255,13 +256,13 @@ impl Watched {
             return Err(Refusal::unsupported("nothing to probe was found in this build: see the rows of its signals"));
         }
         let signals: Vec<&str> = plan.signals.iter().map(|signal| signal.name).collect();
-        let spending = Spending::new(how.budget, how.traps, Some(&plan), kernel.cost(self.slot).unwrap_or_default());
+        let spending = Spending::new(how.budget, how.traps, Some(plan), kernel.cost(self.slot).unwrap_or_default());
         let attach = || -> Result<Runtime, Refusal> {
-            let probes = Probes::new(kernel, &plan, &image.path).map_err(Refusal::unsupported)?;
-            let types: Arc<[TypeInfo]> = plan.types.iter().map(type_info).collect();
+            let probes = Probes::new(kernel, &code.plan, &image.path).map_err(Refusal::unsupported)?;
+            let types: Arc<[TypeInfo]> = code.plan.types.iter().map(type_info).collect();
             let id = table.add_target(types);
             self.tables.push(id);
-            let mut runtime = Runtime::new(plan, load_bias, bounds, sites, probes, id, self.slot, how.slow_poll_ns);
+            let mut runtime = Runtime::new(code, probes, id, self.slot, how.slow_poll_ns);
             let pids: Vec<u32> = self.members.iter().copied().collect();
             runtime.attach(kernel, &spending, &pids)?;
             Ok(runtime)

@@ -123,7 +123,7 @@ fn printed_page() {
     let mut table = Table::new("attach --duration --print");
     let mut fixture = Fixture::tokio("latest", "release", &["tasks"]);
     let pid = fixture.pid().to_string();
-    let profiler = launch(&["attach", "--pid", &pid, "--duration", "4s", "--print"]);
+    let profiler = launch(&["attach", "--budget", "off", "--pid", &pid, "--duration", "4s", "--print"]);
     let watching = profiler.error_line(|line| line.contains("watching process"));
     assert!(watching.is_some(), "{:?}", profiler.errors());
     fixture.ask("run 1000");
@@ -173,7 +173,8 @@ fn run_from_the_start() {
     table.equal("exit code", 0, ended.code().unwrap_or(-1));
     for code in [0, 3, 42] {
         let command = format!("exit {code}");
-        let ended = run_to_end(&["run", "--web.listen-address", "127.0.0.1:0", "--", "sh", "-c", &command]);
+        let ended =
+            run_to_end(&["run", "--budget", "off", "--web.listen-address", "127.0.0.1:0", "--", "sh", "-c", &command]);
         table.equal(command, code, ended.code().unwrap_or(-1));
     }
     table.finish();
@@ -186,7 +187,7 @@ fn ends_with_its_target() {
     let mut table = Table::new("a target that ends");
     let fixture = Fixture::tokio("latest", "release", &["tasks"]);
     let pid = fixture.pid().to_string();
-    let printing = launch(&["attach", "--pid", &pid, "--duration", "10m", "--print"]);
+    let printing = launch(&["attach", "--budget", "off", "--pid", &pid, "--duration", "10m", "--print"]);
     assert!(printing.error_line(|line| line.contains("watching process")).is_some(), "{:?}", printing.errors());
     let serving = Profiler::start(&[
         "attach",

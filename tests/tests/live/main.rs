@@ -3,6 +3,7 @@
 
 mod accept;
 mod bad_input;
+mod budget;
 mod diagnosis;
 mod endpoint;
 mod polls;

@@ -15,9 +15,6 @@ use tests::wait;
 
 use crate::tasks::kinds::{Kinds, Twin};
 
-/// Nothing is sampled.
-const FULL: [&str; 2] = ["--budget", "off"];
-
 const POLLS: &str = "profiler_task_polls_total";
 const BUSY: &str = "profiler_task_busy_seconds_total";
 const POLL_TIMES: &str = "profiler_task_poll_seconds";
@@ -52,7 +49,7 @@ impl Watched {
     fn new(version: &str, profile: &str) -> Watched {
         place::require_root();
         let fixture = Fixture::tokio(version, profile, &["tasks"]);
-        let profiler = Profiler::attach_with(fixture.pid(), &FULL);
+        let profiler = Profiler::attach(fixture.pid());
         Watched { profiler, twin: Twin::of_build(version, profile), fixture }
     }
 

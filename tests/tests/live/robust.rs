@@ -152,7 +152,7 @@ fn killed_30_times() {
     let mut random = Random::new(30);
     let (mut early, mut killed) = (0, 0);
     for _ in 0..CYCLES {
-        let starting = Starting::new(&["attach", "--pid", &pid]);
+        let starting = Starting::new(&["attach", "--budget", "off", "--pid", &pid]);
         // An attach takes about 300 ms.
         sleep(Duration::from_millis(random.below(600)));
         early += usize::from(!starting.serves());
@@ -187,7 +187,7 @@ fn short_lived_targets() {
         let mut fixture = Fixture::tokio("latest", "release", &["tasks"]);
         let pid = fixture.pid().to_string();
         // It ends with its target, or would measure for longer than the test waits.
-        let profiler = launch(&["attach", "--pid", &pid, "--duration", "10m", "--print"]);
+        let profiler = launch(&["attach", "--budget", "off", "--pid", &pid, "--duration", "10m", "--print"]);
         sleep(Duration::from_millis(random.below(400)));
         fixture.program().signal(libc::SIGKILL);
         drop(fixture);

@@ -211,7 +211,7 @@ fn check_attach_under_load(version: &str, profile: &str) {
     let mut fixture = Fixture::tokio(version, profile, &["storm"]);
     fixture.ask("hold 50");
     let pid = fixture.pid().to_string();
-    let starting = Starting::new(&["attach", "--pid", &pid]);
+    let starting = Starting::new(&["attach", "--budget", "off", "--pid", &pid]);
     let mut truth = fixture.ask("storm 200000");
     while !starting.serves() {
         truth = fixture.ask("storm 200000");

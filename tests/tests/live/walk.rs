@@ -208,7 +208,7 @@ fn check_under_load(version: &str, profile: &str) {
     let mut fixture = Fixture::tokio(version, profile, &["storm"]);
     let pid = fixture.pid();
     let held = number(&fixture.ask("hold 500")["tasks"]["alive"]);
-    let starting = Starting::new(&["attach", "--pid", &pid.to_string()]);
+    let starting = Starting::new(&["attach", "--budget", "off", "--pid", &pid.to_string()]);
     fixture.ask("storm 200000");
     while !starting.serves() {
         fixture.ask("storm 200000");
@@ -261,7 +261,7 @@ fn walk_of_a_process_that_ends() {
         // The walk of so many takes far longer than the rest of the attach varies.
         fixture.ask("hold 100000");
         let pid = fixture.pid().to_string();
-        let profiler = launch(&["attach", "--pid", &pid, "--duration", "10m", "--print"]);
+        let profiler = launch(&["attach", "--budget", "off", "--pid", &pid, "--duration", "10m", "--print"]);
         sleep(Duration::from_millis(150 + random.below(400)));
         fixture.program().signal(libc::SIGKILL);
         drop(fixture);

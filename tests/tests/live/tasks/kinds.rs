@@ -134,11 +134,6 @@ impl Kinds {
         self.group[kind].clone()
     }
 
-    /// The group of a type by its short name.
-    pub fn group_of_kind(&self, kind: &str) -> String {
-        self.group.get(kind).cloned().unwrap_or_else(|| kind.to_owned())
-    }
-
     /// The group of the type that has this short name.
     pub fn group_of(&self, name: &str) -> String {
         self.by_type.get(name).cloned().unwrap_or_else(|| format!("({name})"))
