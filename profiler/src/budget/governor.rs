@@ -7,8 +7,8 @@
 
 /// What a target may overdraw, and has to begin with, nanoseconds of CPU time.
 pub const GRANT_NS: f64 = 10e6;
-/// How deep debts are remembered: a burst must not close the account for minutes.
-const MAX_DEBT_NS: f64 = 40e6;
+/// How deep debts are remembered. What was overspent is saved again, but no account is closed for ever.
+const MAX_DEBT_NS: f64 = 2e9;
 /// What costs less than this share of the budget stays attached: taking it off would win nothing.
 const NEGLIGIBLE: f64 = 0.1;
 /// What would cost less than this share of the budget is attached for good again.
@@ -106,6 +106,10 @@ pub struct Governor {
     tiers: [State; 2],
     last: Option<Reading>,
     opened_ns: Option<u64>,
+    /// What the tiers had cost when the last window was opened; `None` before the first.
+    opened_at_ns: Option<f64>,
+    /// What the last window has cost that was as short as can be: on a busy machine its edges take longer.
+    dearest_ns: f64,
     /// CPU time that the target uses per nanosecond, averaged.
     cpu_rate: f64,
     /// Averages for people: CPU time and cost per nanosecond.
@@ -124,6 +128,8 @@ impl Governor {
             tiers: [state; 2],
             last: None,
             opened_ns: None,
+            opened_at_ns: None,
+            dearest_ns: 0.0,
             cpu_rate: 0.0,
             averaged: (0.0, 0.0),
             always: 0.0,
@@ -168,7 +174,9 @@ impl Governor {
         self.learn(elapsed, cpu, always, tiers);
         let most = GRANT_NS.max(self.window_cost() * 1.25);
         self.credit_ns = (self.credit_ns + share * (cpu - cost).max(0.0) - cost).clamp(-MAX_DEBT_NS, most);
-        self.switch(share, reading.now_ns);
+        let sampled = self.tiers.iter().zip(reading.tier_ns).filter(|(tier, _)| tier.mode != Mode::Continuous);
+        let spent_ns = sampled.map(|(_, spent)| spent).sum();
+        self.switch(share, reading.now_ns, spent_ns);
         self.wanted()
     }
 
@@ -206,14 +214,22 @@ impl Governor {
     fn window_cost(&self) -> f64 {
         let density: f64 =
             self.tiers.iter().filter(|tier| tier.mode != Mode::Continuous).map(|tier| tier.density).sum();
-        density / (1.0 + density) * self.cpu_rate * (*WINDOW_NS.start() as f64 + EDGES_NS)
+        let expected = density / (1.0 + density) * self.cpu_rate * (*WINDOW_NS.start() as f64 + EDGES_NS);
+        expected.max(self.dearest_ns)
     }
 
-    fn switch(&mut self, share: f64, now_ns: u64) {
+    /// Takes from what the last window has cost what the next one may. Its last hits are counted by now.
+    fn remember(&mut self, spent_ns: f64) {
+        if let Some(before) = self.opened_at_ns.replace(spent_ns) {
+            self.dearest_ns = self.dearest_ns * 0.5 + (spent_ns - before).max(0.0) * 0.5;
+        }
+    }
+
+    fn switch(&mut self, share: f64, now_ns: u64, spent_ns: f64) {
         if self.credit_ns <= 0.0 {
             self.retreat(share, now_ns);
         }
-        self.step_windows(share, now_ns);
+        self.step_windows(share, now_ns, spent_ns);
         self.advance(share, now_ns);
     }
 
@@ -248,7 +264,7 @@ impl Governor {
     }
 
     /// Opens and closes windows of what is not continuous.
-    fn step_windows(&mut self, share: f64, now_ns: u64) {
+    fn step_windows(&mut self, share: f64, now_ns: u64, spent_ns: f64) {
         if self.tiers.iter().all(|tier| tier.mode == Mode::Continuous) {
             return;
         }
@@ -262,11 +278,13 @@ impl Governor {
         }
         match self.opened_ns {
             None if !off && self.credit_ns >= cost.max(GRANT_NS * 0.1) => {
+                self.remember(spent_ns);
                 self.opened_ns = Some(now_ns);
                 self.tiers.iter_mut().filter(|tier| tier.mode == Mode::Windows).for_each(|tier| tier.attached = true);
             }
             Some(opened) => {
                 let open = now_ns.saturating_sub(opened);
+                // What detaching will cost.
                 let density = cost / (*WINDOW_NS.start() as f64 + EDGES_NS);
                 let spent = open >= *WINDOW_NS.start() && self.credit_ns <= density * EDGES_NS / 2.0;
                 if spent || open >= *WINDOW_NS.end() {

@@ -44,8 +44,8 @@ pub(super) struct Runtime {
     samples: bool,
     /// Number of the window in which polls are measured.
     window: u32,
-    /// Polls were measured from the first moment on, without a gap.
-    polls_continuous: bool,
+    /// Which tiers are measured without a gap, in the order of [`Tier::ALL`].
+    continuous: [bool; 2],
     /// The last polls that were slow.
     slow_polls: VecDeque<SlowPoll>,
     /// When one was last said.
@@ -71,7 +71,7 @@ impl Runtime {
             slow_ns,
             samples: false,
             window: 0,
-            polls_continuous: true,
+            continuous: [true; 2],
             slow_polls: VecDeque::new(),
             said_ns: 0,
             overdue: FxHashMap::default(),
@@ -194,6 +194,16 @@ impl Runtime {
         self.probes.pids().try_for_each(|pid| kernel.set_target(pid, entry))
     }
 
+    /// Whether the account says otherwise than it stands.
+    pub fn differs(&self, spending: &Spending, wanted: [bool; 2]) -> bool {
+        wanted != self.open_tiers() || self.continuous != modes(spending)
+    }
+
+    /// Whether a tier is measured without a gap from now on.
+    pub fn begins(&self, spending: &Spending, tier: Tier) -> bool {
+        modes(spending)[tier as usize] && !self.continuous[tier as usize]
+    }
+
     /// Attaches and detaches what the account says. What is detached is returned to be dropped where it disturbs nobody.
     ///
     /// # Errors
@@ -207,28 +217,32 @@ impl Runtime {
         now_ns: u64,
     ) -> Result<Links, KernelError> {
         let mut gone = Links::default();
-        let mut opened = false;
+        let before = std::mem::replace(&mut self.continuous, modes(spending));
         for tier in Tier::ALL {
             let (want, open) = (wanted[tier as usize], self.probes.is_open(tier));
-            if want == open || (tier == Tier::Polls && !self.has_polls()) {
+            if tier == Tier::Polls && !self.has_polls() {
                 continue;
             }
-            if want {
+            let begins = self.continuous[tier as usize] && !before[tier as usize];
+            if want && !open {
                 self.probes.open(tier)?;
-                opened = true;
-                if tier == Tier::Polls {
+            } else if open && !want {
+                gone.absorb(self.probes.close(tier));
+            }
+            match tier {
+                // In a window, what is seen is a sample; whoever outlives it ends unseen.
+                Tier::Lifecycle if open && !want => table.interrupt(self.table, now_ns),
+                Tier::Polls if begins => {
+                    // What was counted in windows is no part of a total.
+                    kernel.clear_types(self.slot)?;
                     self.window += 1;
                 }
-            } else {
-                gone.absorb(self.probes.close(tier));
-                match tier {
-                    Tier::Lifecycle => table.interrupt(self.table, now_ns),
-                    Tier::Polls => self.polls_continuous = false,
-                }
+                Tier::Polls if want && !open => self.window += 1,
+                _ => {}
             }
         }
         self.announce(kernel, spending)?;
-        if opened && self.probes.is_open(Tier::Lifecycle) && spending.mode(Tier::Lifecycle) == Mode::Continuous {
+        if self.continuous[Tier::Lifecycle as usize] && !before[Tier::Lifecycle as usize] {
             table.resume(self.table, now_ns);
         }
         Ok(gone)
@@ -301,7 +315,7 @@ impl Runtime {
         if !self.has_polls() {
             return Ok(());
         }
-        tasks.polls_continuous = self.polls_continuous;
+        tasks.polls_continuous = self.continuous[Tier::Polls as usize];
         tasks.slow_polls = self.slow_polls.iter().copied().collect();
         let mut by_type: HashMap<TypeId, PollSnapshot> = HashMap::new();
         for stats in kernel.types(self.slot)? {
@@ -330,4 +344,8 @@ impl Runtime {
         }
         Ok(())
     }
+}
+
+fn modes(spending: &Spending) -> [bool; 2] {
+    Tier::ALL.map(|tier| spending.mode(tier) == Mode::Continuous)
 }

@@ -299,10 +299,11 @@ impl Watched {
         };
         let open = self.runtime.as_ref().map_or([false; 2], Runtime::open_tiers);
         let wanted = spending.observe(cost, self.members.iter().copied(), open, now_ns);
-        let Some(runtime) = self.runtime.as_mut().filter(|_| wanted != open) else { return Links::default() };
+        let Some(runtime) = self.runtime.as_mut().filter(|runtime| runtime.differs(spending, wanted)) else {
+            return Links::default();
+        };
         if let Some(walker) = &mut self.walker
-            && spending.mode(Tier::Lifecycle) == Mode::Continuous
-            && !open[Tier::Lifecycle as usize]
+            && runtime.begins(spending, Tier::Lifecycle)
         {
             // Whoever was born while births were not seen is there to be found.
             walker.search_again();

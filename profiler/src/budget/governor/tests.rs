@@ -9,19 +9,27 @@ struct Target {
     wanted: Wanted,
     own_ns: f64,
     cost_ns: f64,
+    /// Ticks for which what is to be detached still is attached, and for which it was.
+    lag: u64,
+    lags: [u64; 2],
 }
 
 impl Target {
     fn new(share: f64) -> Target {
         let mut governor = Governor::new(Some(share), 0);
         let wanted = governor.observe(Reading::default());
-        Target { governor, reading: Reading::default(), wanted, own_ns: 0.0, cost_ns: 0.0 }
+        Target { governor, reading: Reading::default(), wanted, own_ns: 0.0, cost_ns: 0.0, lag: 0, lags: [0; 2] }
+    }
+
+    fn is_hit(&mut self, tier: usize) -> bool {
+        self.lags[tier] = if self.wanted[tier] { self.lag } else { self.lags[tier].saturating_sub(1) };
+        self.wanted[tier] || self.lags[tier] > 0
     }
 
     /// Runs for a while with costs per own nanosecond of the always-on hooks and of both tiers.
     fn run(&mut self, seconds: f64, always: f64, density: [f64; 2]) {
         for _ in 0..(seconds * 1e9 / TICK_NS as f64) as u64 {
-            let attached: [f64; 2] = std::array::from_fn(|t| if self.wanted[t] { density[t] } else { 0.0 });
+            let attached: [f64; 2] = std::array::from_fn(|t| if self.is_hit(t) { density[t] } else { 0.0 });
             let own = TICK_NS as f64 / (1.0 + always + attached[0] + attached[1]);
             self.reading.now_ns += TICK_NS;
             self.reading.cpu_ns += TICK_NS;
@@ -77,6 +85,16 @@ fn dear_tasks_are_sampled() {
     let share = target.share_over(300.0, 0.0, [13.0, 19.0]);
     assert!(share <= 0.0205, "{share}");
     assert!(share > 0.005, "{share}");
+}
+
+/// Check that the share holds also where detaching takes ten times as long as thought: a busy machine.
+#[test]
+fn late_detaching_is_paid_for() {
+    let mut target = Target::new(0.02);
+    target.lag = 10;
+    target.run(0.4, 0.0, [13.0, 19.0]);
+    let share = target.share_over(600.0, 0.0, [13.0, 19.0]);
+    assert!(share <= 0.0205, "{share}");
 }
 
 /// Check that births and ends stay while the hooks that are always attached cost the whole budget, and tasks nothing.
