@@ -92,6 +92,10 @@ impl<'a> Filler<'_, 'a> {
         if let Some(sched) = &target.sched {
             self.sched(sched);
         }
+        if let Some(throttled) = &target.throttled {
+            self.histogram(Id::CpuThrottledSeconds, ["", ""], &throttled.wait);
+            self.number(Id::CpuThrottledSecondsTotal, ["", ""], scaled(throttled.wait.sum, Unit::Seconds));
+        }
         self.listeners(&target.listeners);
         if let Some(tasks) = &target.tasks {
             let works = |probe: &str| {

@@ -175,6 +175,8 @@ macro_rules! metrics {
 }
 
 const SCHED: &str = "tier 0, scheduler tracepoints; every switch";
+const CGROUP: &str =
+    "tier 0, the cgroup's own counts; read ten times a second; absent where no CPU limit can hold the target";
 const SOCKET: &str = "tier 0, socket diagnostics; read at the scrape";
 const ACCEPT: &str = "tier 0, accept hooks; every connection";
 const LIFECYCLE: &str = "tier 1, spawn and completion probes; every task since the profiler attached";
@@ -210,6 +212,11 @@ metrics! {
     SchedSwitchesTotal "sched_switches_total" Counter Count RunQueue Target Sum ["kind"]
         "`voluntary`, `involuntary`", SCHED,
         "Switches away from threads that went to sleep (voluntary) or could have run on (involuntary).";
+    CpuThrottledSeconds "cpu_throttled_seconds" Histogram Seconds RunQueue Target Sum [] "", CGROUP,
+        "Time that a CPU limit held the target's cgroup in one period of the limit: the mean of those since the last \
+         look, 0.1 s before. CPUs that were held at the same time are added; its threads' run queue waits contain it.";
+    CpuThrottledSecondsTotal "cpu_throttled_seconds_total" Counter Seconds RunQueue Target Sum [] "", CGROUP,
+        "Time that a CPU limit held the target's cgroup, CPUs added.";
 
     AcceptQueueLength "accept_queue_length" Gauge Count AcceptQueue Target Sum ["listener"] LISTENER, SOCKET,
         "Connections that are established and wait to be accepted.";
@@ -296,7 +303,7 @@ metrics! {
     TargetInfo "target_info" Gauge State Profiler Target Max ["runtime_version"] "one per target", READ,
         "What is known of a target; always 1.";
     ProbeState "probe_state" Gauge State Profiler Target Max ["probe", "state"]
-        "the profiler's probes; `attached`, `unsupported`, `broken`, `not_applicable`, `detached`", READ,
+        "the profiler's probes; `attached`, `sampled`, `unsupported`, `broken`, `not_applicable`, `detached`", READ,
         "State of each probe of a target: 1 for the current state, 0 for the others.";
     ProbeHitsTotal "probe_hits_total" Counter Count Profiler Target Sum ["probe"] "the profiler's probes",
         "counted in the kernel; every hit",

@@ -10,7 +10,7 @@ use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
     BudgetSnapshot, CpuSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, RuntimeSnapshot,
-    SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, TierSnapshot,
+    SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, ThrottledSnapshot, TierSnapshot,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -87,6 +87,7 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
             on_cpu: recorded(&[2000]),
             blocked: recorded(&[3000]),
         }),
+        throttled: Some(ThrottledSnapshot { wait: recorded(&[60_000_000]) }),
         listeners: vec![listener("127.0.0.1:80"), listener("127.0.0.1:80#2")],
         tasks: Some(TasksSnapshot {
             lifecycle_continuous: true,

@@ -86,6 +86,8 @@ pub struct TargetSnapshot {
     pub status: TargetStatus,
     /// Scheduling; `None` where not measured.
     pub sched: Option<SchedSnapshot>,
+    /// Throttlings by a CPU limit; `None` where no limit can hold it, or it cannot be told.
+    pub throttled: Option<ThrottledSnapshot>,
     /// Listening sockets; empty where it has none or they are not measured.
     pub listeners: Vec<ListenerSnapshot>,
     /// Tasks; `None` where not measured.
@@ -117,6 +119,20 @@ pub struct SchedSnapshot {
     pub on_cpu: Box<Histogram>,
     /// Time asleep.
     pub blocked: Box<Histogram>,
+}
+
+/// What a CPU limit did to a target.
+#[derive(Clone, Debug)]
+pub struct ThrottledSnapshot {
+    /// Time that it held in one period, nanoseconds, where CPUs that were held at the same time are added. Those between
+    /// two looks count as their mean.
+    pub wait: Box<Histogram>,
+}
+
+impl Default for ThrottledSnapshot {
+    fn default() -> ThrottledSnapshot {
+        ThrottledSnapshot { wait: Box::new(Histogram::EMPTY) }
+    }
 }
 
 /// One listening socket. Every field that was not measured is `None`.

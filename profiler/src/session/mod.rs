@@ -11,6 +11,7 @@ mod sample;
 mod sites;
 mod spending;
 mod target;
+mod throttle;
 mod walk;
 
 use std::collections::HashMap;
@@ -45,6 +46,8 @@ use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
 const BATCH: usize = 1 << 16;
 /// How often it is looked at what probing costs, at least; a storm of hits does not wait for it.
 const BALANCE_NS: u64 = 40_000_000;
+/// How often it is looked whether a CPU limit has held a target: no more than one period of the limit is usual then.
+const THROTTLE_NS: u64 = 100_000_000;
 /// How often listening sockets and forked children are looked at.
 const REFRESH_NS: u64 = 1_000_000_000;
 
@@ -116,6 +119,7 @@ pub struct Session {
     /// Many probes were hit: what they cost is looked at before anything else.
     storm: bool,
     balanced_ns: u64,
+    throttled_ns: u64,
     refreshed_ns: u64,
     listener_slots: accept::Slots,
 }
@@ -164,6 +168,7 @@ impl Session {
             tasks,
             storm: false,
             balanced_ns: 0,
+            throttled_ns: 0,
             refreshed_ns: 0,
             listener_slots: accept::Slots::default(),
         };
@@ -194,6 +199,7 @@ impl Session {
             self.by_pid.insert(member, index);
         }
         watched.follow_threads(&mut self.kernel)?;
+        watched.find_cgroups();
         watched.attach_accept(&mut self.kernel, &mut self.accept);
         watched.attach_runtime(&mut self.kernel, &mut self.table, self.tasks);
         watched.sample(&mut self.kernel, &mut self.table, &self.clock);
@@ -323,6 +329,10 @@ impl Session {
         if now.saturating_sub(self.balanced_ns) >= BALANCE_NS {
             self.balance(now);
         }
+        if now.saturating_sub(self.throttled_ns) >= THROTTLE_NS {
+            self.throttled_ns = now;
+            self.targets.iter_mut().for_each(Watched::look_for_throttling);
+        }
         let refresh = now.saturating_sub(self.refreshed_ns) >= REFRESH_NS;
         self.targets.iter_mut().for_each(|watched| watched.find_sites(&mut self.table, refresh));
         if !refresh {
@@ -333,6 +343,7 @@ impl Session {
         for watched in &mut self.targets {
             watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
             watched.adopt_children(&mut self.kernel);
+            watched.find_cgroups();
             watched.attach_accept(&mut self.kernel, &mut self.accept);
             watched.look_for_overdue(&mut self.kernel, now);
         }

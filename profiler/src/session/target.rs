@@ -14,6 +14,7 @@ use super::probes::Probes;
 use super::runtime::Runtime;
 use super::sample::Clock;
 use super::spending::Spending;
+use super::throttle::Throttling;
 use super::walk::Walker;
 use crate::budget::Budget;
 use crate::budget::governor::{Mode, Tier};
@@ -57,6 +58,7 @@ pub(super) struct Watched {
     runtime: Option<Runtime>,
     spending: Option<Spending>,
     walker: Option<Walker>,
+    throttling: Throttling,
     /// Images that it has run.
     images: u32,
     /// What its runtime said last.
@@ -88,6 +90,7 @@ impl Watched {
             runtime: None,
             spending: None,
             walker: None,
+            throttling: Throttling::default(),
             images: 1,
             figures: None,
             runtime_name: "none",
@@ -158,6 +161,21 @@ impl Watched {
         }
         self.status.set("run_queue", ProbeState::Attached, "by BTF tracepoints");
         Ok(())
+    }
+
+    /// Looks for the cgroups whose CPU limit holds it, where they are not known.
+    pub fn find_cgroups(&mut self) {
+        if self.running()
+            && let Some((state, detail)) = self.throttling.find(self.process.pid)
+            && self.process.is_running()
+        {
+            self.status.set("cpu_throttled", state, detail);
+        }
+    }
+
+    /// Looks whether a CPU limit has held it.
+    pub fn look_for_throttling(&mut self) {
+        self.throttling.look();
     }
 
     pub fn open_listeners(&mut self) {
@@ -443,6 +461,7 @@ impl Watched {
             }
             self.accepts = None;
             self.walker = None;
+            self.throttling.stop();
             // What was counted stays; what there was is gone.
             self.figures = self.figures.take().map(|f| RuntimeSnapshot {
                 read_ns: f.read_ns,
@@ -498,6 +517,7 @@ impl Watched {
             running: self.running(),
             status: self.status.clone(),
             sched: self.sched_snapshot(kernel, now_ns),
+            throttled: self.throttling.snapshot(),
             listeners,
             tasks,
             budget: self.spending.as_ref().map(Spending::snapshot),

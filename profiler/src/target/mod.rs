@@ -6,4 +6,5 @@ pub mod listener;
 pub mod memory;
 pub mod process;
 pub mod site;
+pub mod throttle;
 pub mod unwind;

@@ -13,4 +13,5 @@ mod sched;
 mod single_uprobes;
 mod spawn_sites;
 mod tasks;
+mod throttle;
 mod walk;
