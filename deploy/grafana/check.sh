@@ -189,4 +189,4 @@ if [ "$failures" -gt 0 ]; then
     echo "$failures failures; $checked queries"
     exit 1
 fi
-echo "all $checked queries have data, and every metric has a panel"
+echo "$checked queries: all of what is on the page have data, and every metric has a panel"
