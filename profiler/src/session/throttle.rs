@@ -22,7 +22,7 @@ impl Throttling {
         }
         match Throttle::find(pid) {
             Ok(throttle) => {
-                let how = format!("by cpu.stat of {} cgroups, ten times a second", throttle.levels());
+                let how = format!("by cpu.stat, ten times a second; cgroups: {}", throttle.levels());
                 self.throttle = Some(throttle);
                 self.seen.get_or_insert_default();
                 Some((ProbeState::Attached, how))

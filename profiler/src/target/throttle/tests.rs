@@ -53,7 +53,7 @@ fn growth_is_taken_once() {
     folder.write("a/cgroup.type", "domain");
     folder.write("a/cpu.stat", &second(3, 500));
     let mut throttle =
-        Throttle::among(&[group(0, &[], "/a")], &[folder.mount("/", "cgroup2", "rw")]).ok().expect("a cgroup");
+        Throttle::among(&[group(0, &[], "/a")], &[folder.mount("/", "cgroup2", "rw")]).expect("a cgroup");
     assert_eq!(throttle.levels(), 1);
     assert_eq!(throttle.take().unwrap(), None, "what was before is not told");
     folder.write("a/cpu.stat", &second(4, 500));
@@ -74,7 +74,7 @@ fn nested_cgroups_are_not_added() {
     // Version 1 goes first where it has the controller.
     let groups = [group(4, &["cpu", "cpuacct"], "/pod/box"), group(0, &[], "/elsewhere")];
     let mounts = [folder.mount("/", "cgroup", "rw,cpu,cpuacct")];
-    let mut throttle = Throttle::among(&groups, &mounts).ok().expect("a cgroup");
+    let mut throttle = Throttle::among(&groups, &mounts).expect("a cgroup");
     assert_eq!(throttle.levels(), 2, "the root has no limit");
     folder.write("pod/cpu.stat", &first(1, 70));
     folder.write("pod/box/cpu.stat", &first(2, 50));
