@@ -174,7 +174,7 @@ fn the_tree_is_who_spawned_whom() {
     let mut printed = Vec::new();
     let mut truths = Vec::new();
     for form in [&["--json"][..], &[]] {
-        let profiler = launch(&[&["tree", "--pid", &pid, "--duration", "10m"], form].concat());
+        let profiler = launch(&[&["tree", "--budget", "off", "--pid", &pid, "--duration", "10m"], form].concat());
         let attached = profiler.error_line(|line| line.contains("attached in"));
         assert!(attached.is_some(), "{:?}", profiler.errors());
         truths.push(fixture.ask("run 2000"));

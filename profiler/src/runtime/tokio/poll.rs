@@ -89,6 +89,7 @@ pub(super) fn ends(binary: &Binary<'_>, layout: Layout) -> Vec<Site> {
     }
     if !passing.is_empty() {
         found.extend(behind_callers(binary, &passing));
+        found.extend(behind_kept(binary, &passing));
     }
     found.sort_unstable_by_key(|site| site.address);
     found.dedup();
@@ -114,6 +115,38 @@ fn behind_callers(binary: &Binary<'_>, functions: &HashSet<u64>) -> Vec<Site> {
             }
             let Some((_, body)) = bodies.at(binary, address) else { continue };
             found.extend(body.index_of(address).and_then(|call| behind(body, call)));
+        }
+    }
+    found
+}
+
+/// The sites behind `call r`, where a function keeps such a one's address in a register: `mov r, [rip + slot]`.
+fn behind_kept(binary: &Binary<'_>, functions: &HashSet<u64>) -> Vec<Site> {
+    let mut found = Vec::new();
+    let mut bodies = Recent::default();
+    for (base, code) in binary.code() {
+        for (at, bytes) in code.windows(7).enumerate() {
+            // A load of a 64-bit register from a place relative to the instruction.
+            let [0x48 | 0x4c, 0x8b, registers, a, b, c, d] = *bytes else { continue };
+            if registers & 0b1100_0111 != 0b101 {
+                continue;
+            }
+            let address = base + at as u64;
+            let slot = (address + 7).wrapping_add_signed(i32::from_le_bytes([a, b, c, d]).into());
+            if !binary.word(slot).is_some_and(|to| functions.contains(&to)) {
+                continue;
+            }
+            let Some((_, body)) = bodies.at(binary, address) else { continue };
+            let Some(load) = body.index_of(address) else { continue };
+            let register = body.instructions[load].op0_register();
+            let is = |i: &Instruction| i.op0_kind() == OpKind::Register && i.op0_register() == register;
+            // From the load to the next that puts something else there.
+            let behind_load = &body.instructions[load + 1..];
+            let sets = |i: &Instruction| is(i) && matches!(i.mnemonic(), Mnemonic::Mov | Mnemonic::Lea | Mnemonic::Pop);
+            let kept = behind_load.iter().position(sets).unwrap_or(behind_load.len());
+            let calls = behind_load[..kept].iter().enumerate();
+            let calls = calls.filter(|(_, i)| i.flow_control() == FlowControl::IndirectCall && is(i));
+            found.extend(calls.filter_map(|(call, _)| behind(body, load + 1 + call)));
         }
     }
     found
