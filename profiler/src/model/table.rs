@@ -397,7 +397,7 @@ impl Target {
         // What was found may have been about to leave, and its end stamped before.
         let concerns =
             |t: &Task| t.since_ns <= time_ns || (t.spawn_ns().is_none() && t.id().is_some_and(|_| t.id() == task.id));
-        if let Some(tracked) = self.tasks.at(task.address).copied().filter(concerns) {
+        if let Some(tracked) = self.tasks.at(task.address).filter(concerns) {
             if tracked.is(task.id, kind) {
                 self.tasks.remove(task.address);
                 if let Some(counts) = self.counts.see(tracked.kind()) {
