@@ -323,6 +323,11 @@ impl Session {
         if now.saturating_sub(self.balanced_ns) >= BALANCE_NS {
             self.balance(now);
         }
+        for index in 0..self.targets.len() {
+            if self.targets[index].wants_walk(now) {
+                self.walk(index, Walker::later);
+            }
+        }
         let refresh = now.saturating_sub(self.refreshed_ns) >= REFRESH_NS;
         self.targets.iter_mut().for_each(|watched| watched.find_sites(&mut self.table, refresh));
         if !refresh {
@@ -335,11 +340,6 @@ impl Session {
             watched.adopt_children(&mut self.kernel);
             watched.attach_accept(&mut self.kernel, &mut self.accept);
             watched.look_for_overdue(&mut self.kernel, now);
-        }
-        for index in 0..self.targets.len() {
-            if self.targets[index].wants_walk(now) {
-                self.walk(index, Walker::later);
-            }
         }
         let gone = self.table.expire(now);
         for watched in &mut self.targets {
@@ -500,6 +500,9 @@ fn take_stack(bytes: &[u8], targets: &mut [Watched], by_pid: &HashMap<u32, usize
 
 /// Gives back what the start-up needed (symbol tables, kernel types) and no longer does.
 fn trim_heap() {
+    // SAFETY: no precondition. What is freed in large pieces goes back to the kernel at once, however large pieces were
+    // that were freed before.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024) };
     // SAFETY: no precondition.
     unsafe { libc::malloc_trim(0) };
 }
