@@ -40,12 +40,7 @@ impl Index {
     }
 
     /// Removes the place with this word for which `is` holds. It must still have its word.
-    pub fn remove(
-        &mut self,
-        word: u64,
-        mut is: impl FnMut(u32) -> bool,
-        word_of: impl Fn(u32) -> u64,
-    ) -> Option<u32> {
+    pub fn remove(&mut self, word: u64, mut is: impl FnMut(u32) -> bool, word_of: impl Fn(u32) -> u64) -> Option<u32> {
         let word = hash(word);
         let table = &mut self.tables[table(word)];
         let slot = table.find_entry(word, |&slot| is(slot)).ok()?.remove().0;

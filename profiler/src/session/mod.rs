@@ -141,6 +141,7 @@ impl Session {
         let slots = processes.len() as u32 + 1;
         let mut kernel = Kernel::load(Sizes { targets: slots, ring_bytes: options.ring_bytes })?;
         kernel.features.uprobe_multi &= !options.perf_events;
+        keep_heap_small();
         let tasks = Tasks {
             budget: options.budget,
             traps: calibration::traps(&mut kernel, slots - 1)?,
@@ -170,6 +171,7 @@ impl Session {
         for (slot, (process, claim)) in processes.into_iter().zip(claims).enumerate() {
             session.watch(slot as u32, process, claim)?;
         }
+        trim_heap();
         for index in 0..session.targets.len() {
             session.walk(index, Walker::first);
         }
@@ -207,6 +209,7 @@ impl Session {
     /// taken that may be older.
     fn walk(&mut self, index: usize, how: impl FnOnce(&mut Walker, &mut dyn FnMut(&[FoundTask]))) {
         let Some((mut walker, image)) = self.targets[index].take_walker() else { return };
+        let went_on = walker.goes_on();
         how(&mut walker, &mut |tasks| {
             while self.drain() {}
             let Some(table) = self.targets[index].probed().map(Runtime::table_id) else { return };
@@ -214,6 +217,9 @@ impl Session {
                 self.table.apply(table, found.time_ns, TaskEvent::Found { task: found.task, kind: found.kind });
             }
         });
+        if went_on && !walker.goes_on() {
+            trim_heap();
+        }
         self.targets[index].put_walker(walker, image);
     }
 
@@ -500,9 +506,13 @@ fn take_stack(bytes: &[u8], targets: &mut [Watched], by_pid: &HashMap<u32, usize
 
 /// Gives back what the start-up needed (symbol tables, kernel types) and no longer does.
 fn trim_heap() {
-    // SAFETY: no precondition. What is freed in large pieces goes back to the kernel at once, however large pieces were
-    // that were freed before.
-    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024) };
     // SAFETY: no precondition.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// Lets what is freed in large pieces go back to the kernel at once, however large the pieces were that were freed
+/// before: the allocator would learn from those to keep it.
+fn keep_heap_small() {
+    // SAFETY: no precondition.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024) };
 }

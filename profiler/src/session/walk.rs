@@ -90,6 +90,11 @@ impl Walker {
         self.search != Search::Done && now_ns >= self.next_ns
     }
 
+    /// Whether the last walk is not done, and will go on.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on
+    }
+
     /// Births were not seen for a while, and are again: all tasks that are there are to be handed over once more.
     pub fn search_again(&mut self) {
         (self.search, self.next_ns) = (Search::All, 0);

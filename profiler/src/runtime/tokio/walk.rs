@@ -14,8 +14,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::figures::Places;
 use self::list::Sink;
-use self::round::Round;
 use self::owned::{Owned, Reading};
+use self::round::Round;
 use self::task::Types;
 use super::vtable::Vtable;
 use crate::runtime::{Effort, FoundTask, Tally, Totals, Walk, Walked};
