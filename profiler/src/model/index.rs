@@ -16,7 +16,7 @@ fn hash(word: u64) -> u64 {
 
 /// The table of a hash: by bits that neither choose the bucket nor mark it.
 fn table(hash: u64) -> usize {
-    ((hash >> 20 & 0xffff_ffff) * TABLES >> 32) as usize
+    (((hash >> 20 & 0xffff_ffff) * TABLES) >> 32) as usize
 }
 
 /// An index: four bytes and a mark for each task.

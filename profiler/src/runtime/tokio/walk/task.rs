@@ -134,7 +134,7 @@ impl Reader {
     fn node(&self, types: &Types, span: usize, address: u64) -> Option<Node> {
         let offset = usize::try_from(address.checked_sub(*self.addresses.get(span)?)?).ok()?;
         let word = |at: u64| self.windows.word(span, offset.checked_add(usize::try_from(at).ok()?)?);
-        let parts = types.0.get(&word(16).filter(|_| address % 8 == 0)?)?;
+        let parts = types.0.get(&word(16).filter(|_| address.is_multiple_of(8))?)?;
         Some(Node {
             kind: parts.kind,
             state: word(0)?,
