@@ -62,6 +62,10 @@ fn end(table: &mut Table, target: TargetId, number: u64, slots: u64, time_ns: u6
     table.apply(target, time_ns, TaskEvent::Completed { task: task(number, slots), kind, outcome: Outcome::Completed });
 }
 
+fn mebibytes(bytes: usize) -> f64 {
+    bytes as f64 / (1 << 20) as f64
+}
+
 fn main() {
     let before = LIVE_BYTES.load(Ordering::Relaxed);
     let mut table = Table::new(Limits::default());
@@ -72,8 +76,9 @@ fn main() {
     }
     let with_pending = LIVE_BYTES.load(Ordering::Relaxed) - before;
     table.finish();
-    println!("live tasks {live}: {:.1} MiB", with_pending as f64 / (1 << 20) as f64);
-    println!("  {} bytes per task", with_pending as u64 / live);
+    let settled = LIVE_BYTES.load(Ordering::Relaxed) - before;
+    println!("live tasks {live}: {:.1} MiB, {:.1} with events that wait", mebibytes(settled), mebibytes(with_pending));
+    println!("  {} bytes per task", settled as u64 / live);
 
     // A steady state: the oldest ends, a new one takes its address.
     for (live, interval_ns) in [(1_000, 1_000), (100_000, 1_000), (1_000, 100_000), (100_000, 100_000)] {

@@ -2,11 +2,13 @@
 
 pub mod aggregate;
 pub mod cpu;
+mod index;
 pub mod lineage;
 pub mod order;
 pub mod residence;
 pub mod retention;
 pub mod sites;
+mod slots;
 pub mod snapshot;
 pub mod table;
 pub mod task;

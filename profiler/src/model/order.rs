@@ -7,6 +7,9 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+/// Room for so many events in order is kept.
+const ROOM: usize = 4096;
+
 /// Events that wait for those that may still arrive before them.
 pub struct Pending<T> {
     /// Most events that are held.
@@ -57,7 +60,13 @@ impl<T> Pending<T> {
                 self.overtaken.push(Reverse(Overtaken { key: (time_ns, self.next), item }));
                 self.next += 1;
             }
-            _ => self.in_order.push_back((time_ns, item)),
+            _ => {
+                // One is over the limit before it is taken out: that must not double what is allocated.
+                if self.in_order.len() == self.in_order.capacity() && self.in_order.len() * 2 > self.limit {
+                    self.in_order.reserve_exact((self.limit + 1).saturating_sub(self.in_order.len()).max(64));
+                }
+                self.in_order.push_back((time_ns, item));
+            }
         }
     }
 
@@ -69,10 +78,19 @@ impl<T> Pending<T> {
         match (in_order, overtaken) {
             // At equal times the one in order arrived first: it was there when the other was found to be overtaken.
             (Some(a), Some(b)) if b < a => self.pop_overtaken(b, until_ns),
-            (Some(a), _) if a <= until_ns => self.in_order.pop_front(),
+            (Some(a), _) if a <= until_ns => self.pop_in_order(),
             (None, Some(b)) => self.pop_overtaken(b, until_ns),
             _ => None,
         }
+    }
+
+    fn pop_in_order(&mut self) -> Option<(u64, T)> {
+        let event = self.in_order.pop_front();
+        // What a burst took is given back.
+        if self.in_order.capacity() > ROOM && self.in_order.len() * 8 < self.in_order.capacity() {
+            self.in_order.shrink_to(self.in_order.len() * 2);
+        }
+        event
     }
 
     fn pop_overtaken(&mut self, time_ns: u64, until_ns: u64) -> Option<(u64, T)> {

@@ -306,7 +306,8 @@ impl Target {
 
     fn spawned(&mut self, time_ns: u64, spawn: Spawn, room: bool, losses: &mut Losses) {
         let Spawn { task, kind, parent } = spawn;
-        if self.is_tracked_already(task) {
+        let there = self.tasks.at(task.address);
+        if task.id.is_some() && there.is_some_and(|there| there.id() == task.id) {
             self.spawned_after_all(time_ns, spawn, losses);
             return;
         }
@@ -318,8 +319,8 @@ impl Target {
         // Only a spawn that is later than the horizon can be found to have been overtaken by its own end, or by the
         // next generation at its address. It is counted, and no longer lives.
         let overtaken_by_end = task.id.is_some_and(|id| self.lineage.ended_lately(id).is_some());
-        let overtaken_by_next = self.tasks.at(task.address).is_some_and(|next| next.since_ns > time_ns);
-        if !overtaken_by_next && !overtaken_by_end {
+        let overtaken_by_next = there.is_some_and(|next| next.since_ns > time_ns);
+        if there.is_some() && !overtaken_by_next && !overtaken_by_end {
             self.end_unseen(task.address, losses);
         }
         self.lineage.spawned(parent, kind, &self.tasks, &self.types);
@@ -397,7 +398,7 @@ impl Target {
         // What was found may have been about to leave, and its end stamped before.
         let concerns =
             |t: &Task| t.since_ns <= time_ns || (t.spawn_ns().is_none() && t.id().is_some_and(|_| t.id() == task.id));
-        if let Some(tracked) = self.tasks.at(task.address).copied().filter(concerns) {
+        if let Some(tracked) = self.tasks.at(task.address).filter(concerns) {
             if tracked.is(task.id, kind) {
                 self.tasks.remove(task.address);
                 if let Some(counts) = self.counts.see(tracked.kind()) {

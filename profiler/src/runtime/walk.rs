@@ -17,6 +17,9 @@ pub trait Walk: Send {
         effort: Effort,
         found: &mut dyn FnMut(&[FoundTask]),
     ) -> Result<Walked, MemoryError>;
+
+    /// Forgets a walk that was to be continued.
+    fn restart(&mut self);
 }
 
 /// What a walk may cost.
@@ -26,6 +29,10 @@ pub struct Effort {
     pub deadline_ns: u64,
     /// Lists that hold more tasks than this, all together, are not walked: only totals are read.
     pub most_tasks: u64,
+    /// Whether a walk that is not done by the deadline is continued by the next one, rather than begun anew.
+    pub goes_on: bool,
+    /// So much later than the deadline may end what cannot be continued: looking for the runtimes, nanoseconds.
+    pub search_ns: u64,
     /// The clock, nanoseconds.
     pub now_ns: fn() -> u64,
 }
@@ -34,6 +41,11 @@ impl Effort {
     /// Whether the deadline has passed.
     pub fn is_over(&self) -> bool {
         (self.now_ns)() >= self.deadline_ns
+    }
+
+    /// The effort of looking for the runtimes.
+    pub fn of_search(self) -> Effort {
+        Effort { deadline_ns: self.deadline_ns.saturating_add(self.search_ns), ..self }
     }
 }
 
@@ -74,8 +86,10 @@ pub struct Walked {
     ///
     /// Error: why not all of them were.
     pub tasks: Result<Tally, String>,
-    /// Tasks that were handed over.
+    /// Tasks that were handed over, by the walks that this one continues too.
     pub handed: u64,
+    /// Whether the next walk continues this one.
+    pub goes_on: bool,
 }
 
 impl Walked {

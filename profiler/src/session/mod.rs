@@ -145,6 +145,7 @@ impl Session {
         let slots = processes.len() as u32 + 1;
         let mut kernel = Kernel::load(Sizes { targets: slots, ring_bytes: options.ring_bytes })?;
         kernel.features.uprobe_multi &= !options.perf_events;
+        keep_heap_small();
         let tasks = Tasks {
             budget: options.budget,
             traps: calibration::traps(&mut kernel, slots - 1)?,
@@ -175,6 +176,7 @@ impl Session {
         for (slot, (process, claim)) in processes.into_iter().zip(claims).enumerate() {
             session.watch(slot as u32, process, claim)?;
         }
+        trim_heap();
         for index in 0..session.targets.len() {
             session.walk(index, Walker::first);
         }
@@ -213,6 +215,7 @@ impl Session {
     /// taken that may be older.
     fn walk(&mut self, index: usize, how: impl FnOnce(&mut Walker, &mut dyn FnMut(&[FoundTask]))) {
         let Some((mut walker, image)) = self.targets[index].take_walker() else { return };
+        let went_on = walker.goes_on();
         how(&mut walker, &mut |tasks| {
             while self.drain() {}
             let Some(table) = self.targets[index].probed().map(Runtime::table_id) else { return };
@@ -220,6 +223,9 @@ impl Session {
                 self.table.apply(table, found.time_ns, TaskEvent::Found { task: found.task, kind: found.kind });
             }
         });
+        if went_on && !walker.goes_on() {
+            trim_heap();
+        }
         self.targets[index].put_walker(walker, image);
     }
 
@@ -333,6 +339,11 @@ impl Session {
             self.throttled_ns = now;
             self.targets.iter_mut().for_each(Watched::look_for_throttling);
         }
+        for index in 0..self.targets.len() {
+            if self.targets[index].wants_walk(now) {
+                self.walk(index, Walker::later);
+            }
+        }
         let refresh = now.saturating_sub(self.refreshed_ns) >= REFRESH_NS;
         self.targets.iter_mut().for_each(|watched| watched.find_sites(&mut self.table, refresh));
         if !refresh {
@@ -346,11 +357,6 @@ impl Session {
             watched.find_cgroups();
             watched.attach_accept(&mut self.kernel, &mut self.accept);
             watched.look_for_overdue(&mut self.kernel, now);
-        }
-        for index in 0..self.targets.len() {
-            if self.targets[index].wants_walk(now) {
-                self.walk(index, Walker::later);
-            }
         }
         let gone = self.table.expire(now);
         for watched in &mut self.targets {
@@ -513,4 +519,11 @@ fn take_stack(bytes: &[u8], targets: &mut [Watched], by_pid: &HashMap<u32, usize
 fn trim_heap() {
     // SAFETY: no precondition.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// Lets what is freed in large pieces go back to the kernel at once, however large the pieces were that were freed
+/// before: the allocator would learn from those to keep it.
+fn keep_heap_small() {
+    // SAFETY: no precondition.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024) };
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use super::target::site_info;
 use crate::decode::stack::StackSample;
@@ -21,6 +21,14 @@ const FRAMES: usize = 16;
 /// Paths that are remembered.
 const MAX_PATHS: usize = 4096;
 
+/// Gives back the pages of a file that were read: they are read again where they are needed again.
+fn forget_pages(file: &Mmap) {
+    // SAFETY: the mapping is of a file and never written to: its pages are the file's, before and after.
+    if let Err(e) = unsafe { file.unchecked_advise(UncheckedAdvice::DontNeed) } {
+        log::debug!("failed to give back the pages of an executable: {e}");
+    }
+}
+
 /// The spawn sites of one image in one process.
 pub(super) struct SpawnSites {
     /// The executable. It is read only while stacks are unwound and paths understood.
@@ -37,6 +45,7 @@ pub(super) struct SpawnSites {
 
 impl SpawnSites {
     pub fn new(file: Mmap, unwinder: Option<Unwinder>) -> SpawnSites {
+        forget_pages(&file);
         SpawnSites {
             file,
             unwinder,

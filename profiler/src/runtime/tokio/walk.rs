@@ -6,14 +6,16 @@
 mod figures;
 mod list;
 mod owned;
+mod round;
 mod task;
 mod thread;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::figures::Places;
-use self::list::{Counted, Sink};
+use self::list::Sink;
 use self::owned::{Owned, Reading};
+use self::round::Round;
 use self::task::Types;
 use super::vtable::Vtable;
 use crate::runtime::{Effort, FoundTask, Tally, Totals, Walk, Walked};
@@ -22,8 +24,6 @@ use crate::target::memory::{Batch, Memory, MemoryError, Region};
 
 /// How often runtimes that were started meanwhile are looked for, nanoseconds.
 const SEARCH_NS: u64 = 10_000_000_000;
-/// How often a walk that was overtaken by changes is repeated.
-const ATTEMPTS: usize = 3;
 /// Runtimes whose totals are kept when they are gone.
 const MOST_GONE: usize = 4096;
 
@@ -41,13 +41,8 @@ pub(super) struct TokioWalk {
     searched_ns: Option<u64>,
     /// Tasks that were ever spawned, by the id of their list: what was counted stays counted.
     added: FxHashMap<u64, u64>,
-}
-
-/// One list, walked.
-struct Listed {
-    counted: Counted,
-    reading: Reading,
-    consistent: bool,
+    /// A walk that goes on.
+    round: Option<Round>,
 }
 
 impl TokioWalk {
@@ -63,6 +58,7 @@ impl TokioWalk {
             busy_ns: FxHashMap::default(),
             searched_ns: None,
             added: FxHashMap::default(),
+            round: None,
         })
     }
 
@@ -122,29 +118,6 @@ impl TokioWalk {
         }
         Ok(())
     }
-
-    /// Walks one list, and again when it changed meanwhile.
-    fn list(
-        &self,
-        memory: &dyn Memory,
-        owned: &Owned,
-        effort: Effort,
-        sink: &mut Sink<'_>,
-    ) -> Result<Option<Listed>, MemoryError> {
-        let mut last = None;
-        for _ in 0..ATTEMPTS {
-            let Some(before) = reading(memory, owned)? else { return Ok(None) };
-            let counted = list::walk(memory, owned, &self.types, effort, sink)?;
-            let Some(reading) = reading(memory, owned)? else { return Ok(None) };
-            let whole = counted.broken == 0 && reading.alive.is_none_or(|alive| alive == counted.members);
-            let consistent = whole && before == reading;
-            last = Some(Listed { counted, reading, consistent });
-            if consistent || effort.is_over() {
-                break;
-            }
-        }
-        Ok(last)
-    }
 }
 
 impl Walk for TokioWalk {
@@ -157,9 +130,13 @@ impl Walk for TokioWalk {
         let known = self.owned.len();
         let mut readings = self.totals(memory)?;
         let now_ns = (effort.now_ns)();
+        if readings.len() < known || readings.is_empty() {
+            self.searched_ns = None;
+        }
         let is_due = self.searched_ns.is_none_or(|searched| now_ns.saturating_sub(searched) > SEARCH_NS);
-        if is_due || readings.len() < known || readings.is_empty() {
-            self.search(memory, effort)?;
+        // A walk that goes on is finished first: whether runtimes were added is told between two of them.
+        if is_due && (self.round.is_none() || !effort.goes_on || readings.is_empty()) {
+            self.search(memory, effort.of_search())?;
             readings = self.totals(memory)?;
         }
         let mut sink = Sink::new(found);
@@ -174,18 +151,24 @@ impl Walk for TokioWalk {
         sink.flush();
         let counts = readings.iter().all(|reading| reading.added.is_some()) && !self.added.is_empty();
         let spawned = counts.then(|| self.added.values().sum());
-        Ok(Walked { runtimes, spawned, tasks, handed: sink.handed })
+        let earlier = self.round.as_mut().map_or(0, |round| round.add_handed(sink.handed) - sink.handed);
+        Ok(Walked { runtimes, spawned, tasks, handed: sink.handed + earlier, goes_on: self.round.is_some() })
+    }
+
+    fn restart(&mut self) {
+        self.round = None;
     }
 }
 
 impl TokioWalk {
     fn tasks(
-        &self,
+        &mut self,
         memory: &dyn Memory,
         effort: Effort,
         sink: &mut Sink<'_>,
         runtimes: &mut [Totals],
     ) -> Result<Result<Tally, String>, MemoryError> {
+        let earlier = self.round.take();
         if self.owned.is_empty() {
             return Ok(Err("no runtime with tasks was found in its memory".to_owned()));
         }
@@ -193,21 +176,22 @@ impl TokioWalk {
         if alive > effort.most_tasks {
             return Ok(Err(format!("{alive} tasks are more than the {} that are read one by one", effort.most_tasks)));
         }
-        let (mut all, mut consistent) = (Counted::default(), true);
-        for (owned, totals) in self.owned.iter().zip(runtimes) {
-            // It was shut down just now, and its tasks are gone with it.
-            let Some(listed) = self.list(memory, owned, effort, sink)? else { continue };
-            let counted = listed.counted.by_type.values().sum();
-            totals.alive = listed.reading.alive.or((listed.counted.broken == 0).then_some(counted));
-            consistent &= listed.consistent;
-            all.absorb(listed.counted);
+        let earlier = earlier.filter(|_| effort.goes_on);
+        let mut round = earlier.unwrap_or_else(|| Round::new(self.owned.clone()));
+        if !round.go_on(memory, &self.types, effort, sink)? {
+            self.round = Some(round);
+            return Ok(Err("they are still being read".to_owned()));
         }
+        for (owned, totals) in self.owned.iter().zip(runtimes) {
+            totals.alive = round.alive(owned.id).or(totals.alive);
+        }
+        let all = round.counted;
         if all.broken > 0 {
             let why = if effort.is_over() { "time was up" } else { "they changed too fast" };
             return Ok(Err(format!("{} lists of tasks were not read to their end: {why}", all.broken)));
         }
         let by_type = all.by_type.into_iter().filter(|(_, count)| *count > 0).collect();
-        Ok(Ok(Tally { by_type, runnable: all.runnable, consistent }))
+        Ok(Ok(Tally { by_type, runnable: all.runnable, consistent: round.consistent }))
     }
 }
 

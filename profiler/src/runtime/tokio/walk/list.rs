@@ -150,56 +150,88 @@ enum State {
     Done,
 }
 
-/// Walks all lists of a runtime.
-///
-/// # Errors
-/// The memory cannot be read.
-pub(super) fn walk(
-    memory: &dyn Memory,
-    owned: &Owned,
-    types: &Types,
-    effort: Effort,
-    sink: &mut Sink<'_>,
-) -> Result<Counted, MemoryError> {
-    let (first, count) = match owned.shape {
-        Shape::Sharded { lists, count, .. } => (lists, count),
-        // It begins with its lock, as a shard does.
-        Shape::Single => (owned.place.saturating_sub(8), 1),
-    };
-    let mut counted = Counted::default();
-    let mut reader = Reader::default();
-    let shards: Vec<(u64, u32)> = (0..count).map(|n| (first.wrapping_add(n * SHARD_BYTES as u64), 0)).collect();
-    for some in shards.chunks(ENDS) {
-        let mut cursors = begin(memory, types, &mut reader, some, &mut counted)?;
-        while !cursors.is_empty() {
+/// A walk through all lists of a runtime, that can be interrupted: what was walked is checked again when it goes on.
+pub(super) struct Pass {
+    /// The lists, and how often they were begun.
+    shards: Vec<(u64, u32)>,
+    /// Lists of `shards` that were begun.
+    begun: usize,
+    cursors: Vec<Cursor>,
+    counted: Counted,
+    reader: Reader,
+}
+
+impl Pass {
+    pub(super) fn new(owned: &Owned) -> Pass {
+        let (first, count) = match owned.shape {
+            Shape::Sharded { lists, count, .. } => (lists, count),
+            // It begins with its lock, as a shard does.
+            Shape::Single => (owned.place.saturating_sub(8), 1),
+        };
+        let shards = (0..count).map(|n| (first.wrapping_add(n * SHARD_BYTES as u64), 0)).collect();
+        Pass { shards, begun: 0, cursors: Vec::new(), counted: Counted::default(), reader: Reader::default() }
+    }
+
+    /// What was counted; lists that were not walked to their end are broken.
+    pub(super) fn end(mut self) -> Counted {
+        self.counted.broken += (self.cursors.len() + self.shards.len() - self.begun) as u64;
+        self.counted
+    }
+
+    /// Walks until all lists are done, or time is up; whether they are done.
+    ///
+    /// # Errors
+    /// The memory cannot be read.
+    pub(super) fn go_on(
+        &mut self,
+        memory: &dyn Memory,
+        owned: &Owned,
+        types: &Types,
+        effort: Effort,
+        sink: &mut Sink<'_>,
+    ) -> Result<bool, MemoryError> {
+        loop {
+            if self.cursors.is_empty() {
+                let some = &self.shards[self.begun..(self.begun + ENDS).min(self.shards.len())];
+                if some.is_empty() {
+                    return Ok(true);
+                }
+                self.begun += some.len();
+                self.cursors = begin(memory, types, &mut self.reader, some, &mut self.counted)?;
+                continue;
+            }
             if effort.is_over() {
-                counted.broken += cursors.len() as u64;
-                return Ok(counted);
+                return Ok(false);
             }
             sink.reads_from((effort.now_ns)());
-            let lanes = cursors.len().min(LANES);
+            let lanes = self.cursors.len().min(LANES);
             let mut lost = Vec::new();
-            let addresses: Vec<u64> = cursors[..lanes].iter().map(|cursor| cursor.at).collect();
-            let nodes = reader.read(memory, types, &addresses)?;
-            for (cursor, node) in cursors.iter_mut().zip(nodes) {
+            let addresses: Vec<u64> = self.cursors[..lanes].iter().map(|cursor| cursor.at).collect();
+            let nodes = self.reader.read(memory, types, &addresses)?;
+            for (lane, (cursor, node)) in self.cursors.iter_mut().zip(nodes).enumerate() {
                 match node.filter(|node| cursor.follows(node, owned.id)) {
                     Some(node) => cursor.pass(node, effort.most_tasks, sink),
                     None => cursor.step_back(),
                 }
+                while cursor.state == State::Walking
+                    && let Some(node) = self.reader.meet(types, lane, cursor.at)
+                    && cursor.follows(&node, owned.id)
+                {
+                    cursor.pass(node, effort.most_tasks, sink);
+                }
                 match cursor.state {
                     State::Walking => {}
-                    State::Done => counted.absorb(std::mem::take(&mut cursor.counted)),
+                    State::Done => self.counted.absorb(std::mem::take(&mut cursor.counted)),
                     State::Lost if cursor.attempts < ATTEMPTS => lost.push((cursor.shard, cursor.attempts + 1)),
-                    State::Lost => counted.broken += 1,
+                    State::Lost => self.counted.broken += 1,
                 }
             }
-            cursors.retain(|cursor| cursor.state == State::Walking);
+            self.cursors.retain(|cursor| cursor.state == State::Walking);
             if !lost.is_empty() {
-                cursors.extend(begin(memory, types, &mut reader, &lost, &mut counted)?);
+                self.cursors.extend(begin(memory, types, &mut self.reader, &lost, &mut self.counted)?);
             }
         }
     }
-    Ok(counted)
 }
 
 /// Reads the ends of some lists; those that are empty are left out.

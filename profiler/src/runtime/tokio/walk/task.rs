@@ -72,10 +72,20 @@ impl Node {
     }
 }
 
+/// Bytes that are read from a task's address on: more, as long as the next tasks are found among them.
+const LEAST_WINDOW: usize = 256;
+const MOST_WINDOW: usize = 8192;
+/// Bytes of all windows that are read together.
+const WINDOWS: usize = 64 * 1024;
+
 /// Reads tasks, many at once.
 #[derive(Default)]
 pub(super) struct Reader {
-    headers: Batch,
+    windows: Batch,
+    addresses: Vec<u64>,
+    window: usize,
+    /// Tasks that were met in the windows of others.
+    met: usize,
     parts: Batch,
 }
 
@@ -90,17 +100,69 @@ impl Reader {
         types: &Types,
         addresses: &[u64],
     ) -> Result<Vec<Option<Node>>, MemoryError> {
-        self.headers.clear();
+        let most = (WINDOWS / addresses.len().max(1)).clamp(LEAST_WINDOW, MOST_WINDOW);
+        let fitting = if self.met * 2 >= self.addresses.len() { self.window * 2 } else { self.window / 2 };
+        self.window = fitting.clamp(LEAST_WINDOW, most);
+        self.met = 0;
+        self.addresses.clear();
+        self.addresses.extend_from_slice(addresses);
+        self.windows.clear();
+        for &address in addresses {
+            self.windows.add(address, self.window);
+        }
+        self.windows.read(memory)?;
+        let mut nodes: Vec<Option<Node>> =
+            addresses.iter().enumerate().map(|(span, &address)| self.node(types, span, address)).collect();
+        // What does not fit into its window, or lies close to the end of what is mapped.
+        let rest: Vec<usize> = (0..nodes.len()).filter(|&span| nodes[span].is_none()).collect();
+        if !rest.is_empty() {
+            let addresses: Vec<u64> = rest.iter().map(|&span| addresses[span]).collect();
+            for (span, node) in rest.into_iter().zip(self.read_parts(memory, types, &addresses)?) {
+                nodes[span] = node;
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// The task at an address that lies in the window of the task at `span`, read in the same moment.
+    pub(super) fn meet(&mut self, types: &Types, span: usize, address: u64) -> Option<Node> {
+        let node = self.node(types, span, address);
+        self.met += usize::from(node.is_some());
+        node
+    }
+
+    fn node(&self, types: &Types, span: usize, address: u64) -> Option<Node> {
+        let offset = usize::try_from(address.checked_sub(*self.addresses.get(span)?)?).ok()?;
+        let word = |at: u64| self.windows.word(span, offset.checked_add(usize::try_from(at).ok()?)?);
+        let parts = types.0.get(&word(16).filter(|_| address.is_multiple_of(8))?)?;
+        Some(Node {
+            kind: parts.kind,
+            state: word(0)?,
+            owner: word(24)?,
+            id: word(parts.id).filter(|&id| id != 0)?,
+            previous: word(parts.links)?,
+            next: word(parts.links.checked_add(8)?)?,
+        })
+    }
+
+    /// Reads tasks part by part: first the headers, which tell where the rest is.
+    fn read_parts(
+        &mut self,
+        memory: &dyn Memory,
+        types: &Types,
+        addresses: &[u64],
+    ) -> Result<Vec<Option<Node>>, MemoryError> {
+        let mut headers = Batch::default();
         self.parts.clear();
         for &address in addresses {
-            self.headers.add(address, HEADER);
+            headers.add(address, HEADER);
         }
-        self.headers.read(memory)?;
+        headers.read(memory)?;
         let parts: Vec<Option<(Parts, usize)>> = addresses
             .iter()
             .enumerate()
             .map(|(span, &address)| {
-                let parts = *types.0.get(&self.headers.word(span, 16).filter(|_| address % 8 == 0)?)?;
+                let parts = *types.0.get(&headers.word(span, 16).filter(|_| address % 8 == 0)?)?;
                 let links = self.parts.add(address.wrapping_add(parts.links), 16);
                 self.parts.add(address.wrapping_add(parts.id), 8);
                 Some((parts, links))
@@ -112,8 +174,8 @@ impl Reader {
             let id = self.parts.word(links + 1, 0).filter(|&id| id != 0)?;
             Some(Node {
                 kind: parts.kind,
-                state: self.headers.word(span, 0)?,
-                owner: self.headers.word(span, 24)?,
+                state: headers.word(span, 0)?,
+                owner: headers.word(span, 24)?,
                 id,
                 previous: self.parts.word(links, 0)?,
                 next: self.parts.word(links, 8)?,

@@ -137,7 +137,8 @@ fn walker() -> TokioWalk {
 
 /// Walks once, for at most `readings` readings.
 fn walk(walker: &mut TokioWalk, memory: &Fake, readings: u64) -> (Walked, Vec<u64>) {
-    let effort = Effort { deadline_ns: NOW.get() + readings, most_tasks: 100_000, now_ns };
+    let effort =
+        Effort { deadline_ns: NOW.get() + readings, most_tasks: 100_000, goes_on: false, search_ns: 0, now_ns };
     let mut found = Vec::new();
     let walked = walker.walk(memory, effort, &mut |tasks| found.extend(tasks.iter().map(|t| t.task.address)));
     found.sort_unstable();
