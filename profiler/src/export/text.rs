@@ -29,6 +29,7 @@ pub fn render(snapshot: &Snapshot, color: bool) -> String {
         }
         if let Some(tasks) = &target.tasks {
             self::tasks(&mut out, tasks);
+            sampled(&mut out, target);
         }
     }
     let lost: Vec<String> =
@@ -101,6 +102,17 @@ fn tasks(out: &mut String, tasks: &TasksSnapshot) {
     table(out, &rows);
     if let Some(more) = types.len().checked_sub(TYPES).filter(|more| *more > 0) {
         let _ = writeln!(out, "  and {more} more");
+    }
+}
+
+/// Says what is a sample, and what it costs.
+fn sampled(out: &mut String, target: &TargetSnapshot) {
+    let Some(budget) = &target.budget else { return };
+    let cost = budget.cost_share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0));
+    let _ = writeln!(out, "  probing costs {cost} of its CPU time, the budget is {}", budget.budget);
+    for tier in budget.tiers.iter().filter(|tier| tier.mode != "continuous") {
+        let what = if tier.tier == "lifecycle" { "spawned, alive and ended are samples" } else { "polls are samples" };
+        let _ = writeln!(out, "  {what}, of {:.1} % of the time: {}", tier.coverage * 100.0, budget.why);
     }
 }
 
