@@ -23,6 +23,9 @@ const WINDOW_NS: std::ops::RangeInclusive<u64> = 20_000_000..=500_000_000;
 const EDGES_NS: f64 = 30e6;
 /// Windows that are further apart are none.
 const MAX_GAP_NS: f64 = 60e9;
+/// So many times the budget over the averaging time is no burst, once that much time has passed, nanoseconds.
+const LASTING: f64 = 1.5;
+const LASTING_NS: f64 = 1e9;
 /// Over this time shares are averaged for people, nanoseconds.
 const AVERAGED_NS: f64 = 10e9;
 
@@ -110,6 +113,8 @@ pub struct Governor {
     opened_at_ns: Option<f64>,
     /// What the last window has cost that was as short as can be: on a busy machine its edges take longer.
     dearest_ns: f64,
+    /// For how long the target was observed, nanoseconds.
+    watched_ns: f64,
     /// CPU time that the target uses per nanosecond, averaged.
     cpu_rate: f64,
     /// Averages for people: CPU time and cost per nanosecond.
@@ -130,6 +135,7 @@ impl Governor {
             opened_ns: None,
             opened_at_ns: None,
             dearest_ns: 0.0,
+            watched_ns: 0.0,
             cpu_rate: 0.0,
             averaged: (0.0, 0.0),
             always: 0.0,
@@ -173,6 +179,10 @@ impl Governor {
         let Some(share) = self.share else { return self.wanted() };
         self.learn(elapsed, cpu, always, tiers);
         let most = GRANT_NS.max(self.window_cost() * 1.25);
+        self.watched_ns += elapsed;
+        // The grant is for bursts. A target that uses little would otherwise be slowed by it for minutes.
+        let lasting = self.watched_ns > LASTING_NS && self.cost_share().is_some_and(|cost| cost > share * LASTING);
+        let most = if lasting { most.min(0.0) } else { most };
         self.credit_ns = (self.credit_ns + share * (cpu - cost).max(0.0) - cost).clamp(-MAX_DEBT_NS, most);
         let sampled = self.tiers.iter().zip(reading.tier_ns).filter(|(tier, _)| tier.mode != Mode::Continuous);
         let spent_ns = sampled.map(|(_, spent)| spent).sum();
