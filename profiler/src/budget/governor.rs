@@ -246,7 +246,7 @@ impl Governor {
     /// The credit is used up: takes off what costs most of what may be taken off.
     fn retreat(&mut self, share: f64, now_ns: u64) {
         if self.opened_ns.is_some() {
-            self.close(now_ns);
+            self.close();
         }
         let [lifecycle, polls] = Tier::ALL.map(|tier| self.tiers[tier as usize]);
         let matters = |state: State| state.mode == Mode::Continuous && state.density > share * NEGLIGIBLE;
@@ -298,14 +298,14 @@ impl Governor {
                 let density = cost / (*WINDOW_NS.start() as f64 + EDGES_NS);
                 let spent = open >= *WINDOW_NS.start() && self.credit_ns <= density * EDGES_NS / 2.0;
                 if spent || open >= *WINDOW_NS.end() {
-                    self.close(now_ns);
+                    self.close();
                 }
             }
             None => {}
         }
     }
 
-    fn close(&mut self, _now_ns: u64) {
+    fn close(&mut self) {
         self.opened_ns = None;
         let share = self.share.unwrap_or(f64::INFINITY);
         let (always, stays) = (self.always, self.tiers.map(|tier| (tier.mode, tier.density)));

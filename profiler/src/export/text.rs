@@ -118,8 +118,7 @@ fn sampled(out: &mut String, target: &TargetSnapshot) {
 
 /// The first column to the left, the others to the right, each as wide as its widest cell.
 fn table<const N: usize>(out: &mut String, rows: &[[String; N]]) {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; N] = std::array::from_fn(width);
+    let widths = widths(rows);
     for row in rows {
         let _ = write!(out, "  {:<width$}", row[0], width = widths[0]);
         for (cell, width) in row.iter().zip(widths).skip(1) {
@@ -127,6 +126,11 @@ fn table<const N: usize>(out: &mut String, rows: &[[String; N]]) {
         }
         out.push('\n');
     }
+}
+
+/// The width of each column, in characters: that of its widest cell.
+pub(super) fn widths<const N: usize>(rows: &[[String; N]]) -> [usize; N] {
+    std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default())
 }
 
 fn shortened(name: &str) -> String {

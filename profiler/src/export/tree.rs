@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use self::node::{Figures, Node, Repeat, Root, forest};
-use super::text::duration;
+use super::text::{duration, widths};
 use crate::model::snapshot::{Snapshot, SpawnSiteSnapshot, TargetSnapshot};
 
 /// Longest name, in characters: the end of a path says more than its beginning.
@@ -125,8 +125,7 @@ fn sites(sites: &[SpawnSiteSnapshot]) -> String {
 
 /// Names and sites to the left, figures to the right, each as wide as its widest cell.
 fn table(out: &mut String, rows: &[[String; 7]]) {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 7] = std::array::from_fn(width);
+    let widths = widths(rows);
     for [name, figures @ .., sites] in rows {
         let mut line = format!("  {name:<width$}", width = widths[0]);
         for (cell, width) in figures.iter().zip(&widths[1..]) {

@@ -230,7 +230,7 @@ impl Instance<'_> {
         if vtable == 0 {
             return self.plan.probes.get(header.site as usize).and_then(|probe| probe.kind);
         }
-        vtable.checked_sub(self.load_bias).and_then(|vtable| self.plan.type_by_vtable.get(&vtable).copied())
+        self.plan.type_at(vtable, self.load_bias)
     }
 
     /// Makes a neutral event of a raw record.
