@@ -139,8 +139,7 @@ fn two_profilers() {
     let pid = fixture.pid();
     let first = Profiler::attach(pid);
     failed(&mut table, "second", &attach(pid), &["another profiler", "--force"]);
-    let second =
-        Profiler::start(&["attach", "--pid", &pid.to_string(), "--force", "--web.listen-address", "127.0.0.1:0"]);
+    let second = Profiler::attach_with(pid, &["--force"]);
     let truth = fixture.ask("run 1000");
     let spawned = tests::status::number(&truth["tasks"]["spawned"]);
     for (name, profiler) in [("first", &first), ("second", &second)] {
