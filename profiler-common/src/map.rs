@@ -99,8 +99,8 @@ pub struct Cost {
     pub timed: [u64; PROBES],
     /// That time, nanoseconds.
     pub timed_ns: [u64; PROBES],
-    /// Hits of uprobes, which are what may storm.
-    pub storm: u64,
+    /// Hits of uprobes: traps, which are what may storm.
+    pub traps: u64,
 }
 
 /// After so many uprobe hits of one target on one CPU user space is woken to look at what they cost.

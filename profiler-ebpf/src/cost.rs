@@ -12,8 +12,8 @@ pub fn hit(slot: u32, probe: Probe) -> bool {
     // SAFETY: a per-CPU value; at worst a count is lost to a program that interrupts this one.
     unsafe {
         (*cost).hits[probe as usize] += 1;
-        (*cost).storm += 1;
-        (*cost).storm % STORM_HITS == 0
+        (*cost).traps += 1;
+        (*cost).traps % STORM_HITS == 0
     }
 }
 

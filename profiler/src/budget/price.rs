@@ -3,13 +3,33 @@
 
 use profiler_common::map::{Cost, PROBES, Probe};
 
+/// What a trap takes, nanoseconds: more when its thread has done something else since the last one, which took its code
+/// and data out of the caches, and which finds its own taken out in turn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Trap {
+    /// One right after another.
+    pub warm_ns: f64,
+    /// With [`COLD_NS`] and more of other work in between.
+    pub cold_ns: f64,
+}
+
+/// Other work after which the caches hold little of a trap, nanoseconds.
+pub const COLD_NS: f64 = 3000.0;
+
+impl Trap {
+    /// What one takes when there are `apart_ns` of other work between two.
+    pub fn ns(self, apart_ns: f64) -> f64 {
+        self.warm_ns + (self.cold_ns - self.warm_ns) * (apart_ns / COLD_NS).clamp(0.0, 1.0)
+    }
+}
+
 /// What a hit costs outside of the program that it runs, nanoseconds. Measured on this host at start.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Traps {
     /// A uprobe on an instruction that the kernel emulates.
-    pub emulated_ns: f64,
+    pub emulated: Trap,
     /// A uprobe on an instruction that it single-steps.
-    pub stepped_ns: f64,
+    pub stepped: Trap,
     /// A BTF tracepoint's trampoline.
     pub tracepoint_ns: f64,
     /// What the probes at both ends of a poll add to its measured duration.
@@ -29,14 +49,21 @@ pub struct Prices {
     traps: Traps,
     /// Whether a site of the probe is single-stepped: the dearest decides.
     stepped: [bool; PROBES],
+    /// How much the target does between two traps, nanoseconds.
+    apart_ns: f64,
 }
 
 impl Prices {
     /// Prices where all sites are emulated, but those of the probes in `stepped`.
     pub fn new(traps: Traps, stepped: &[Probe]) -> Prices {
-        let mut prices = Prices { traps, stepped: [false; PROBES] };
+        let mut prices = Prices { traps, stepped: [false; PROBES], apart_ns: COLD_NS };
         stepped.iter().for_each(|&probe| prices.stepped[probe as usize] = true);
         prices
+    }
+
+    /// How much the target does between two traps, nanoseconds of CPU time. Until it is known, much.
+    pub fn set_apart(&mut self, apart_ns: f64) {
+        self.apart_ns = apart_ns;
     }
 
     /// What a hit costs, nanoseconds.
@@ -45,17 +72,12 @@ impl Prices {
         let trap = match probe {
             Probe::Switch | Probe::Wakeup => self.traps.tracepoint_ns,
             Probe::Sample => INTERRUPT_NS,
-            _ if self.stepped[at] => self.traps.stepped_ns,
-            _ => self.traps.emulated_ns,
+            _ if self.stepped[at] => self.traps.stepped.ns(self.apart_ns),
+            _ => self.traps.emulated.ns(self.apart_ns),
         };
         let program =
             if cost.timed[at] >= ENOUGH { cost.timed_ns[at] as f64 / cost.timed[at] as f64 } else { UNTIMED_NS };
         trap + program
-    }
-
-    /// What all hits so far have cost, by probe, nanoseconds.
-    pub fn total_ns(&self, cost: &Cost) -> [f64; PROBES] {
-        Probe::ALL.map(|probe| cost.hits[probe as usize] as f64 * self.hit_ns(probe, cost))
     }
 }
 
@@ -63,20 +85,38 @@ impl Prices {
 mod tests {
     use super::*;
 
-    const TRAPS: Traps = Traps { emulated_ns: 600.0, stepped_ns: 9000.0, tracepoint_ns: 20.0, poll_added_ns: 900.0 };
+    const TRAPS: Traps = Traps {
+        emulated: Trap { warm_ns: 600.0, cold_ns: 1200.0 },
+        stepped: Trap { warm_ns: 9000.0, cold_ns: 9600.0 },
+        tracepoint_ns: 20.0,
+        poll_added_ns: 900.0,
+    };
 
     /// Check that we take the program's mean once there is one, and the dearest kind of site.
     #[test]
     fn a_hit_costs_its_trap_and_its_program() {
-        let prices = Prices::new(TRAPS, &[Probe::Wake]);
+        let mut prices = Prices::new(TRAPS, &[Probe::Wake]);
+        prices.set_apart(0.0);
         let mut cost = Cost::default();
         cost.hits[Probe::Spawn as usize] = 1000;
         assert_eq!(prices.hit_ns(Probe::Spawn, &cost), 900.0);
         cost.timed[Probe::Spawn as usize] = 20;
         cost.timed_ns[Probe::Spawn as usize] = 20 * 500;
         assert_eq!(prices.hit_ns(Probe::Spawn, &cost), 1100.0);
-        assert_eq!(prices.total_ns(&cost)[Probe::Spawn as usize], 1_100_000.0);
         assert_eq!(prices.hit_ns(Probe::Wake, &cost), 9300.0);
+        assert_eq!(prices.hit_ns(Probe::Switch, &cost), 320.0);
+    }
+
+    /// Check that a trap is dearer the more its target does besides, up to a limit, and that a tracepoint is not.
+    #[test]
+    fn rare_traps_are_cold() {
+        let cost = Cost::default();
+        let mut prices = Prices::new(TRAPS, &[]);
+        assert_eq!(prices.hit_ns(Probe::Spawn, &cost), 1500.0, "until it is known");
+        for (apart_ns, hit_ns) in [(-1.0, 900.0), (0.0, 900.0), (COLD_NS / 2.0, 1200.0), (COLD_NS * 9.0, 1500.0)] {
+            prices.set_apart(apart_ns);
+            assert_eq!(prices.hit_ns(Probe::Spawn, &cost), hit_ns, "{apart_ns} ns apart");
+        }
         assert_eq!(prices.hit_ns(Probe::Switch, &cost), 320.0);
     }
 }

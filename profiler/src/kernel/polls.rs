@@ -34,7 +34,7 @@ impl Kernel {
             {
                 all.iter_mut().zip(one).for_each(|(all, one)| *all += one);
             }
-            sum.storm += cpu.storm;
+            sum.traps += cpu.traps;
         }
         Ok(sum)
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use profiler_common::map::{Argument, Cookie, IdPlace, PollPolicy, Target, TaskLayout, target_flag};
 
-use crate::budget::price::Traps;
+use crate::budget::price::{Trap, Traps};
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
@@ -14,11 +14,17 @@ use crate::kernel::uprobe::Site;
 use crate::target::process::{Process, ProcessError};
 
 /// Calls per measurement, and measurements of which the fastest counts: the machine has other work, too.
-const CALLS: u32 = 400;
-const ROUNDS: u32 = 5;
-/// As large as the nearest cache of today's CPUs, bytes.
+const CALLS: u32 = 100;
+const ROUNDS: u32 = 12;
+/// Polls per measurement of what probes add to one.
+const POLLS: u32 = 40;
+/// Data that is worked on between warm traps, as large as the nearest cache of today's CPUs, and between cold ones,
+/// bytes.
 const NEAREST_CACHE: usize = 48 << 10;
+const NEXT_CACHE: usize = 512 << 10;
 const CACHE_LINE: usize = 64;
+/// System calls between cold traps.
+const SYSTEM_CALLS: u32 = 3;
 /// A BTF tracepoint's trampoline: saves the arguments, enters and leaves the program. Too short to be measured from
 /// outside of the kernel; measured once with `bpf_prog_test_run`, nanoseconds.
 const TRACEPOINT_NS: f64 = 25.0;
@@ -32,33 +38,55 @@ pub(super) fn traps(kernel: &mut Kernel, slot: u32) -> Result<Traps, KernelError
         what: "look at this process".to_owned(),
         source: std::io::Error::other(e.to_string()),
     })?;
-    let (bare_pushes, bare_moves) = (time(pushes), time(moves));
     let mut links = own.probe(kernel, "empty", pushes)?;
     links.absorb(own.probe(kernel, "empty", moves)?);
-    let emulated_ns = (time(pushes) - bare_pushes).max(1.0);
-    let stepped_ns = (time(moves) - bare_moves).max(1.0);
+    let emulated = trap(pushes, bare_pushes);
+    let stepped = trap(moves, bare_moves);
     let poll_added_ns = own.poll(kernel, slot, &mut links)?;
     // Closing a probe waits for every CPU to have left it.
     std::thread::spawn(move || drop(links));
-    let traps = Traps { emulated_ns, stepped_ns, tracepoint_ns: TRACEPOINT_NS, poll_added_ns };
+    let traps = Traps { emulated, stepped, tracepoint_ns: TRACEPOINT_NS, poll_added_ns };
     log::debug!("calibrated: {traps:?}");
     Ok(traps)
 }
 
-/// Nanoseconds per call, between which other data is worked on: a trap costs its target also what it drives out of the
-/// nearest cache, and finds there little of its own.
-fn time(function: extern "C" fn(u64) -> u64) -> f64 {
-    let data = vec![1_u8; NEAREST_CACHE];
-    let round = |_| {
-        let begin = Instant::now();
-        for call in 0..CALLS {
-            black_box(data.iter().step_by(CACHE_LINE).map(|&byte| u64::from(byte)).sum::<u64>());
-            black_box(function(u64::from(call)));
-        }
-        begin.elapsed().as_nanos() as f64 / f64::from(CALLS)
+/// What a trap in `probed` takes, which is `bare` otherwise. Both are timed in turn: what slows the machine for a while
+/// slows both.
+fn trap(probed: Function, bare: Function) -> Trap {
+    let data = vec![1_u8; NEXT_CACHE];
+    let touch = |bytes: usize| {
+        black_box(data[..bytes].iter().step_by(CACHE_LINE).map(|&byte| u64::from(byte)).sum::<u64>());
     };
-    (0..ROUNDS).map(round).fold(f64::INFINITY, f64::min)
+    let warm = || touch(NEAREST_CACHE);
+    let cold = || {
+        for _ in 0..SYSTEM_CALLS {
+            let _ = black_box(std::fs::metadata("/"));
+        }
+        touch(NEXT_CACHE);
+    };
+    let added = |between: &dyn Fn()| {
+        let (mut with, mut without) = (f64::INFINITY, f64::INFINITY);
+        for _ in 0..ROUNDS {
+            with = with.min(time(probed, between));
+            without = without.min(time(bare, between));
+        }
+        (with - without).max(1.0)
+    };
+    let warm_ns = added(&warm);
+    Trap { warm_ns, cold_ns: added(&cold).max(warm_ns) }
 }
+
+/// Nanoseconds per call, and what is done between two.
+fn time(function: Function, between: &dyn Fn()) -> f64 {
+    let begin = Instant::now();
+    for call in 0..CALLS {
+        between();
+        black_box(function(u64::from(call)));
+    }
+    begin.elapsed().as_nanos() as f64 / f64::from(CALLS)
+}
+
+type Function = extern "C" fn(u64) -> u64;
 
 /// Begins with an instruction that the kernel emulates.
 #[unsafe(naked)]
@@ -66,10 +94,22 @@ extern "C" fn pushes(_: u64) -> u64 {
     naked_asm!("push rbx", "mov rax, rdi", "pop rbx", "ret")
 }
 
+/// The same, never probed.
+#[unsafe(naked)]
+extern "C" fn bare_pushes(_: u64) -> u64 {
+    naked_asm!("push rbx", "mov rax, rdi", "pop rbx", "ret", "nop", "nop")
+}
+
 /// Begins with one that it single-steps.
 #[unsafe(naked)]
 extern "C" fn moves(_: u64) -> u64 {
     naked_asm!("mov rax, rdi", "ret")
+}
+
+/// The same, never probed.
+#[unsafe(naked)]
+extern "C" fn bare_moves(_: u64) -> u64 {
+    naked_asm!("mov rax, rdi", "ret", "nop")
 }
 
 /// Where polls would begin and end.
@@ -101,12 +141,7 @@ impl Own {
         Ok(Own { bias: placement.start - placement.file_offset, path: image.path, process })
     }
 
-    fn probe(
-        &self,
-        kernel: &mut Kernel,
-        program: &'static str,
-        function: extern "C" fn(u64) -> u64,
-    ) -> Result<Links, KernelError> {
+    fn probe(&self, kernel: &mut Kernel, program: &'static str, function: Function) -> Result<Links, KernelError> {
         let cookie = Cookie::new(Argument::Rdi, 0, IdPlace::Nowhere, false, 0).0;
         let site = Site { offset: function as *const () as u64 - self.bias, cookie };
         kernel.attach_uprobes(program, kernel.few_uprobes(), &self.path, &[site], Some(self.process.pid))
@@ -127,7 +162,7 @@ impl Own {
         let mut least: Option<f64> = None;
         let mut before = (0, 0);
         for _ in 0..ROUNDS {
-            for _ in 0..CALLS / ROUNDS {
+            for _ in 0..POLLS {
                 black_box(begins(header.as_ptr() as u64));
                 black_box(ends(0));
             }

@@ -13,6 +13,10 @@ use crate::runtime::{Hook, Lineage, Plan};
 
 /// Probes of the kernel's own hooks, which are always attached.
 const ALWAYS: [Probe; 4] = [Probe::Switch, Probe::Wakeup, Probe::Accept, Probe::Sample];
+/// Traps that make a mean.
+const ENOUGH_TRAPS: f64 = 64.0;
+/// CPU time over which it is averaged how much a target does between two traps, nanoseconds.
+const APART_OVER_NS: f64 = 500e6;
 /// Over this time coverage is averaged, nanoseconds.
 const COVERAGE_NS: f64 = 10e9;
 
@@ -26,6 +30,8 @@ pub(super) struct Spending {
     tiers: [Vec<Probe>; 2],
     last: Cost,
     spent_ns: [f64; PROBES],
+    /// CPU time that it used for itself while traps were attached, and how many it hit, of late.
+    apart: (f64, f64),
     /// CPU time of its processes when they were last seen.
     cpu: HashMap<u32, u64>,
     cpu_ns: u64,
@@ -57,6 +63,7 @@ impl Spending {
             tiers,
             last: before,
             spent_ns: [0.0; PROBES],
+            apart: (0.0, 0.0),
             cpu: HashMap::new(),
             cpu_ns: 0,
             observed_ns: now_ns,
@@ -67,17 +74,25 @@ impl Spending {
 
     /// Looks at what was spent, and says what is to be attached. `open` is what was until now.
     pub fn observe(&mut self, cost: Cost, pids: impl Iterator<Item = u32>, open: [bool; 2], now_ns: u64) -> Wanted {
-        for probe in Probe::ALL {
-            let hits = cost.hits[probe as usize].saturating_sub(self.last.hits[probe as usize]);
-            self.spent_ns[probe as usize] += hits as f64 * self.prices.hit_ns(probe, &cost);
-        }
-        self.last = cost;
+        let cpu_before_ns = self.cpu_ns;
         for pid in pids {
             // A process that has ended keeps what it had used when it was last seen.
             let Some(now) = clock::process_cpu_ns(pid) else { continue };
             let before = self.cpu.insert(pid, now);
             self.cpu_ns += before.map_or(0, |before| now.saturating_sub(before));
         }
+        let mut spent_ns = 0.0;
+        for probe in Probe::ALL {
+            let hits = cost.hits[probe as usize].saturating_sub(self.last.hits[probe as usize]);
+            let spent = hits as f64 * self.prices.hit_ns(probe, &cost);
+            self.spent_ns[probe as usize] += spent;
+            spent_ns += spent;
+        }
+        if open.contains(&true) {
+            let traps = cost.traps.saturating_sub(self.last.traps);
+            self.learn_apart((self.cpu_ns - cpu_before_ns) as f64 - spent_ns, traps as f64);
+        }
+        self.last = cost;
         let elapsed = now_ns.saturating_sub(self.observed_ns);
         self.observed_ns = now_ns;
         let weight = (elapsed as f64 / COVERAGE_NS).min(1.0);
@@ -92,6 +107,18 @@ impl Spending {
             always_ns: of(&ALWAYS),
             tier_ns: [of(&self.tiers[0]), of(&self.tiers[1])],
         })
+    }
+
+    /// How much the target does between two traps: `own_ns` is what it used for itself while it hit `traps` of them.
+    fn learn_apart(&mut self, own_ns: f64, traps: f64) {
+        if self.apart.0 > APART_OVER_NS {
+            self.apart = (self.apart.0 / 2.0, self.apart.1 / 2.0);
+        }
+        self.apart.0 += own_ns.max(0.0);
+        self.apart.1 += traps;
+        if self.apart.1 >= ENOUGH_TRAPS {
+            self.prices.set_apart(self.apart.0 / self.apart.1);
+        }
     }
 
     /// How a tier is measured.
