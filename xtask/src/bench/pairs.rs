@@ -14,7 +14,7 @@ pub const TARGET_CPU: usize = 0;
 /// Where its client runs, and the profiler.
 pub const CLIENT_CPU: usize = 1;
 /// How long a subject is driven before each slice: another ran in between.
-const LEAD_IN: Duration = Duration::from_millis(300);
+const LEAD_IN: Duration = Duration::from_millis(100);
 /// A subject that needs more memory than this is measured no longer.
 const LIMIT_KIB: u64 = 4 << 20;
 
@@ -168,22 +168,17 @@ impl Outcome {
 
     /// The result, and its null beside it. `operation` names what a figure is per.
     pub fn rows(&self, what: &str, operation: &str, bar: &'static str) -> Vec<Row> {
-        let ratio = spread(self.pairs().map(|(with, without)| with / without).collect()).1;
+        let ratio = median(self.pairs().map(|(with, without)| with / without).collect());
         let (with, without) = (spread(self.with.clone()).0, spread(self.without.clone()).0);
-        let mut measured = format!(
-            "{:.3} min/min, {ratio:.3} median of pairs ({:.2} / {:.2} µs)",
-            with / without,
-            with / 1e3,
-            without / 1e3
-        );
+        let mut measured =
+            format!("{:.3} min/min, {ratio} ({:.2} / {:.2} µs)", with / without, with / 1e3, without / 1e3);
         if let Some(note) = &self.note {
             measured = format!("{measured}; {note}");
         }
         let mut rows = vec![Row::new(format!("{what}: CPU per {operation}, with / without"), measured, bar)];
         if !self.nulls.is_empty() {
-            let (min, median, max) = spread(self.nulls.clone());
             let minima = spread(self.null_sides.0.clone()).0 / spread(self.null_sides.1.clone()).0;
-            let null = format!("{minima:.3} min/min, {median:.3} median of pairs ({min:.3} to {max:.3})");
+            let null = format!("{minima:.3} min/min, {}", median(self.nulls.clone()));
             rows.push(Row::new(format!("{what}: null"), null, "-"));
         }
         if !self.own.is_empty() {
@@ -207,9 +202,27 @@ impl Outcome {
     }
 }
 
+/// The median of some ratios, and between which two of them it lies in 95 of 100 cases, by their ranks.
+fn median(mut ratios: Vec<f64>) -> String {
+    let middle = spread(ratios.clone()).1;
+    ratios.sort_by(f64::total_cmp);
+    let count = ratios.len() as f64;
+    let reach = 0.98 * count.sqrt();
+    let at = |rank: f64| ratios.get(rank.clamp(0.0, count - 1.0) as usize).copied().unwrap_or(f64::NAN);
+    let (low, high) = (at((count / 2.0 - reach).floor()), at((count / 2.0 + reach).ceil()));
+    format!("{middle:.3} median of {} pairs (95 %: {low:.3} to {high:.3})", ratios.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Check that the median's error is that of its ranks: of 100 values the 40th to the 61st.
+    #[test]
+    fn error_of_a_median() {
+        assert_eq!(median((0..100).map(f64::from).collect()), "50.000 median of 100 pairs (95 %: 40.000 to 60.000)");
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), "2.000 median of 3 pairs (95 %: 1.000 to 3.000)");
+    }
 
     /// Check that ratios are of pairs, and minima of all slices.
     #[test]
@@ -221,8 +234,8 @@ mod tests {
         outcome.null(1_000.0, 1_010.0);
         outcome.estimates = vec![900.0, 1_000.0, 1_100.0];
         let rows = outcome.rows("x", "request", "-");
-        assert_eq!(rows[0].measured, "2.000 min/min, 2.000 median of pairs (2.00 / 1.00 µs)");
-        assert_eq!(rows[1].measured, "0.990 min/min, 0.990 median of pairs (0.990 to 0.990)");
+        assert_eq!(rows[0].measured, "2.000 min/min, 2.000 median of 3 pairs (95 %: 1.500 to 2.000) (2.00 / 1.00 µs)");
+        assert_eq!(rows[1].measured, "0.990 min/min, 0.990 median of 1 pairs (95 %: 0.990 to 0.990)");
         assert_eq!(outcome.estimate("x", "request").measured, "1.00 (1.00 / 1.00 µs)");
     }
 
