@@ -73,6 +73,9 @@ pub enum Command {
     Ps,
     /// Show what this kernel and these privileges permit, and the remedy for what they do not
     Check,
+    /// Hold uprobes for the process at the other end of the standard input
+    #[command(hide = true)]
+    HoldProbes,
     /// Write the documentation of all metrics
     #[command(hide = true)]
     MetricsDoc,

@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use profiler::cli::{Cli, Command};
 use profiler::command::{attach, check, ps};
+use profiler::kernel::holder;
 use profiler::metrics;
 
 fn main() -> ExitCode {
@@ -33,6 +35,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let report = check::check()?;
             print!("{}", report.text);
             Ok(if report.usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::HoldProbes => {
+            holder::serve().context("failed to hold probes: this command is the profiler's own")?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::MetricsDoc => {
             print!("{}", metrics::document());

@@ -100,6 +100,16 @@ impl Program {
         unsafe { libc::kill(self.pid() as i32, signal) };
     }
 
+    /// The processes that its first thread has started and that live.
+    ///
+    /// # Panics
+    /// It has ended.
+    pub fn children(&self) -> Vec<u32> {
+        let path = format!("/proc/{0}/task/{0}/children", self.pid());
+        let children = std::fs::read_to_string(path).expect("a living process tells its children");
+        children.split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
+    }
+
     /// Whether it runs.
     ///
     /// # Panics

@@ -215,7 +215,7 @@ async fn watch(
                 while session.drain() {
                     tokio::task::yield_now().await;
                 }
-                session.tick();
+                session.tick()?;
                 if !session.any_running() && (owns_child || server.is_none()) {
                     break;
                 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use aya::Btf;
 use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
 
+use super::holder::{Held, close};
 use super::load::Kernel;
 use super::{KernelError, bpf, perf};
 
@@ -12,33 +13,40 @@ use super::{KernelError, bpf, perf};
 #[derive(Default)]
 pub struct Links {
     /// Links, each with the perf events that it is on.
-    groups: Vec<Vec<OwnedFd>>,
+    own: Vec<Vec<OwnedFd>>,
+    held: Vec<Held>,
 }
 
 impl Links {
-    pub(super) fn push(&mut self, group: Vec<OwnedFd>) {
-        self.groups.push(group);
+    pub(super) fn push(&mut self, link: Vec<OwnedFd>) {
+        self.own.push(link);
+    }
+
+    /// Uprobes.
+    pub(super) fn of(held: Vec<Held>) -> Links {
+        Links { own: Vec::new(), held }
     }
 
     /// Whether nothing is attached.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.own.is_empty() && self.held.is_empty()
     }
 
     /// Takes over what `other` holds.
     pub fn absorb(&mut self, mut other: Links) {
-        self.groups.append(&mut other.groups);
+        self.own.append(&mut other.own);
+        self.held.append(&mut other.held);
     }
 }
 
 impl Drop for Links {
     /// Closing one waits for every CPU to have left the probe, some 40 ms: they wait together.
     fn drop(&mut self) {
-        let groups = std::mem::take(&mut self.groups);
         std::thread::scope(|scope| {
-            for group in groups {
-                scope.spawn(|| drop(group));
+            for held in self.held.drain(..) {
+                scope.spawn(|| drop(held));
             }
+            close(self.own.drain(..));
         });
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use aya::maps::Map;
 use aya::programs::UProbe;
@@ -11,6 +12,7 @@ use aya_log::EbpfLogger;
 
 use super::btf::Btf;
 use super::feature::Features;
+use super::holder::Holder;
 use super::{KernelError, bpf, capability};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf"));
@@ -69,6 +71,8 @@ pub struct Kernel {
     /// Maps whose readers take them away, kept by descriptor.
     taken: HashMap<&'static str, OwnedFd>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// The process that holds uprobes, once there are any.
+    holder: Option<Arc<Holder>>,
 }
 
 impl Kernel {
@@ -110,7 +114,28 @@ impl Kernel {
         }
         // What the kernel half says in words is a help, and not needed to measure.
         let log = EbpfLogger::init(&mut ebpf).inspect_err(|e| log::warn!("the kernel half is mute: {e}")).ok();
-        Ok(Kernel { ebpf, features, multi: HashMap::new(), taken, log })
+        Ok(Kernel { ebpf, features, multi: HashMap::new(), taken, log, holder: None })
+    }
+
+    /// The process that holds uprobes.
+    pub(super) fn holder(&mut self) -> Result<Arc<Holder>, KernelError> {
+        if let Some(holder) = &self.holder {
+            return Ok(Arc::clone(holder));
+        }
+        let started = Holder::start().map_err(|source| KernelError::System {
+            what: "start the process that holds the probes".to_owned(),
+            source,
+        })?;
+        Ok(Arc::clone(self.holder.insert(started)))
+    }
+
+    /// Checks that what was attached still is.
+    ///
+    /// # Errors
+    /// The process that holds the uprobes has ended.
+    pub fn check_probes(&self) -> Result<(), KernelError> {
+        let ended = self.holder.as_ref().is_some_and(|holder| !holder.is_running());
+        if ended { Err(KernelError::HolderEnded) } else { Ok(()) }
     }
 
     /// Passes on what the kernel half has said in words.

@@ -6,6 +6,7 @@ pub mod btf;
 pub mod capability;
 pub mod clock;
 pub mod feature;
+pub mod holder;
 pub mod load;
 pub mod maps;
 pub mod perf;
@@ -60,6 +61,11 @@ pub enum KernelError {
         /// Why.
         source: aya::programs::ProgramError,
     },
+    /// The process that holds the uprobes has ended.
+    #[error(
+        "the process that held the probes was ended by somebody: nothing is measured any more, start the profiler again"
+    )]
+    HolderEnded,
     /// A map is missing from the object or could not be used.
     #[error("failed to use map {map}: {source}")]
     Map {

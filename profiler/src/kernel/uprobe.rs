@@ -4,16 +4,20 @@ use std::ffi::CString;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::KernelError;
 use super::attach::Links;
+use super::holder::Holder;
 use super::load::Kernel;
-use super::{KernelError, bpf, perf};
 
 /// Detaching one perf-event uprobe takes 100 ms and more, during which the target's exit waits: no more than these.
 pub const MAX_PERF_EVENTS: usize = 20;
 
 /// One place to probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
     /// Offset of the instruction in the file.
     pub offset: u64,
@@ -22,7 +26,7 @@ pub struct Site {
 }
 
 /// How uprobes are attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mechanism {
     /// One link.
     Multi,
@@ -71,7 +75,8 @@ impl Kernel {
             what: format!("duplicate the descriptor of program {program}"),
             source,
         })?;
-        Ok(Prepared { program, loaded, mechanism, file: file.to_owned(), sites })
+        let holder = self.holder()?;
+        Ok(Prepared { program, loaded, mechanism, file: file.to_owned(), sites, holder })
     }
 
     /// Attaches `program` to all `sites` of `file`, for one process or (`None`) for all that map it.
@@ -97,6 +102,7 @@ pub struct Prepared {
     mechanism: Mechanism,
     file: PathBuf,
     sites: Vec<Site>,
+    holder: Arc<Holder>,
 }
 
 impl Prepared {
@@ -110,20 +116,7 @@ impl Prepared {
             source,
         };
         let path = CString::new(self.file.as_os_str().as_bytes()).map_err(|e| system(e.into()))?;
-        let program = self.loaded.as_fd();
-        let mut links = Links::default();
-        match self.mechanism {
-            Mechanism::Multi => {
-                let (offsets, cookies): (Vec<u64>, Vec<u64>) = self.sites.iter().map(|s| (s.offset, s.cookie)).unzip();
-                links.push(vec![bpf::link_uprobe_multi(program, &path, &offsets, &cookies, pid).map_err(system)?]);
-            }
-            Mechanism::PerfEvents => {
-                for site in &self.sites {
-                    let event = perf::uprobe(&path, site.offset, pid).map_err(system)?;
-                    links.push(vec![bpf::link_perf_event(program, event.as_fd(), site.cookie).map_err(system)?, event]);
-                }
-            }
-        }
-        Ok(links)
+        let held = self.holder.attach(self.loaded.as_fd(), &path, self.mechanism, pid, &self.sites);
+        Ok(Links::of(held.map_err(system)?))
     }
 }

@@ -330,7 +330,10 @@ impl Session {
     }
 
     /// What is due by the clock: the budget, listening sockets that came or went, forked children, retention.
-    pub fn tick(&mut self) {
+    ///
+    /// # Errors
+    /// Nothing is measured any more.
+    pub fn tick(&mut self) -> Result<(), SessionError> {
         let now = clock::monotonic_ns();
         self.table.advance(now);
         if now.saturating_sub(self.balanced_ns) >= BALANCE_NS {
@@ -348,8 +351,9 @@ impl Session {
         let refresh = now.saturating_sub(self.refreshed_ns) >= REFRESH_NS;
         self.targets.iter_mut().for_each(|watched| watched.find_sites(&mut self.table, refresh));
         if !refresh {
-            return;
+            return Ok(());
         }
+        self.kernel.check_probes()?;
         self.refreshed_ns = now;
         self.kernel.flush_log();
         for watched in &mut self.targets {
@@ -367,6 +371,7 @@ impl Session {
         if self.diagnoses.is_due(now) {
             self.snapshot();
         }
+        Ok(())
     }
 
     /// Whether any target still runs.

@@ -63,33 +63,52 @@ fn ask_until(stop: &AtomicBool, served: &AtomicU64, failed: &Mutex<Vec<String>>,
     }
 }
 
-/// Probed places whose instruction in memory is not that of the file.
-fn changed_code(pid: u32) -> (usize, Vec<u64>) {
-    let process = Process::find(pid).expect("the target lives");
-    let image = process.image().expect("it has an image");
-    let data = fs::read(&image.path).expect("the image can be read");
-    let binary = Binary::parse(&data).expect("the image is a program");
-    let plan = RUNTIMES.iter().find_map(|runtime| runtime.detect(&binary).expect("it is well-formed"));
-    let probes = plan.expect("the fixture uses Tokio").probes;
-    let placements = process.placements(&image).expect("it has a memory map");
-    let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("its memory can be read");
-    let changed = probes.iter().map(|probe| probe.file_offset).filter(|&offset| {
-        let holds = |p: &&profiler::target::process::Placement| {
-            (p.file_offset..p.file_offset + (p.end - p.start)).contains(&offset)
-        };
-        let place = placements.iter().find(holds).expect("code is mapped");
-        let mut byte = [0];
-        memory.read_exact_at(&mut byte, place.start + offset - place.file_offset).expect("code can be read");
-        byte[0] != data[offset as usize]
-    });
-    let changed = changed.collect();
-    (probes.len(), changed)
+/// The places that are probed in a target, and what stands there in its file.
+struct ProbedCode {
+    memory: fs::File,
+    /// Address, and the instruction's first byte.
+    places: Vec<(u64, u8)>,
 }
 
-/// Waits until the target's code is as in its file: the kernel restores it after the descriptors were closed.
-fn code_is_restored(table: &mut Table, pid: u32) {
-    let (probes, changed) = wait::until_or_last(|| changed_code(pid), |(_, changed)| changed.is_empty());
-    table.holds("changed instructions", format!("0 of {probes}"), changed.len(), changed.is_empty());
+impl ProbedCode {
+    fn of(pid: u32) -> ProbedCode {
+        let process = Process::find(pid).expect("the target lives");
+        let image = process.image().expect("it has an image");
+        let data = fs::read(&image.path).expect("the image can be read");
+        let binary = Binary::parse(&data).expect("the image is a program");
+        let plan = RUNTIMES.iter().find_map(|runtime| runtime.detect(&binary).expect("it is well-formed"));
+        let probes = plan.expect("the fixture uses Tokio").probes;
+        let placements = process.placements(&image).expect("it has a memory map");
+        let place = |offset: u64| {
+            let holds = |p: &&profiler::target::process::Placement| {
+                (p.file_offset..p.file_offset + (p.end - p.start)).contains(&offset)
+            };
+            let place = placements.iter().find(holds).expect("code is mapped");
+            (place.start + offset - place.file_offset, data[offset as usize])
+        };
+        let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("its memory can be read");
+        ProbedCode { memory, places: probes.iter().map(|probe| place(probe.file_offset)).collect() }
+    }
+
+    /// How many are not as in the file.
+    fn changed(&self) -> usize {
+        let changed = |&&(address, original): &&(u64, u8)| {
+            let mut byte = [0];
+            self.memory.read_exact_at(&mut byte, address).expect("code can be read");
+            byte[0] != original
+        };
+        self.places.iter().filter(changed).count()
+    }
+
+    /// The same, once the kernel has restored them: it does so after the descriptors were closed.
+    fn left(&self) -> usize {
+        wait::until_or_last(|| self.changed(), |&changed| changed == 0)
+    }
+
+    fn is_restored(&self, table: &mut Table) {
+        let left = self.left();
+        table.holds("changed instructions", format!("0 of {}", self.places.len()), left, left == 0);
+    }
 }
 
 fn nothing_is_left(table: &mut Table, before: &BpfObjects) {
@@ -113,6 +132,7 @@ fn attach_and_detach_100_times() {
     place::require_root();
     let fixture = Fixture::tokio("latest", "release", &["http", "0"]);
     let before = BpfObjects::all();
+    let code = ProbedCode::of(fixture.pid());
     let load = Load::start(&fixture);
     let mut table = Table::new(format!("{CYCLES} times attached and detached under load"));
     let (mut counted, mut probed) = (0, 0);
@@ -125,7 +145,7 @@ fn attach_and_detach_100_times() {
             *lost.entry(reason.to_owned()).or_default() += n;
         }
         if probed == 0 {
-            probed = changed_code(fixture.pid()).1.len();
+            probed = code.changed();
         }
         profiler.stop();
     }
@@ -133,7 +153,7 @@ fn attach_and_detach_100_times() {
     table.holds("lost", "nothing", format!("{lost:?}"), lost.is_empty());
     // Else the next comparison would compare nothing.
     table.holds("changed instructions while attached", "some", probed, probed > 0);
-    code_is_restored(&mut table, fixture.pid());
+    code.is_restored(&mut table);
     nothing_is_left(&mut table, &before);
     target_served(&mut table, fixture, load);
     table.finish();
@@ -147,10 +167,11 @@ fn killed_30_times() {
     let fixture = Fixture::tokio("latest", "release", &["http", "0"]);
     let pid = fixture.pid().to_string();
     let before = BpfObjects::all();
+    let code = ProbedCode::of(fixture.pid());
     let load = Load::start(&fixture);
     let mut table = Table::new(format!("{CYCLES} times killed under load"));
     let mut random = Random::new(30);
-    let (mut early, mut killed) = (0, 0);
+    let (mut early, mut killed, mut left) = (0, 0, 0);
     for _ in 0..CYCLES {
         let starting = Starting::new(&["attach", "--budget", "off", "--pid", &pid]);
         // An attach takes about 300 ms.
@@ -159,16 +180,45 @@ fn killed_30_times() {
         let program = starting.into_program();
         program.signal(libc::SIGKILL);
         killed += usize::from(program.wait().code().is_none());
+        // Each time, and not at the end: the next profiler takes off what the last one left.
+        left += code.left();
     }
     table.equal("killed by the signal", CYCLES, killed);
     println!("{early} of {CYCLES} had not attached yet");
-    code_is_restored(&mut table, fixture.pid());
+    table.equal("changed instructions left", 0, left);
+    code.is_restored(&mut table);
     nothing_is_left(&mut table, &before);
     // The claim on the process is free again, and everything is counted as before.
     let profiler = Profiler::attach(fixture.pid());
     let spawned = wait::until_or_last(|| profiler.status().target(fixture.pid()).spawned(), |&spawned| spawned > 0);
     table.holds("tasks counted afterwards", "some", spawned, spawned > 0);
     profiler.stop();
+    nothing_is_left(&mut table, &before);
+    target_served(&mut table, fixture, load);
+    table.finish();
+}
+
+/// Check that the profiler ends, and says why, when the process is killed that holds its probes; and that nothing stays.
+#[test]
+fn holder_killed() {
+    place::require_root();
+    let fixture = Fixture::tokio("latest", "release", &["http", "0"]);
+    let before = BpfObjects::all();
+    let code = ProbedCode::of(fixture.pid());
+    let load = Load::start(&fixture);
+    let mut table = Table::new("the process that holds the probes is killed");
+    let starting = Starting::new(&["attach", "--budget", "off", "--pid", &fixture.pid().to_string()]);
+    let serves = wait::until_or_last(|| starting.serves(), |&serves| serves);
+    table.equal("serves", true, serves);
+    let program = starting.into_program();
+    let holder = program.children().first().copied().expect("a process that holds the probes");
+    // SAFETY: the profiler waits for its child: the id is still its own.
+    unsafe { libc::kill(holder as i32, libc::SIGKILL) };
+    let ended = program.wait();
+    table.equal("exit code", 1, ended.code().unwrap_or(-1));
+    let said = ended.stderr.iter().find(|line| line.starts_with("error:")).cloned().unwrap_or_default();
+    table.holds("it says", "held the probes", &said, said.contains("held the probes"));
+    code.is_restored(&mut table);
     nothing_is_left(&mut table, &before);
     target_served(&mut table, fixture, load);
     table.finish();
