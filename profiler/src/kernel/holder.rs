@@ -27,6 +27,8 @@ use super::{bpf, perf};
 pub const COMMAND: &str = "hold-probes";
 /// What the child is called in lists of processes.
 const NAME: &std::ffi::CStr = c"profiler-probes";
+/// It works for some milliseconds at a time, and then at once.
+const PRIORITY: libc::c_int = -20;
 /// Sites of one link: a message has room for them.
 const MOST_SITES: usize = 1024;
 /// Longest message, bytes.
@@ -162,6 +164,9 @@ pub fn serve() -> io::Result<()> {
     }
     // SAFETY: the name is a live string.
     unsafe { libc::prctl(libc::PR_SET_NAME, NAME.as_ptr()) };
+    // While it waits for a CPU the target pays for probes that are no longer wanted. Not everybody may do this.
+    // SAFETY: a plain system call.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY) };
     let stdin = io::stdin();
     let links = Mutex::new(Links::default());
     thread::scope(|scope| {
