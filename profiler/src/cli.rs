@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -108,6 +109,12 @@ pub struct Measure {
     /// A task that holds its thread for this long at once is slow, and is reported
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration)]
     pub slow_poll: Duration,
+    /// Write every birth, end, poll and wake to a new file, which Perfetto opens; within a budget, those of its windows
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Size at which the trace ends, MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub trace_limit: u64,
     /// Attach even when another profiler watches the process already
     #[arg(long)]
     pub force: bool,

@@ -17,3 +17,4 @@ pub mod runtime;
 pub mod session;
 pub mod status;
 pub mod target;
+pub mod trace;

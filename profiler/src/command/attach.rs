@@ -108,6 +108,7 @@ fn options(pids: Vec<u32>, measure: &Measure) -> Options {
         perf_events: measure.perf_events,
         poll_stack: measure.poll_stack,
         budget: measure.budget,
+        trace: measure.trace.as_ref().map(|path| (path.clone(), measure.trace_limit << 20)),
         slow_poll_ns: u64::try_from(measure.slow_poll.as_nanos()).unwrap_or(u64::MAX),
     }
 }

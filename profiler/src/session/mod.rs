@@ -17,6 +17,7 @@ mod walk;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use profiler_common::counter::Counter;
@@ -24,8 +25,8 @@ use profiler_common::event::{ProcessRecord, TaskRecord, kind};
 use profiler_common::map::Target as TargetEntry;
 
 pub use claim::ClaimError;
-use runtime::Runtime;
-use target::{Tasks, Watched};
+use runtime::{Runtime, Tasks};
+use target::Watched;
 use walk::Walker;
 
 use crate::budget::Budget;
@@ -41,6 +42,7 @@ use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
 use crate::runtime::FoundTask;
 use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
+use crate::trace::{self, Trace, TraceError};
 
 /// Records that are taken at once, before anything else gets its turn.
 const BATCH: usize = 1 << 16;
@@ -70,6 +72,8 @@ pub struct Options {
     pub budget: Budget,
     /// Polls of at least this are reported one by one, nanoseconds.
     pub slow_poll_ns: u64,
+    /// Where every birth, end, poll and wake is written to, and how many bytes at most.
+    pub trace: Option<(PathBuf, u64)>,
 }
 
 /// Why a session cannot start.
@@ -84,6 +88,9 @@ pub enum SessionError {
     /// Another profiler watches it.
     #[error(transparent)]
     Claim(#[from] ClaimError),
+    /// No trace can be written.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
 }
 
 /// Records by what became of them.
@@ -92,6 +99,7 @@ struct Tally {
     spawned: u64,
     completed: u64,
     slow_polls: u64,
+    traced: u64,
     stacks: u64,
     forked: u64,
     execed: u64,
@@ -116,6 +124,7 @@ pub struct Session {
     tally: Tally,
     options: Options,
     tasks: Tasks,
+    trace: Option<Trace>,
     /// Many probes were hit: what they cost is looked at before anything else.
     storm: bool,
     balanced_ns: u64,
@@ -142,6 +151,7 @@ impl Session {
             // Whether it may be looked into is known before anything is loaded.
             process.image()?;
         }
+        let trace = options.trace.as_ref().map(|(path, limit)| Trace::create(path, *limit)).transpose()?;
         // One slot more than targets, for the calibration.
         let slots = processes.len() as u32 + 1;
         let mut kernel = Kernel::load(Sizes { targets: slots, ring_bytes: options.ring_bytes })?;
@@ -152,6 +162,7 @@ impl Session {
             traps: calibration::traps(&mut kernel, slots - 1)?,
             poll_stack: options.poll_stack,
             slow_poll_ns: options.slow_poll_ns,
+            trace: options.trace.is_some(),
         };
         let ring = kernel.ring()?;
         let hooks = kernel.attach()?;
@@ -168,6 +179,7 @@ impl Session {
             tally: Tally::default(),
             options,
             tasks,
+            trace,
             storm: false,
             balanced_ns: 0,
             throttled_ns: 0,
@@ -253,11 +265,17 @@ impl Session {
 
     /// Takes what is in the ring, at most one batch; true when more may be there.
     pub fn drain(&mut self) -> bool {
-        let Session { ring, table, tally, targets, by_pid, storm, .. } = self;
+        let Session { ring, table, tally, targets, by_pid, storm, trace, .. } = self;
+        let mut ended = None;
         let mut processes = Vec::new();
         let n = ring.drain(BATCH, |bytes| match decode(bytes) {
             _ if stack::is_stack(bytes) => take_stack(bytes, targets, by_pid, tally),
-            Ok(Record::Task(record)) => take_task(&record, targets, by_pid, table, tally),
+            Ok(Record::Task(record)) => {
+                if let Some(open) = trace.as_mut().filter(|_| ended.is_none()) {
+                    ended = write_trace(open, &record, targets, by_pid).err();
+                }
+                take_task(&record, targets, by_pid, table, tally);
+            }
             Ok(Record::Process(record)) if record.header.kind == kind::HIT_STORM => *storm = true,
             Ok(Record::Process(record)) => {
                 // A fork is known at once: the child's first task may be the next record.
@@ -277,10 +295,30 @@ impl Session {
         for record in processes {
             self.take_process(&record);
         }
+        if let Some(why) = ended {
+            log::warn!("{why}");
+            self.end_trace();
+        }
         if std::mem::take(&mut self.storm) {
             self.balance(clock::monotonic_ns());
         }
         n == BATCH
+    }
+
+    /// Nothing more is traced.
+    fn end_trace(&mut self) {
+        let Some(trace) = self.trace.take() else { return };
+        self.tasks.trace = false;
+        for watched in &mut self.targets {
+            if let Err(e) = watched.stop_trace(&mut self.kernel) {
+                log::warn!("{e}");
+            }
+        }
+        let path = trace.path().display().to_string();
+        match trace.finish() {
+            Ok(events) => log::info!("the trace of {events} events is in `{path}`"),
+            Err(e) => log::warn!("{e}"),
+        }
     }
 
     fn take_process(&mut self, record: &ProcessRecord) {
@@ -431,6 +469,7 @@ impl Session {
                 ("process_execed", tally.execed),
                 ("process_exited", tally.exited),
                 ("sample", tally.sampled),
+                ("task_traced", tally.traced),
             ],
             lost: vec![
                 ("record_malformed", tally.malformed),
@@ -461,6 +500,8 @@ impl Session {
     /// Detaches everything, and says how long that took.
     pub fn stop(mut self) -> std::time::Duration {
         let started = Instant::now();
+        while self.drain() {}
+        self.end_trace();
         let mut links = self.accept.take_tracepoints();
         links.absorb(self.clock.take());
         for watched in &mut self.targets {
@@ -480,6 +521,11 @@ fn take_task(
     tally: &mut Tally,
 ) {
     match record.header.kind {
+        // For the trace only.
+        kind::TASK_POLLED | kind::TASK_WOKEN => {
+            tally.traced += 1;
+            return;
+        }
         kind::TASK_SPAWNED => tally.spawned += 1,
         kind::TASK_COMPLETED => tally.completed += 1,
         kind::TASK_SLOW_POLL => {
@@ -499,6 +545,18 @@ fn take_task(
         Ok(event) => table.apply(probed.table_id(), record.header.time_ns, event),
         Err(_) => tally.foreign_vtable += 1,
     }
+}
+
+fn write_trace(
+    trace: &mut Trace,
+    record: &TaskRecord,
+    targets: &[Watched],
+    by_pid: &HashMap<u32, usize>,
+) -> Result<(), trace::End> {
+    let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed()) else { return Ok(()) };
+    let kind = probed.instance().kind(&record.header, record.vtable);
+    let name = kind.map_or("unknown", |kind| &probed.plan().types[kind.0 as usize].name);
+    trace.add(record, name)
 }
 
 /// Says that something is wrong, or no longer is.

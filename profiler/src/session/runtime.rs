@@ -9,7 +9,9 @@ use rustc_hash::FxHashMap;
 use super::image::{Code, Refusal};
 use super::probes::Probes;
 use super::sites::SpawnSites;
+use crate::budget::Budget;
 use crate::budget::governor::{Mode, Tier};
+use crate::budget::price::Traps;
 use crate::decode::stack::StackSample;
 use crate::event::TypeId;
 use crate::kernel::KernelError;
@@ -29,6 +31,20 @@ const SAID_EVERY_NS: u64 = 1_000_000_000;
 /// Waiting tasks that are looked at.
 const MAX_WOKEN: usize = 16_384;
 
+/// How tasks are to be measured.
+#[derive(Clone, Copy)]
+pub(super) struct Tasks {
+    pub budget: Budget,
+    /// What a hit costs on this host.
+    pub traps: Traps,
+    /// Parents are to be found by poll probes.
+    pub poll_stack: bool,
+    /// Polls of at least this are reported one by one, nanoseconds.
+    pub slow_poll_ns: u64,
+    /// All records are wanted, of polls and wakes, too.
+    pub trace: bool,
+}
+
 /// The runtime of a watched process.
 pub(super) struct Runtime {
     plan: Plan,
@@ -40,6 +56,8 @@ pub(super) struct Runtime {
     slot: u32,
     layout: TaskLayout,
     slow_ns: u64,
+    /// Whether each poll and wake has a record.
+    trace: bool,
     /// Whether the CPU clock samples it.
     samples: bool,
     /// Number of the window in which polls are measured.
@@ -56,7 +74,7 @@ pub(super) struct Runtime {
 
 impl Runtime {
     /// Everything is ready, and nothing attached.
-    pub fn new(code: Code, probes: Probes, table: TargetId, slot: u32, slow_ns: u64) -> Runtime {
+    pub fn new(code: Code, probes: Probes, table: TargetId, slot: u32, how: Tasks) -> Runtime {
         let Code { plan, load_bias, bounds, sites } = code;
         let mut layout = plan.layout;
         (layout.image_start, layout.image_end) = bounds;
@@ -68,7 +86,8 @@ impl Runtime {
             sites,
             slot,
             layout,
-            slow_ns,
+            slow_ns: how.slow_poll_ns,
+            trace: how.trace,
             samples: false,
             window: 0,
             continuous: [true; 2],
@@ -165,6 +184,15 @@ impl Runtime {
         self.announce(kernel, spending)
     }
 
+    /// Wants no more records of polls and wakes.
+    ///
+    /// # Errors
+    /// The kernel half cannot be told.
+    pub fn stop_trace(&mut self, kernel: &mut Kernel, spending: &Spending) -> Result<(), KernelError> {
+        self.trace = false;
+        self.announce(kernel, spending)
+    }
+
     /// Tells the kernel half what is to be measured.
     fn announce(&self, kernel: &mut Kernel, spending: &Spending) -> Result<(), KernelError> {
         let mut flags = 0;
@@ -181,6 +209,9 @@ impl Runtime {
         }
         if self.probes.is_open(Tier::Polls) {
             flags |= target_flag::POLLS;
+        }
+        if self.trace {
+            flags |= target_flag::TRACE;
         }
         if self.samples {
             flags |= target_flag::SAMPLES;

@@ -11,14 +11,13 @@ use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
 use super::probes::Probes;
-use super::runtime::Runtime;
+use super::runtime::{Runtime, Tasks};
 use super::sample::Clock;
 use super::spending::Spending;
 use super::throttle::Throttling;
 use super::walk::Walker;
-use crate::budget::Budget;
 use crate::budget::governor::{Mode, Tier};
-use crate::budget::price::Traps;
+use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
@@ -32,18 +31,6 @@ use crate::target::process::Process;
 /// Rows of the status that the budget switches, by tier.
 const LIFECYCLE: &[&str] = &["task_spawn", "task_complete", "task_parent", "task_outcome"];
 const POLLS: &[&str] = &["task_polls", "task_wakes"];
-
-/// How tasks are to be measured.
-#[derive(Clone, Copy)]
-pub(super) struct Tasks {
-    pub budget: Budget,
-    /// What a hit costs on this host.
-    pub traps: Traps,
-    /// Parents are to be found by poll probes.
-    pub poll_stack: bool,
-    /// Polls of at least this are reported one by one, nanoseconds.
-    pub slow_poll_ns: u64,
-}
 
 /// A watched process.
 pub(super) struct Watched {
@@ -280,7 +267,7 @@ impl Watched {
             let types: Arc<[TypeInfo]> = code.plan.types.iter().map(type_info).collect();
             let id = table.add_target(types);
             self.tables.push(id);
-            let mut runtime = Runtime::new(code, probes, id, self.slot, how.slow_poll_ns);
+            let mut runtime = Runtime::new(code, probes, id, self.slot, how);
             let pids: Vec<u32> = self.members.iter().copied().collect();
             runtime.attach(kernel, &spending, &pids)?;
             Ok(runtime)
@@ -338,6 +325,14 @@ impl Watched {
             log::warn!("process {}: {e}", self.process.pid);
             Links::default()
         })
+    }
+
+    /// Wants no more records of polls and wakes.
+    pub fn stop_trace(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
+        match (&mut self.runtime, &self.spending) {
+            (Some(runtime), Some(spending)) => runtime.stop_trace(kernel, spending),
+            _ => Ok(()),
+        }
     }
 
     /// Looks for tasks that nobody polls.

@@ -14,4 +14,5 @@ mod single_uprobes;
 mod spawn_sites;
 mod tasks;
 mod throttle;
+mod trace;
 mod walk;
