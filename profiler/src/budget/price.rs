@@ -32,14 +32,14 @@ pub struct Traps {
     pub stepped: Trap,
     /// A BTF tracepoint's trampoline.
     pub tracepoint_ns: f64,
+    /// A tick of the CPU clock: an interrupt, which a virtual machine leaves and enters several times.
+    pub interrupt_ns: f64,
     /// What the probes at both ends of a poll add to its measured duration.
     pub poll_added_ns: f64,
 }
 
 /// What a program takes until it was timed, nanoseconds: what was measured elsewhere.
 const UNTIMED_NS: f64 = 300.0;
-/// A timer's interrupt, in and out: too rare to be worth a calibration.
-const INTERRUPT_NS: f64 = 1500.0;
 /// Runs that make a mean.
 const ENOUGH: u64 = 16;
 
@@ -71,7 +71,7 @@ impl Prices {
         let at = probe as usize;
         let trap = match probe {
             Probe::Switch | Probe::Wakeup => self.traps.tracepoint_ns,
-            Probe::Sample => INTERRUPT_NS,
+            Probe::Sample => self.traps.interrupt_ns,
             _ if self.stepped[at] => self.traps.stepped.ns(self.apart_ns),
             _ => self.traps.emulated.ns(self.apart_ns),
         };
@@ -89,6 +89,7 @@ mod tests {
         emulated: Trap { warm_ns: 600.0, cold_ns: 1200.0 },
         stepped: Trap { warm_ns: 9000.0, cold_ns: 9600.0 },
         tracepoint_ns: 20.0,
+        interrupt_ns: 40_000.0,
         poll_added_ns: 900.0,
     };
 
@@ -105,6 +106,7 @@ mod tests {
         assert_eq!(prices.hit_ns(Probe::Spawn, &cost), 1100.0);
         assert_eq!(prices.hit_ns(Probe::Wake, &cost), 9300.0);
         assert_eq!(prices.hit_ns(Probe::Switch, &cost), 320.0);
+        assert_eq!(prices.hit_ns(Probe::Sample, &cost), 40_300.0);
     }
 
     /// Check that a trap is dearer the more its target does besides, up to a limit, and that a tracepoint is not.

@@ -63,6 +63,15 @@ pub fn uprobe(path: &CString, offset: u64, pid: Option<u32>) -> io::Result<Owned
 
 /// Opens a clock that ticks each `period_ns` of one CPU's time.
 pub fn cpu_clock(cpu: u32, period_ns: u64) -> io::Result<OwnedFd> {
+    clock(-1, cpu as i32, period_ns)
+}
+
+/// Opens a clock that ticks each `period_ns` of the calling thread's time, and that nobody listens to.
+pub fn own_clock(period_ns: u64) -> io::Result<OwnedFd> {
+    clock(0, -1, period_ns)
+}
+
+fn clock(pid: i32, cpu: i32, period_ns: u64) -> io::Result<OwnedFd> {
     open(
         Attributes {
             kind: PERF_TYPE_SOFTWARE,
@@ -74,8 +83,8 @@ pub fn cpu_clock(cpu: u32, period_ns: u64) -> io::Result<OwnedFd> {
             config2: 0,
             unused_2: [0; 8],
         },
-        -1,
-        cpu as i32,
+        pid,
+        cpu,
     )
 }
 

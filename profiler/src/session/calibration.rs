@@ -10,6 +10,7 @@ use crate::budget::price::{Trap, Traps};
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
+use crate::kernel::perf;
 use crate::kernel::uprobe::Site;
 use crate::target::process::{Process, ProcessError};
 
@@ -23,6 +24,10 @@ const POLLS: u32 = 40;
 const NEAREST_CACHE: usize = 48 << 10;
 const NEXT_CACHE: usize = 512 << 10;
 const CACHE_LINE: usize = 64;
+/// Ticks are this far apart while they are measured, nanoseconds; so often; and they cost at least this.
+const TICK_NS: u64 = 100_000;
+const TICK_ROUNDS: u32 = 10;
+const LEAST_INTERRUPT_NS: f64 = 1000.0;
 /// System calls between cold traps.
 const SYSTEM_CALLS: u32 = 3;
 /// A BTF tracepoint's trampoline: saves the arguments, enters and leaves the program. Too short to be measured from
@@ -45,25 +50,61 @@ pub(super) fn traps(kernel: &mut Kernel, slot: u32) -> Result<Traps, KernelError
     let poll_added_ns = own.poll(kernel, slot, &mut links)?;
     // Closing a probe waits for every CPU to have left it.
     std::thread::spawn(move || drop(links));
-    let traps = Traps { emulated, stepped, tracepoint_ns: TRACEPOINT_NS, poll_added_ns };
+    let traps = Traps { emulated, stepped, tracepoint_ns: TRACEPOINT_NS, interrupt_ns: interrupt(), poll_added_ns };
     log::debug!("calibrated: {traps:?}");
     Ok(traps)
+}
+
+/// What a thread does between two traps.
+struct Work(Vec<u8>);
+
+impl Work {
+    fn new() -> Work {
+        Work(vec![1; NEXT_CACHE])
+    }
+
+    fn touch(&self, bytes: usize) {
+        black_box(self.0[..bytes].iter().step_by(CACHE_LINE).map(|&byte| u64::from(byte)).sum::<u64>());
+    }
+
+    /// Next to nothing.
+    fn little(&self) {
+        self.touch(NEAREST_CACHE);
+    }
+
+    /// So much that little is left in the caches of what was there.
+    fn much(&self) {
+        for _ in 0..SYSTEM_CALLS {
+            let _ = black_box(std::fs::metadata("/"));
+        }
+        self.touch(NEXT_CACHE);
+    }
+}
+
+/// What a tick of the CPU clock takes from what it interrupts, nanoseconds. On a virtual machine that is many times what
+/// its program takes.
+fn interrupt() -> f64 {
+    let work = Work::new();
+    let time = || {
+        let begin = Instant::now();
+        (0..CALLS).for_each(|_| work.much());
+        begin.elapsed().as_nanos() as f64
+    };
+    let (mut with, mut without) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..TICK_ROUNDS {
+        without = without.min(time());
+        // Where there is no such clock nothing is sampled.
+        let Ok(clock) = perf::own_clock(TICK_NS) else { return 0.0 };
+        with = with.min(time());
+        drop(clock);
+    }
+    ((with - without) / (with / TICK_NS as f64)).max(LEAST_INTERRUPT_NS)
 }
 
 /// What a trap in `probed` takes, which is `bare` otherwise. Both are timed in turn: what slows the machine for a while
 /// slows both.
 fn trap(probed: Function, bare: Function) -> Trap {
-    let data = vec![1_u8; NEXT_CACHE];
-    let touch = |bytes: usize| {
-        black_box(data[..bytes].iter().step_by(CACHE_LINE).map(|&byte| u64::from(byte)).sum::<u64>());
-    };
-    let warm = || touch(NEAREST_CACHE);
-    let cold = || {
-        for _ in 0..SYSTEM_CALLS {
-            let _ = black_box(std::fs::metadata("/"));
-        }
-        touch(NEXT_CACHE);
-    };
+    let work = Work::new();
     let added = |between: &dyn Fn()| {
         let (mut with, mut without) = (f64::INFINITY, f64::INFINITY);
         for _ in 0..ROUNDS {
@@ -72,8 +113,8 @@ fn trap(probed: Function, bare: Function) -> Trap {
         }
         (with - without).max(1.0)
     };
-    let warm_ns = added(&warm);
-    Trap { warm_ns, cold_ns: added(&cold).max(warm_ns) }
+    let warm_ns = added(&|| work.little());
+    Trap { warm_ns, cold_ns: added(&|| work.much()).max(warm_ns) }
 }
 
 /// Nanoseconds per call, and what is done between two.
