@@ -312,7 +312,8 @@ impl Governor {
         let continuous: f64 = stays.iter().filter(|(mode, _)| *mode == Mode::Continuous).map(|(_, d)| d).sum();
         let mut before = always + continuous;
         // Births and ends come back first: polls must fit in beside them.
-        for tier in self.tiers.iter_mut().filter(|tier| tier.mode == Mode::Windows) {
+        // Also what was switched off while the window was open.
+        for tier in self.tiers.iter_mut().filter(|tier| tier.mode != Mode::Continuous) {
             tier.attached = false;
             before += tier.density;
             let comfortable = before < share * COMFORTABLE || tier.density < share * NEGLIGIBLE;

@@ -134,3 +134,22 @@ fn no_budget_switches_nothing() {
     assert_eq!(target.wanted, [true; 2]);
     assert!((target.governor.cost_share().expect("it was used") - 32.1).abs() < 0.5);
 }
+
+proptest::proptest! {
+    /// Check that whatever the load does, no window is open for longer than one may be.
+    #[test]
+    fn windows_end(phases in proptest::collection::vec((0.01..3.0, 0.0..0.05, 0.0..2.0, 0.0..20.0), 1..20)) {
+        let mut target = Target::new(0.02);
+        let mut open = [0_u64; 2];
+        for (seconds, always, births, polls) in phases {
+            for _ in 0..(seconds * 1e9 / TICK_NS as f64) as u64 {
+                target.run(TICK_NS as f64 / 1e9, always, [births, polls]);
+                for (tier, open) in Tier::ALL.into_iter().zip(&mut open) {
+                    let window = target.governor.mode(tier) != Mode::Continuous && target.wanted[tier as usize];
+                    *open = if window { *open + TICK_NS } else { 0 };
+                    proptest::prop_assert!(*open <= WINDOW_NS.end() + TICK_NS, "{} for {open} ns", tier.label());
+                }
+            }
+        }
+    }
+}
