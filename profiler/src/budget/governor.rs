@@ -26,6 +26,8 @@ const MAX_GAP_NS: f64 = 60e9;
 /// So many times the budget over the averaging time is no burst, once that much time has passed, nanoseconds.
 const LASTING: f64 = 1.5;
 const LASTING_NS: f64 = 1e9;
+/// CPU time after which it is known what hooks cost that are always on, nanoseconds.
+const KNOWN_NS: f64 = 100e6;
 /// Over this time shares are averaged for people, nanoseconds.
 const AVERAGED_NS: f64 = 10e9;
 
@@ -120,6 +122,8 @@ pub struct Governor {
     /// Averages for people: CPU time and cost per nanosecond.
     averaged: (f64, f64),
     always: f64,
+    /// CPU time that the target has used, nanoseconds.
+    used_ns: f64,
     why: String,
 }
 
@@ -139,6 +143,7 @@ impl Governor {
             cpu_rate: 0.0,
             averaged: (0.0, 0.0),
             always: 0.0,
+            used_ns: 0.0,
             why: match share {
                 Some(_) => "the cost is within the budget".to_owned(),
                 None => "the budget is off".to_owned(),
@@ -203,6 +208,7 @@ impl Governor {
 
     /// What each tier costs per nanosecond of the target's own.
     fn learn(&mut self, elapsed: f64, cpu: f64, always: f64, tiers: [f64; 2]) {
+        self.used_ns += cpu;
         let weight = (elapsed / 500e6).min(1.0);
         self.cpu_rate += (cpu / elapsed - self.cpu_rate) * weight;
         let own = cpu - always - tiers[0] - tiers[1];
@@ -253,8 +259,10 @@ impl Governor {
         if matters(polls) {
             self.leave(Tier::Polls, now_ns);
         }
-        // Births and ends go only if they alone are too dear.
-        if matters(lifecycle) && lifecycle.density + self.always > share {
+        // Births and ends go only if they are too dear without polls. What the hooks cost that are always on is not known
+        // before some CPU time was used: one tick of a clock may be a large share of it.
+        let always = if self.used_ns >= KNOWN_NS { self.always } else { 0.0 };
+        if matters(lifecycle) && lifecycle.density + always > share {
             self.leave(Tier::Lifecycle, now_ns);
         }
     }
