@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("status", &[]),
     ("decode", &["event"]),
     ("recording", &["event", "decode"]),
+    ("trace", &[]),
     ("target", &["event", "status"]),
     ("kernel", &["event", "status", "target"]),
     ("runtime", &["event", "status", "target"]),
@@ -21,7 +22,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("budget", &["event", "status"]),
     ("metrics", &["event", "status", "model::snapshot"]),
     ("export", &["event", "status", "metrics", "model::snapshot"]),
-    ("session", &["budget", "clock", "decode", "diagnosis", "event", "kernel", "model", "runtime", "status", "target"]),
+    (
+        "session",
+        &["budget", "clock", "decode", "diagnosis", "event", "kernel", "model", "runtime", "status", "target", "trace"],
+    ),
 ];
 
 /// Modules that wire the others together: they may name all, and none may name them.
