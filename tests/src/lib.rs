@@ -10,6 +10,7 @@ pub mod place;
 pub mod profiler;
 pub mod program;
 pub mod random;
+pub mod scratch;
 pub mod status;
 pub mod table;
 pub mod wait;

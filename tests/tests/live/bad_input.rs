@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::panic;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use tests::place;
 use tests::profiler::{Profiler, run_to_end};
 use tests::program::{Ended, Program};
 use tests::random::Random;
+use tests::scratch::Scratch;
 use tests::table::Table;
 use tests::wait;
 
@@ -284,7 +284,7 @@ fn damaged_target() {
     // The section headers are not needed to run it.
     let headers = u64::from_le_bytes(data[40..48].try_into().expect("eight bytes")) as usize;
     data[headers..].fill(0xa5);
-    let path = Removed(std::env::temp_dir().join(format!("profiler-damaged-{}", std::process::id())));
+    let path = Scratch::new("damaged");
     fs::copy(place::tokio("latest", "release"), &path.0).expect("there is room for a copy");
     fs::write(&path.0, &data).expect("the copy can be written");
     let mut fixture = Fixture::start(&path.0, &["tasks"]);
@@ -298,13 +298,4 @@ fn damaged_target() {
     nothing_is_left(&mut table, &before);
     table.holds("still answers", true, fixture.answers(), true);
     table.finish();
-}
-
-/// A file that is removed in the end.
-struct Removed(PathBuf);
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
 }

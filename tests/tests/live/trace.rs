@@ -7,35 +7,19 @@ use serde_json::Value;
 use tests::fixture::Fixture;
 use tests::place;
 use tests::profiler::{Profiler, run_to_end};
+use tests::scratch::Scratch;
 use tests::status::number;
 use tests::table::Table;
 
 /// Kinds of which the fixture knows all polls and wakes.
 const KNOWN: [&str; 2] = ["waking", "woken"];
 
-/// A file in a folder that is gone when the test is over.
-struct Scratch(std::path::PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Scratch {
-        let path = std::env::temp_dir().join(format!("profiler-{name}-{}", std::process::id()));
-        let _ = fs::remove_file(&path);
-        Scratch(path)
-    }
-
-    fn text(&self) -> &str {
-        self.0.to_str().expect("a plain path")
-    }
-
-    fn events(&self) -> Vec<Value> {
-        serde_json::from_slice(&fs::read(&self.0).expect("the trace can be read")).expect("the trace is JSON")
-    }
+fn text(scratch: &Scratch) -> &str {
+    scratch.0.to_str().expect("a plain path")
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
+fn events(scratch: &Scratch) -> Vec<Value> {
+    serde_json::from_slice(&fs::read(&scratch.0).expect("the trace can be read")).expect("the trace is JSON")
 }
 
 /// Check that every birth, end, poll and wake is in the trace, and that polls of a thread lie within each other or apart.
@@ -45,13 +29,13 @@ fn everything_is_traced() {
     let mut table = Table::new("a full trace");
     let scratch = Scratch::new("trace");
     let mut fixture = Fixture::tokio("latest", "release", &["tasks"]);
-    let profiler = Profiler::attach_with(fixture.pid(), &["--trace", scratch.text()]);
+    let profiler = Profiler::attach_with(fixture.pid(), &["--trace", text(&scratch)]);
     let truth = fixture.ask("wakes 40");
     // A scrape takes what is in the ring.
     let status = profiler.status();
     let losses = status.losses();
     profiler.stop();
-    let events = scratch.events();
+    let events = events(&scratch);
     let count = |kind: &str, phase: &str, wake: Option<&str>| {
         let is = |event: &&Value| {
             event["ph"] == phase
@@ -95,7 +79,7 @@ fn a_trace_has_a_limit() {
     let mut table = Table::new("a trace of 1 MiB");
     let scratch = Scratch::new("limited-trace");
     let mut fixture = Fixture::tokio("latest", "release", &["tasks"]);
-    let profiler = Profiler::attach_with(fixture.pid(), &["--trace", scratch.text(), "--trace-limit", "1"]);
+    let profiler = Profiler::attach_with(fixture.pid(), &["--trace", text(&scratch), "--trace-limit", "1"]);
     let mut truth = Value::Null;
     for _ in 0..20 {
         truth = fixture.ask("run 1000");
@@ -105,7 +89,7 @@ fn a_trace_has_a_limit() {
     profiler.stop();
     let size = fs::metadata(&scratch.0).expect("the trace is there").len();
     table.holds("size", "just under 1 MiB", size, (900_000..=(1 << 20) + 3).contains(&size));
-    table.holds("events", "thousands", scratch.events().len(), scratch.events().len() > 1000);
+    table.holds("events", "thousands", events(&scratch).len(), events(&scratch).len() > 1000);
     table.finish();
 }
 
@@ -117,7 +101,7 @@ fn bad_files_are_refused() {
     let scratch = Scratch::new("existing");
     fs::write(&scratch.0, "mine").expect("a file can be written");
     let fixture = Fixture::tokio("latest", "release", &["tasks"]);
-    for path in [scratch.text(), "/nowhere/trace"] {
+    for path in [text(&scratch), "/nowhere/trace"] {
         let ended = run_to_end(&["attach", "--pid", &fixture.pid().to_string(), "--trace", path]);
         table.equal(format!("{path}: exit code"), 1, ended.code().unwrap_or(-1));
         let said = ended.stderr.join(" ");
