@@ -204,12 +204,11 @@ impl Outcome {
 
 /// The median of some ratios, and between which two of them it lies in 95 of 100 cases, by their ranks.
 fn median(mut ratios: Vec<f64>) -> String {
-    let middle = spread(ratios.clone()).1;
     ratios.sort_by(f64::total_cmp);
     let count = ratios.len() as f64;
     let reach = 0.98 * count.sqrt();
-    let at = |rank: f64| ratios.get(rank.clamp(0.0, count - 1.0) as usize).copied().unwrap_or(f64::NAN);
-    let (low, high) = (at((count / 2.0 - reach).floor()), at((count / 2.0 + reach).ceil()));
+    let at = |rank: f64| ratios.get(rank.min(count - 1.0) as usize).copied().unwrap_or(f64::NAN);
+    let (low, middle, high) = (at((count / 2.0 - reach).floor()), at(count / 2.0), at((count / 2.0 + reach).ceil()));
     format!("{middle:.3} median of {} pairs (95 %: {low:.3} to {high:.3})", ratios.len())
 }
 
