@@ -84,37 +84,34 @@ impl Work {
 /// What a tick of the CPU clock takes from what it interrupts, nanoseconds. On a virtual machine that is many times what
 /// its program takes.
 fn interrupt() -> f64 {
-    let work = Work::new();
-    let time = || {
-        let begin = Instant::now();
-        (0..CALLS).for_each(|_| work.much());
-        begin.elapsed().as_nanos() as f64
-    };
-    let (mut with, mut without) = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..TICK_ROUNDS {
-        without = without.min(time());
-        // Where there is no such clock nothing is sampled.
-        let Ok(clock) = perf::own_clock(TICK_NS) else { return 0.0 };
-        with = with.min(time());
-        drop(clock);
+    // Where there is no such clock nothing is sampled.
+    if perf::own_clock(TICK_NS).is_err() {
+        return 0.0;
     }
+    let work = Work::new();
+    let time = || time(bare_pushes, &|| work.much());
+    let ticking = || {
+        let _clock = perf::own_clock(TICK_NS);
+        time()
+    };
+    let (with, without) = fastest(TICK_ROUNDS, ticking, time);
     ((with - without) / (with / TICK_NS as f64)).max(LEAST_INTERRUPT_NS)
 }
 
-/// What a trap in `probed` takes, which is `bare` otherwise. Both are timed in turn: what slows the machine for a while
-/// slows both.
+/// What a trap in `probed` takes, which is `bare` otherwise.
 fn trap(probed: Function, bare: Function) -> Trap {
     let work = Work::new();
     let added = |between: &dyn Fn()| {
-        let (mut with, mut without) = (f64::INFINITY, f64::INFINITY);
-        for _ in 0..ROUNDS {
-            with = with.min(time(probed, between));
-            without = without.min(time(bare, between));
-        }
+        let (with, without) = fastest(ROUNDS, || time(probed, between), || time(bare, between));
         (with - without).max(1.0)
     };
     let warm_ns = added(&|| work.little());
     Trap { warm_ns, cold_ns: added(&|| work.much()).max(warm_ns) }
+}
+
+/// The fastest of several rounds of two, in turn: what slows the machine for a while slows both.
+fn fastest(rounds: u32, one: impl Fn() -> f64, other: impl Fn() -> f64) -> (f64, f64) {
+    (0..rounds).fold((f64::INFINITY, f64::INFINITY), |least, _| (least.0.min(one()), least.1.min(other())))
 }
 
 /// Nanoseconds per call, and what is done between two.

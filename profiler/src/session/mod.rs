@@ -553,10 +553,8 @@ fn write_trace(
     targets: &[Watched],
     by_pid: &HashMap<u32, usize>,
 ) -> Result<(), trace::End> {
-    let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed()) else { return Ok(()) };
-    let kind = probed.instance().kind(&record.header, record.vtable);
-    let name = kind.map_or("unknown", |kind| &probed.plan().types[kind.0 as usize].name);
-    trace.add(record, name)
+    let probed = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed());
+    probed.map_or(Ok(()), |probed| trace.add(record, probed.type_name(record)))
 }
 
 /// Says that something is wrong, or no longer is.

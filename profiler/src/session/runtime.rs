@@ -119,6 +119,12 @@ impl Runtime {
         Instance { plan: &self.plan, load_bias: self.load_bias }
     }
 
+    /// The name of the type of a record's task.
+    pub fn type_name(&self, record: &TaskRecord) -> &str {
+        let kind = self.instance().kind(&record.header, record.vtable);
+        kind.map_or("unknown", |kind| &self.plan.types[kind.0 as usize].name)
+    }
+
     /// Takes the stack of a spawn to be looked at later.
     pub fn take_stack(&mut self, sample: StackSample) {
         self.sites.take(sample);
