@@ -1,4 +1,4 @@
-//! The sampling clock: one perf event per CPU, on which one program runs. Never what a sample means.
+//! The sampling clock: a perf event per CPU, on which one program runs. Never what a sample means, or which CPUs.
 
 use std::os::fd::AsFd as _;
 
@@ -12,6 +12,8 @@ use super::{KernelError, bpf, perf};
 /// 99 Hz: no multiple of the frequencies at which programs and kernels tick.
 pub const PERIOD_NS: u64 = 10_101_010;
 
+const PROGRAM: &str = "cpu_clock";
+
 /// Why the clock does not tick.
 #[derive(Debug, thiserror::Error)]
 pub enum ClockError {
@@ -24,29 +26,42 @@ pub enum ClockError {
 }
 
 impl Kernel {
-    /// Samples every CPU that is online now, each [`PERIOD_NS`] of its time.
+    /// Loads the sampling program.
     ///
     /// # Errors
-    /// The kernel cannot, or refuses; then no CPU is sampled.
-    pub fn attach_clock(&mut self) -> Result<Links, ClockError> {
-        const PROGRAM: &str = "cpu_clock";
+    /// The kernel cannot sample, or refuses the program.
+    pub fn load_clock(&mut self) -> Result<(), ClockError> {
         if !self.features.user_registers {
             return Err(ClockError::Unsupported(NO_USER_REGISTERS));
         }
-        let failed = |source: ProgramError| KernelError::Program { program: PROGRAM, source };
-        let loaded: &mut PerfEvent =
-            self.ebpf.program_mut(PROGRAM).ok_or(KernelError::Missing(PROGRAM))?.try_into().map_err(failed)?;
-        loaded.load().map_err(failed)?;
-        let program = loaded.fd().map_err(failed)?.as_fd();
-        let cpus = aya::util::online_cpus()
-            .map_err(|(_, source)| KernelError::System { what: "list the CPUs that are online".to_owned(), source })?;
+        let program = self.clock_program()?;
+        Ok(program.load().map_err(failed)?)
+    }
+
+    /// Samples a CPU that is online, each [`PERIOD_NS`] of its time.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn attach_clock(&mut self, cpu: u32) -> Result<Links, KernelError> {
+        let program = self.clock_program()?.fd().map_err(failed)?.as_fd();
+        let system = |source| KernelError::System { what: format!("open the clock of CPU {cpu}"), source };
+        let event = perf::cpu_clock(cpu, PERIOD_NS).map_err(system)?;
+        let link = bpf::link_perf_event(program, event.as_fd(), 0).map_err(system)?;
         let mut links = Links::default();
-        for cpu in cpus {
-            let system = |source| KernelError::System { what: format!("open the clock of CPU {cpu}"), source };
-            let event = perf::cpu_clock(cpu, PERIOD_NS).map_err(system)?;
-            let link = bpf::link_perf_event(program, event.as_fd(), 0).map_err(system)?;
-            links.push(vec![link, event]);
-        }
+        links.push(vec![link, event]);
         Ok(links)
     }
+
+    fn clock_program(&mut self) -> Result<&mut PerfEvent, KernelError> {
+        self.ebpf.program_mut(PROGRAM).ok_or(KernelError::Missing(PROGRAM))?.try_into().map_err(failed)
+    }
+}
+
+/// All CPUs that are online; none where the kernel does not say.
+pub fn online_cpus() -> Vec<u32> {
+    aya::util::online_cpus().unwrap_or_default()
+}
+
+fn failed(source: ProgramError) -> KernelError {
+    KernelError::Program { program: PROGRAM, source }
 }

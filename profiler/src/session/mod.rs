@@ -41,6 +41,7 @@ use crate::kernel::{KernelError, capability};
 use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
 use crate::runtime::FoundTask;
+use crate::status::ProbeState;
 use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
 use crate::trace::{self, Trace, TraceError};
 
@@ -166,7 +167,7 @@ impl Session {
         };
         let ring = kernel.ring()?;
         let hooks = kernel.attach()?;
-        let clock = sample::Clock::start(&mut kernel);
+        let clock = sample::Clock::new(&mut kernel);
         let mut session = Session {
             kernel,
             ring,
@@ -189,6 +190,7 @@ impl Session {
         for (slot, (process, claim)) in processes.into_iter().zip(claims).enumerate() {
             session.watch(slot as u32, process, claim)?;
         }
+        session.follow_cpus();
         trim_heap();
         for index in 0..session.targets.len() {
             session.walk(index, Walker::first);
@@ -361,9 +363,15 @@ impl Session {
         for watched in &mut self.targets {
             gone.absorb(watched.balance(&mut self.kernel, &mut self.table, now_ns));
         }
-        if !gone.is_empty() {
-            // Closing a probe waits for every CPU to have left it.
-            std::thread::spawn(move || drop(gone));
+        detach(gone);
+    }
+
+    /// Lets the clock tick on the CPUs on which a target may run, and on no others.
+    fn follow_cpus(&mut self) {
+        let cpus = self.targets.iter().flat_map(Watched::cpus).collect();
+        detach(self.clock.follow(&mut self.kernel, &cpus));
+        if self.clock.state().0 != ProbeState::Attached {
+            self.targets.iter_mut().for_each(|w| w.sample(&mut self.kernel, &mut self.table, &self.clock));
         }
     }
 
@@ -401,6 +409,7 @@ impl Session {
             watched.attach_accept(&mut self.kernel, &mut self.accept);
             watched.look_for_overdue(&mut self.kernel, now);
         }
+        self.follow_cpus();
         let gone = self.table.expire(now);
         for watched in &mut self.targets {
             watched.expire(now, &gone, self.options.limits.retention_ns);
@@ -583,6 +592,13 @@ fn hurry() {
     const NICE: libc::c_int = -10;
     // SAFETY: plain numbers; 0 is this thread.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+}
+
+/// Detaches in the background: closing a probe waits for every CPU to have left it.
+fn detach(gone: Links) {
+    if !gone.is_empty() {
+        std::thread::spawn(move || drop(gone));
+    }
 }
 
 /// Gives back what the start-up needed (symbol tables, kernel types) and no longer does.

@@ -1,28 +1,53 @@
 //! The CPU clock that samples all targets: whether it ticks, and where its samples go. Never what they mean.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::target::Watched;
 use crate::decode::Sample;
 use crate::kernel::attach::Links;
 use crate::kernel::clock::{ClockError, PERIOD_NS};
+use crate::kernel::KernelError;
 use crate::kernel::load::Kernel;
 use crate::model::table::Table;
 use crate::status::ProbeState;
 
-/// The clock, or why there is none.
-pub(super) struct Clock(Result<Links, (ProbeState, String)>);
+/// The clocks of the CPUs on which a target may run, or why there are none.
+pub(super) struct Clock(Result<BTreeMap<u32, Links>, (ProbeState, String)>);
 
 impl Clock {
-    /// Starts the clock. Targets are sampled once their entries say so.
-    pub fn start(kernel: &mut Kernel) -> Clock {
-        Clock(kernel.attach_clock().map_err(|error| {
+    /// Makes ready to sample. No CPU is sampled yet.
+    pub fn new(kernel: &mut Kernel) -> Clock {
+        Clock(kernel.load_clock().map(|()| BTreeMap::new()).map_err(|error| {
             let state = match error {
                 ClockError::Unsupported(_) => ProbeState::Unsupported,
                 ClockError::Kernel(_) => ProbeState::Broken,
             };
             (state, error.to_string())
         }))
+    }
+
+    /// Samples these CPUs from now on, and no others: a CPU on which no target may run is not interrupted. Returns what is
+    /// to be detached.
+    pub fn follow(&mut self, kernel: &mut Kernel, cpus: &BTreeSet<u32>) -> Links {
+        let Ok(clocks) = &mut self.0 else { return Links::default() };
+        let mut gone = Links::default();
+        clocks.extract_if(.., |cpu, _| !cpus.contains(cpu)).for_each(|(_, links)| gone.absorb(links));
+        for &cpu in cpus {
+            if clocks.contains_key(&cpu) {
+                continue;
+            }
+            match kernel.attach_clock(cpu) {
+                Ok(links) => drop(clocks.insert(cpu, links)),
+                // It went offline a moment ago.
+                Err(KernelError::System { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(e) => {
+                    clocks.values_mut().for_each(|links| gone.absorb(std::mem::take(links)));
+                    self.0 = Err((ProbeState::Broken, e.to_string()));
+                    break;
+                }
+            }
+        }
+        gone
     }
 
     /// How it stands: a row of each target's status.
@@ -33,10 +58,14 @@ impl Clock {
         }
     }
 
-    /// Hands the clock over to be stopped.
+    /// Hands the clocks over to be stopped.
     pub fn take(&mut self) -> Links {
         let stopped = Err((ProbeState::Detached, "stopped".to_owned()));
-        std::mem::replace(&mut self.0, stopped).unwrap_or_default()
+        let mut links = Links::default();
+        for clock in std::mem::replace(&mut self.0, stopped).into_iter().flat_map(BTreeMap::into_values) {
+            links.absorb(clock);
+        }
+        links
     }
 }
 

@@ -1,6 +1,7 @@
 //! One watched process with its forked children: what is attached to it, and what is measured on it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 
 use profiler_common::event::TaskRecord;
@@ -19,6 +20,7 @@ use super::walk::Walker;
 use crate::budget::governor::{Mode, Tier};
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
+use crate::kernel::clock::online_cpus;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
@@ -356,6 +358,21 @@ impl Watched {
         let Some(spending) = &self.spending else { return };
         if let Err(e) = runtime.sample(kernel, spending) {
             self.status.set("task_cpu", ProbeState::Broken, e.to_string());
+        }
+    }
+
+    /// The CPUs on which the clock finds it; none where its runtime is not known.
+    pub fn cpus(&self) -> BTreeSet<u32> {
+        if self.runtime.is_none() {
+            return BTreeSet::new();
+        }
+        let others = self.members.iter().filter(|&&pid| pid != self.process.pid);
+        let others: Vec<Process> = others.filter_map(|&pid| Process::find(pid).ok()).collect();
+        let cpus: io::Result<Vec<BTreeSet<u32>>> =
+            std::iter::once(&self.process).chain(&others).map(Process::cpus).collect();
+        match cpus {
+            Ok(cpus) => cpus.into_iter().flatten().collect(),
+            Err(_) => online_cpus().into_iter().collect(),
         }
     }
 

@@ -1,11 +1,15 @@
 //! A process as /proc shows it: name, image, threads, namespaces. Never its memory.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use procfs::ProcError;
+use rustix::io::Errno;
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity};
 
 /// Inode of the initial PID namespace (PROC_PID_INIT_INO, include/linux/proc_ns.h): BPF sees the ids of that one.
 const INIT_PID_NAMESPACE: u64 = 0xeffffffc;
@@ -175,6 +179,29 @@ impl Process {
     pub fn threads(&self) -> Vec<u32> {
         let Ok(entries) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return Vec::new() };
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// The CPUs on which its threads may run.
+    ///
+    /// # Errors
+    /// The machine has more CPUs than `sched_getaffinity` is asked for here, 1024.
+    pub fn cpus(&self) -> io::Result<BTreeSet<u32>> {
+        let mut cpus = BTreeSet::new();
+        let mut last = None;
+        for tid in self.threads() {
+            let allowed = match sched_getaffinity(Pid::from_raw(tid as i32)) {
+                Ok(allowed) => allowed,
+                // The thread has ended.
+                Err(Errno::SRCH) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            // As a rule all threads may run on the same ones.
+            if last != Some(allowed) {
+                last = Some(allowed);
+                cpus.extend((0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).map(|cpu| cpu as u32));
+            }
+        }
+        Ok(cpus)
     }
 
     /// Forked children, and theirs, that run the same image as this process: a preforking server's workers.

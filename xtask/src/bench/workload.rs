@@ -11,7 +11,8 @@ use anyhow::{Result, bail};
 use super::pairs::{Subject, TARGET_CPU};
 use crate::target::{Fixture, number};
 
-const CONNECTIONS: usize = 16;
+/// Enough that the server has requests left while its client is held up.
+const CONNECTIONS: usize = 32;
 /// Requests per second to a server that has next to nothing to do.
 const QUIET_RATE: u32 = 20;
 /// Tasks per command.
@@ -21,7 +22,9 @@ const WORK: &str = "--work 900";
 
 /// An HTTP server that is asked as fast as it answers, over connections that stay open. An operation is a request.
 pub fn http(program: &Path, arguments: &[&str], path: &str) -> Result<Box<dyn Subject>> {
-    Ok(Box::new(Http::start(program, arguments, path, CONNECTIONS)?))
+    let mut http = Http::start(program, arguments, path, CONNECTIONS)?;
+    (0..CONNECTIONS).try_for_each(|connection| http.ask(connection))?;
+    Ok(Box::new(Saturated(http)))
 }
 
 /// The fixture's HTTP server, with one worker.
@@ -72,30 +75,33 @@ impl Http {
         Ok(http)
     }
 
-    /// A request on each connection, then an answer from each; returns how many.
-    fn round(&mut self) -> Result<u32> {
-        let mut answers = 0;
-        for connection in &mut self.connections {
-            connection.write_all(&self.request)?;
-        }
-        for connection in &mut self.connections {
-            connection.read_exact(&mut self.answer)?;
-            answers += 1;
-        }
-        Ok(answers)
+    fn ask(&mut self, connection: usize) -> Result<()> {
+        Ok(self.connections[connection].write_all(&self.request)?)
+    }
+
+    fn receive(&mut self, connection: usize) -> Result<()> {
+        Ok(self.connections[connection].read_exact(&mut self.answer)?)
     }
 }
 
-impl Subject for Http {
+/// Each connection has a request under way at all times, so that the server never waits for its client: how often it
+/// falls asleep would otherwise decide what a request costs.
+struct Saturated(Http);
+
+impl Subject for Saturated {
     fn pid(&self) -> u32 {
-        self.server.pid()
+        self.0.server.pid()
     }
 
     fn drive(&mut self, lasts: Duration) -> Result<f64> {
         let started = Instant::now();
         let mut answers = 0;
         while started.elapsed() < lasts {
-            answers += self.round()?;
+            for connection in 0..self.0.connections.len() {
+                self.0.receive(connection)?;
+                self.0.ask(connection)?;
+                answers += 1;
+            }
         }
         Ok(f64::from(answers))
     }
@@ -105,14 +111,15 @@ struct Quiet(Http);
 
 impl Subject for Quiet {
     fn pid(&self) -> u32 {
-        self.0.pid()
+        self.0.server.pid()
     }
 
     fn drive(&mut self, lasts: Duration) -> Result<f64> {
         let started = Instant::now();
         let mut next = Duration::ZERO;
         while next < lasts {
-            self.0.round()?;
+            self.0.ask(0)?;
+            self.0.receive(0)?;
             next += Duration::from_secs(1) / QUIET_RATE;
             thread::sleep(next.saturating_sub(started.elapsed()));
         }
