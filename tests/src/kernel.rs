@@ -87,6 +87,33 @@ fn ids(command: i32) -> BTreeSet<u32> {
     }
 }
 
+/// Links of BPF programs to perf events that a process holds.
+///
+/// # Panics
+/// The process has ended.
+pub fn perf_links(pid: u32) -> usize {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the process lives").flatten();
+    let is_perf = |text: String| text.lines().any(|line| line.split_whitespace().eq(["link_type:", "perf"]));
+    descriptors.filter(|info| fs::read_to_string(info.path()).is_ok_and(is_perf)).count()
+}
+
+/// Lets all threads of a process run on these CPUs only.
+///
+/// # Panics
+/// The process has ended, or there are no such CPUs.
+pub fn pin(pid: u32, cpus: &[usize]) {
+    // SAFETY: a set of CPUs is a plain array of bits.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is live, and larger than any CPU's number here.
+    cpus.iter().for_each(|&cpu| unsafe { libc::CPU_SET(cpu, &mut set) });
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").flatten() {
+        let tid: i32 = thread.file_name().to_string_lossy().parse().expect("a thread's id");
+        // SAFETY: a live set of the size that is named.
+        let result = unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &raw const set) };
+        assert_eq!(result, 0, "failed to pin thread {tid}: {}", io::Error::last_os_error());
+    }
+}
+
 /// A listening socket as /proc shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use tests::fixture::Fixture;
+use tests::kernel;
 use tests::place;
 use tests::profiler::Profiler;
 use tests::status::{Kind, Status, number};
@@ -149,4 +150,25 @@ fn cpu_by_task_of_tasks_that_ran_before() {
 #[test]
 fn cpu_by_task_without_ids() {
     check("1.20", "release", 20, Attach::Before);
+}
+
+/// Check that no CPU is interrupted on which the target does not run, also when that changes.
+#[test]
+fn the_clock_ticks_where_the_target_may_run() {
+    place::require_root();
+    let fixture = Fixture::tokio("latest", "release", &["--workers", "2", "tasks"]);
+    kernel::pin(fixture.pid(), &[0]);
+    let mut profiler = Profiler::attach(fixture.pid());
+    let pid = profiler.program().pid();
+    let clocks = |expected: usize| {
+        wait::until(&format!("clocks on {expected} CPUs"), || match kernel::perf_links(pid) {
+            n if n == expected => Ok(()),
+            n => Err(format!("there are {n}")),
+        });
+    };
+    clocks(1);
+    kernel::pin(fixture.pid(), &[0, 1]);
+    clocks(2);
+    kernel::pin(fixture.pid(), &[1]);
+    clocks(1);
 }
