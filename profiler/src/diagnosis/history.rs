@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use crate::model::snapshot::{LongRunSnapshot, TargetSnapshot, TaskTypeSnapshot};
+use crate::model::snapshot::{LongRunSnapshot, TargetSnapshot, TaskTypeSnapshot, UnfinishedPolls};
 
 /// Observations that are kept.
 const KEPT: usize = 32;
@@ -58,6 +58,8 @@ pub(super) struct Figures {
     pub(super) overdue: Option<u64>,
     /// How long the first of them waits, nanoseconds.
     pub(super) overdue_ns: Option<u64>,
+    /// Polls that have not ended and are slow already.
+    pub(super) unfinished: Option<UnfinishedPolls>,
     /// Tasks that held a thread, as samples show.
     pub(super) long_runs: Option<LongRunSnapshot>,
 }
@@ -168,6 +170,9 @@ impl Figures {
         self.slowest_ns = self.slowest_ns.max(polls.map(|polls| polls.slowest_ns));
         sum(&mut self.overdue, kind.overdue);
         self.overdue_ns = self.overdue_ns.max(kind.overdue_ns);
+        if let Some(unfinished) = kind.unfinished {
+            self.unfinished.get_or_insert_default().add(unfinished);
+        }
         if let Some(runs) = &kind.long_runs {
             let before = self.long_runs.unwrap_or_default();
             let last = if runs.last_ns >= before.last_ns { *runs } else { before };

@@ -58,6 +58,17 @@ fn task_blocks_worker(history: &History) -> Vec<Found> {
         if now.blocking {
             return None;
         }
+        // What goes on is more urgent than what is over.
+        if let Some(polls) = now.unfinished.filter(|polls| polls.longest_ns >= BLOCKED_NS) {
+            let held = polls.longest_ns as f64 / 1e9;
+            let summary = format!("a task of {name} has held thread {} for {held:.2} s, and still does", polls.tid);
+            let evidence = vec![
+                ("unfinished_polls", Evidence::Count(polls.count)),
+                ("longest_seconds", seconds(polls.longest_ns)),
+                ("tid", Evidence::Count(polls.tid.into())),
+            ];
+            return Some(Found { subject: name.to_owned(), summary, evidence });
+        }
         let slow = grown(before.slow, now.slow).filter(|slow| *slow > 0);
         if let (Some(slow), Some(slowest_ns)) = (slow, now.slowest_ns.filter(|ns| *ns >= BLOCKED_NS)) {
             let summary = format!("{slow} slow polls of {name}, the slowest so far of {} ms", slowest_ns / 1_000_000);

@@ -151,6 +151,11 @@ fn tasks(tasks: &TasksSnapshot) -> Value {
             "parents": parents(tasks, index),
             "polls": kind.polls.as_ref().map(polls),
             "overdue": kind.overdue,
+            "unfinished_polls": kind.unfinished.map(|polls| json!({
+                "count": polls.count,
+                "longest_seconds": polls.longest_ns as f64 / 1e9,
+                "tid": polls.tid,
+            })),
             "spawn_sites": kind.spawn_sites.iter().map(spawn_site).collect::<Vec<_>>(),
         })
     });

@@ -3,7 +3,7 @@
 use aya::Pod;
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use profiler_common::histogram::Histogram;
-use profiler_common::map::{Cost, TaskKey, TypeKey, TypeStats, Woken};
+use profiler_common::map::{Cost, PollStack, TaskKey, TypeKey, TypeStats, Woken};
 
 use super::KernelError;
 use super::load::Kernel;
@@ -19,6 +19,8 @@ unsafe impl Pod for Value<TypeKey> {}
 unsafe impl Pod for Value<TaskKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Value<Woken> {}
+// SAFETY: as above.
+unsafe impl Pod for Value<PollStack> {}
 
 impl Kernel {
     /// What probing has cost a slot, over all CPUs.
@@ -37,6 +39,11 @@ impl Kernel {
             sum.traps += cpu.traps;
         }
         Ok(sum)
+    }
+
+    /// What a thread polls just now; `None` where it was not seen to poll. Its frames may change while they are read.
+    pub fn poll_stack(&mut self, tid: u32) -> Option<PollStack> {
+        Some(self.hash::<u32, Value<PollStack>>("POLL_STACKS").ok()?.get(&tid, 0).ok()?.0)
     }
 
     /// Polls and wakes of a slot by type.

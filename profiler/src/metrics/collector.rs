@@ -223,6 +223,9 @@ impl<'a> Filler<'_, 'a> {
             if let Some(overdue) = kind.overdue {
                 self.number(Id::TasksOverdue, [task, ""], overdue as f64);
             }
+            if let Some(unfinished) = kind.unfinished {
+                self.number(Id::TaskUnfinishedPollSeconds, [task, ""], scaled(unfinished.longest_ns, Unit::Seconds));
+            }
             if let Some(cpu_ns) = kind.cpu_ns {
                 self.number(Id::TaskCpuSecondsTotal, [task, ""], scaled(cpu_ns, Unit::Seconds));
             }

@@ -258,6 +258,8 @@ metrics! {
         "Polls that held their thread for longer than --slow-poll (10 ms).";
     TaskSlowestPollSeconds "task_slowest_poll_seconds" Gauge Seconds Tasks Target Max ["task"] TASK, POLL_WINDOWS,
         "The longest poll that was seen.";
+    TaskUnfinishedPollSeconds "task_unfinished_poll_seconds" Gauge Seconds Tasks Target Max ["task"] TASK, POLL_WINDOWS,
+        "How long the longest poll has held its thread that has not ended; 0 while all are shorter than --slow-poll.";
     TaskScheduleDelaySeconds "task_schedule_delay_seconds" Histogram Seconds Tasks Target Sum ["task"] TASK, WAKE_WINDOWS,
         "Time from the first wake since a task's last poll began to its next poll: work that waits in the runtime's queue.";
     TaskFirstPollDelaySeconds "task_first_poll_delay_seconds" Histogram Seconds Tasks Target Sum ["task"] TASK,

@@ -109,6 +109,7 @@ impl Counts {
             polls: None,
             overdue: None,
             overdue_ns: None,
+            unfinished: None,
             spawn_sites: sites.of(kind, info),
             ..TaskTypeSnapshot::default()
         }

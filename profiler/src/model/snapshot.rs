@@ -237,6 +237,27 @@ pub struct SlowPoll {
     pub tid: u32,
 }
 
+/// Polls of one type of task that have not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnfinishedPolls {
+    /// How many.
+    pub count: u64,
+    /// How long the longest has held its thread, nanoseconds.
+    pub longest_ns: u64,
+    /// The thread of the longest.
+    pub tid: u32,
+}
+
+impl UnfinishedPolls {
+    /// Takes others in.
+    pub fn add(&mut self, other: UnfinishedPolls) {
+        if other.longest_ns > self.longest_ns {
+            (self.longest_ns, self.tid) = (other.longest_ns, other.tid);
+        }
+        self.count += other.count;
+    }
+}
+
 /// Polls and wakes of one type of task. Times in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct PollSnapshot {
@@ -366,6 +387,8 @@ pub struct TaskTypeSnapshot {
     pub overdue: Option<u64>,
     /// For how long the first of them waits, nanoseconds.
     pub overdue_ns: Option<u64>,
+    /// Polls that have not ended and are slow already; `None` where that is not known.
+    pub unfinished: Option<UnfinishedPolls>,
     /// Sampled CPU time, nanoseconds; `None` where it is not sampled.
     pub cpu_ns: Option<u64>,
     /// Times that such a task was found to hold its thread; `None` where there was none, or it is not sampled.

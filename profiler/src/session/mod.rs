@@ -12,6 +12,7 @@ mod sites;
 mod spending;
 mod target;
 mod throttle;
+mod unfinished;
 mod walk;
 
 use std::collections::HashMap;
@@ -407,7 +408,7 @@ impl Session {
             watched.adopt_children(&mut self.kernel);
             watched.find_cgroups();
             watched.attach_accept(&mut self.kernel, &mut self.accept);
-            watched.look_for_overdue(&mut self.kernel, now);
+            watched.look_for_stuck(&mut self.kernel, now);
         }
         self.follow_cpus();
         let gone = self.table.expire(now);

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use profiler_common::event::{Header, TaskRecord};
 use profiler_common::map::{Target as TargetEntry, TaskLayout, target_flag};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::image::{Code, Refusal};
 use super::probes::Probes;
@@ -21,6 +21,7 @@ use crate::model::snapshot::{PollSnapshot, SlowPoll, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::runtime::{Hook, Instance, Lineage, Plan};
 use crate::session::spending::Spending;
+use crate::session::unfinished::{self, Unfinished};
 
 /// A task that waits longer than this for its poll is overdue, nanoseconds.
 const OVERDUE_NS: u64 = 1_000_000_000;
@@ -70,6 +71,7 @@ pub(super) struct Runtime {
     said_ns: u64,
     /// Tasks that wait too long, by type: how many, and how long the first of them.
     overdue: FxHashMap<TypeId, (u64, u64)>,
+    unfinished: Unfinished,
 }
 
 impl Runtime {
@@ -94,6 +96,7 @@ impl Runtime {
             slow_polls: VecDeque::new(),
             said_ns: 0,
             overdue: FxHashMap::default(),
+            unfinished: Unfinished::default(),
         }
     }
 
@@ -102,16 +105,20 @@ impl Runtime {
         let Some(kind) = self.plan.type_at(record.vtable, self.load_bias) else { return };
         let Header { time_ns, tid, pid, .. } = record.header;
         let duration_ns = record.parent;
-        if self.slow_polls.len() == SLOW_POLLS {
-            self.slow_polls.pop_front();
-        }
-        self.slow_polls.push_back(SlowPoll { time_ns, kind, duration_ns, tid });
+        self.keep_slow(SlowPoll { time_ns, kind, duration_ns, tid });
         if time_ns.saturating_sub(self.said_ns) >= SAID_EVERY_NS {
             self.said_ns = time_ns;
             let task = &self.plan.types[kind.0 as usize].name;
             let ms = duration_ns as f64 / 1e6;
             log::warn!("process {pid}: a task {task} has held thread {tid} for {ms:.1} ms in one poll");
         }
+    }
+
+    fn keep_slow(&mut self, poll: SlowPoll) {
+        if self.slow_polls.len() == SLOW_POLLS {
+            self.slow_polls.pop_front();
+        }
+        self.slow_polls.push_back(poll);
     }
 
     /// What translates its records.
@@ -272,6 +279,7 @@ impl Runtime {
                 Tier::Polls if begins => {
                     // What was counted in windows is no part of a total.
                     kernel.clear_types(self.slot)?;
+                    self.unfinished.forget_outlasted();
                     self.window += 1;
                 }
                 Tier::Polls if want && !open => self.window += 1,
@@ -344,6 +352,35 @@ impl Runtime {
         Ok(())
     }
 
+    /// Looks for polls that do not end.
+    pub fn look_for_unfinished(&mut self, kernel: &mut Kernel, threads: &[u32], now_ns: u64) {
+        let found = self.probes.is_open(Tier::Polls).then(|| self.find_unfinished(kernel, threads, now_ns));
+        self.unfinished.set(found.as_deref());
+    }
+
+    /// Whether what the account says ends a window.
+    pub fn ends_window(&self, wanted: [bool; 2]) -> bool {
+        self.has_polls() && self.probes.is_open(Tier::Polls) && !wanted[Tier::Polls as usize]
+    }
+
+    /// Counts polls that are slow already when their window ends: their ends will not be seen. Without them no window
+    /// would show a poll that is longer than itself.
+    pub fn count_outlasting(&mut self, kernel: &mut Kernel, threads: &[u32], now_ns: u64) {
+        let found = self.find_unfinished(kernel, threads, now_ns);
+        self.unfinished.outlast(&found);
+        found.into_iter().for_each(|poll| self.keep_slow(poll));
+    }
+
+    fn find_unfinished(&self, kernel: &mut Kernel, threads: &[u32], now_ns: u64) -> Vec<SlowPoll> {
+        // Those that block are there for it, and workers never end theirs.
+        let ends_soon = |kind: &TypeId| {
+            let kind = &self.plan.types[kind.0 as usize];
+            !kind.blocking && !kind.internal
+        };
+        let kind_of = |vtable| self.plan.type_at(vtable, self.load_bias).filter(ends_soon);
+        unfinished::find(kernel, threads, self.window, self.slow_ns, now_ns, &kind_of)
+    }
+
     /// Adds the polls to what is exported of the tasks.
     ///
     /// # Errors
@@ -358,6 +395,7 @@ impl Runtime {
         for stats in kernel.types(self.slot)? {
             let Some(kind) = self.plan.type_at(stats.vtable, self.load_bias) else { continue };
             let wakes = self.plan.has(Hook::WakeByRef);
+            let outlasted = self.unfinished.outlasted(kind);
             let snapshot = PollSnapshot {
                 polls: stats.poll.count,
                 busy_ns: stats.busy_ns,
@@ -365,11 +403,12 @@ impl Runtime {
                 delay: wakes.then_some(stats.delay),
                 first_delay: Some(stats.first_delay),
                 wakes: wakes.then_some(stats.wakes),
-                slow: stats.slow,
-                slowest_ns: stats.slowest_ns,
+                slow: stats.slow + outlasted.count,
+                slowest_ns: stats.slowest_ns.max(outlasted.longest_ns),
             };
             by_type.insert(kind, snapshot);
         }
+        let seen: FxHashSet<TypeId> = by_type.keys().copied().chain(self.unfinished.kinds()).collect();
         for (kind, polls) in by_type {
             if let Some(entry) = table.entry(self.table, kind, tasks) {
                 entry.polls = Some(polls);
@@ -377,6 +416,12 @@ impl Runtime {
                 entry.overdue =
                     Some(overdue.map_or(0, |(tasks, _)| *tasks)).filter(|_| self.probes.is_open(Tier::Polls));
                 entry.overdue_ns = overdue.map(|(_, longest)| *longest);
+            }
+        }
+        // Also those of which nothing else was seen yet.
+        for kind in seen {
+            if let Some(entry) = table.entry(self.table, kind, tasks) {
+                entry.unfinished = self.unfinished.of(kind);
             }
         }
         Ok(())

@@ -1,7 +1,6 @@
 //! One watched process with its forked children: what is attached to it, and what is measured on it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io;
 use std::sync::Arc;
 
 use profiler_common::event::TaskRecord;
@@ -28,7 +27,7 @@ use crate::model::task::{SiteInfo, TypeInfo};
 use crate::runtime::{SpawnSite, TaskType};
 use crate::status::{ProbeState, TargetStatus};
 use crate::target::listener::{Listeners, ListeningSocket};
-use crate::target::process::Process;
+use crate::target::process::{self, Process};
 
 /// Rows of the status that the budget switches, by tier.
 const LIFECYCLE: &[&str] = &["task_spawn", "task_complete", "task_parent", "task_outcome"];
@@ -139,12 +138,7 @@ impl Watched {
     /// Makes all threads known that were there before. The kernel half follows new ones already.
     pub fn follow_threads(&mut self, kernel: &mut Kernel) -> Result<(), crate::kernel::KernelError> {
         for &pid in &self.members {
-            let threads = if pid == self.process.pid {
-                self.process.threads()
-            } else {
-                Process::find(pid).map_or(Vec::new(), |p| p.threads())
-            };
-            for tid in threads {
+            for tid in process::threads(pid) {
                 kernel.add_thread(tid, self.slot)?;
             }
         }
@@ -315,6 +309,10 @@ impl Watched {
             // Whoever was born while births were not seen is there to be found.
             walker.search_again();
         }
+        if runtime.ends_window(wanted) {
+            let threads: Vec<u32> = self.members.iter().flat_map(|&pid| process::threads(pid)).collect();
+            runtime.count_outlasting(kernel, &threads, now_ns);
+        }
         let changed = runtime.apply(kernel, table, spending, wanted, now_ns);
         for (tier, rows) in [(Tier::Lifecycle, LIFECYCLE), (Tier::Polls, POLLS)] {
             let (state, detail) = match spending.mode(tier) {
@@ -337,11 +335,12 @@ impl Watched {
         }
     }
 
-    /// Looks for tasks that nobody polls.
-    pub fn look_for_overdue(&mut self, kernel: &mut Kernel, now_ns: u64) {
-        if let Some(runtime) = &mut self.runtime
-            && let Err(e) = runtime.look_for_overdue(kernel, now_ns)
-        {
+    /// Looks for tasks that nobody polls, and for polls that do not end.
+    pub fn look_for_stuck(&mut self, kernel: &mut Kernel, now_ns: u64) {
+        let threads = if self.runtime.is_some() { self.threads() } else { Vec::new() };
+        let Some(runtime) = &mut self.runtime else { return };
+        runtime.look_for_unfinished(kernel, &threads, now_ns);
+        if let Err(e) = runtime.look_for_overdue(kernel, now_ns) {
             log::debug!("{e}");
         }
     }
@@ -366,14 +365,12 @@ impl Watched {
         if self.runtime.is_none() {
             return BTreeSet::new();
         }
-        let others = self.members.iter().filter(|&&pid| pid != self.process.pid);
-        let others: Vec<Process> = others.filter_map(|&pid| Process::find(pid).ok()).collect();
-        let cpus: io::Result<Vec<BTreeSet<u32>>> =
-            std::iter::once(&self.process).chain(&others).map(Process::cpus).collect();
-        match cpus {
-            Ok(cpus) => cpus.into_iter().flatten().collect(),
-            Err(_) => online_cpus().into_iter().collect(),
-        }
+        process::cpus(&self.threads()).unwrap_or_else(|_| online_cpus().into_iter().collect())
+    }
+
+    /// Threads of all its processes.
+    fn threads(&self) -> Vec<u32> {
+        self.members.iter().flat_map(|&pid| process::threads(pid)).collect()
     }
 
     /// Lends what walks it, with the number of its image, for as long as both are watched.
@@ -428,11 +425,7 @@ impl Watched {
     /// A child runs another program now.
     pub fn child_left(&mut self, pid: u32, kernel: &mut Kernel) {
         self.members.remove(&pid);
-        if let Ok(process) = Process::find(pid) {
-            for tid in process.threads() {
-                kernel.remove_thread(tid);
-            }
-        }
+        process::threads(pid).into_iter().for_each(|tid| kernel.remove_thread(tid));
         if let Some(runtime) = &mut self.runtime {
             drop(runtime.take(pid));
         }
@@ -542,7 +535,7 @@ impl Watched {
     fn sched_snapshot(&mut self, kernel: &mut Kernel, now_ns: u64) -> Option<SchedSnapshot> {
         let (mut running, mut asleep) = (0, 0);
         if self.running() {
-            for tid in self.process.threads() {
+            for tid in process::threads(self.process.pid) {
                 let Some(thread) = kernel.thread(tid) else { continue };
                 if thread.on_cpu_ns != 0 {
                     running += now_ns.saturating_sub(thread.on_cpu_ns);

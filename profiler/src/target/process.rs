@@ -175,35 +175,6 @@ impl Process {
             .collect()
     }
 
-    /// Ids of all threads.
-    pub fn threads(&self) -> Vec<u32> {
-        let Ok(entries) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return Vec::new() };
-        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-    }
-
-    /// The CPUs on which its threads may run.
-    ///
-    /// # Errors
-    /// The machine has more CPUs than `sched_getaffinity` is asked for here, 1024.
-    pub fn cpus(&self) -> io::Result<BTreeSet<u32>> {
-        let mut cpus = BTreeSet::new();
-        let mut last = None;
-        for tid in self.threads() {
-            let allowed = match sched_getaffinity(Pid::from_raw(tid as i32)) {
-                Ok(allowed) => allowed,
-                // The thread has ended.
-                Err(Errno::SRCH) => continue,
-                Err(e) => return Err(e.into()),
-            };
-            // As a rule all threads may run on the same ones.
-            if last != Some(allowed) {
-                last = Some(allowed);
-                cpus.extend((0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).map(|cpu| cpu as u32));
-            }
-        }
-        Ok(cpus)
-    }
-
     /// Forked children, and theirs, that run the same image as this process: a preforking server's workers.
     pub fn same_image_children(&self) -> Vec<u32> {
         let Ok(image) = self.image() else { return Vec::new() };
@@ -236,6 +207,35 @@ impl Process {
             _ => ProcessError::Read { pid: self.pid, what, source },
         }
     }
+}
+
+/// Ids of all threads of a process; none once it has ended.
+pub fn threads(pid: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The CPUs on which some of these threads may run.
+///
+/// # Errors
+/// The machine has more CPUs than are asked for here, 1024.
+pub fn cpus(threads: &[u32]) -> io::Result<BTreeSet<u32>> {
+    let mut cpus = BTreeSet::new();
+    let mut last = None;
+    for &tid in threads {
+        let allowed = match sched_getaffinity(Pid::from_raw(tid as i32)) {
+            Ok(allowed) => allowed,
+            // The thread has ended.
+            Err(Errno::SRCH) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        // As a rule all threads may run on the same ones.
+        if last != Some(allowed) {
+            last = Some(allowed);
+            cpus.extend((0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).map(|cpu| cpu as u32));
+        }
+    }
+    Ok(cpus)
 }
 
 /// Children of a process: each thread's own list.
@@ -286,7 +286,7 @@ mod tests {
         let me = Process::find(std::process::id()).unwrap();
         assert!(me.is_running());
         assert!(me.thread_count() >= Some(1));
-        assert!(me.threads().contains(&me.pid));
+        assert!(threads(me.pid).contains(&me.pid));
         let image = me.image().unwrap();
         let placements = me.placements(&image).unwrap();
         let here = this_process_is_found_and_placed as *const () as u64;

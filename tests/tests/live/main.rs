@@ -15,4 +15,5 @@ mod spawn_sites;
 mod tasks;
 mod throttle;
 mod trace;
+mod unfinished;
 mod walk;
