@@ -6,6 +6,7 @@ mod calibration;
 mod claim;
 mod image;
 mod probes;
+mod records;
 mod runtime;
 mod sample;
 mod sites;
@@ -22,10 +23,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use profiler_common::counter::Counter;
-use profiler_common::event::{ProcessRecord, TaskRecord, kind};
+use profiler_common::event::{ProcessRecord, kind};
 use profiler_common::map::Target as TargetEntry;
 
 pub use claim::ClaimError;
+use records::{Tally, take_stack, take_task, write_trace};
 use runtime::{Runtime, Tasks};
 use target::Watched;
 use walk::Walker;
@@ -44,7 +46,7 @@ use crate::model::table::{Limits, Table};
 use crate::runtime::FoundTask;
 use crate::status::ProbeState;
 use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
-use crate::trace::{self, Trace, TraceError};
+use crate::trace::{Trace, TraceError};
 
 /// Records that are taken at once, before anything else gets its turn.
 const BATCH: usize = 1 << 16;
@@ -93,23 +95,6 @@ pub enum SessionError {
     /// No trace can be written.
     #[error(transparent)]
     Trace(#[from] TraceError),
-}
-
-/// Records by what became of them.
-#[derive(Default)]
-struct Tally {
-    spawned: u64,
-    completed: u64,
-    slow_polls: u64,
-    traced: u64,
-    stacks: u64,
-    forked: u64,
-    execed: u64,
-    exited: u64,
-    sampled: u64,
-    malformed: u64,
-    foreign_process: u64,
-    foreign_vtable: u64,
 }
 
 /// A running session. Dropped, nothing is left attached.
@@ -523,67 +508,11 @@ impl Session {
     }
 }
 
-fn take_task(
-    record: &TaskRecord,
-    targets: &mut [Watched],
-    by_pid: &HashMap<u32, usize>,
-    table: &mut Table,
-    tally: &mut Tally,
-) {
-    match record.header.kind {
-        // For the trace only.
-        kind::TASK_POLLED | kind::TASK_WOKEN => {
-            tally.traced += 1;
-            return;
-        }
-        kind::TASK_SPAWNED => tally.spawned += 1,
-        kind::TASK_COMPLETED => tally.completed += 1,
-        kind::TASK_SLOW_POLL => {
-            tally.slow_polls += 1;
-            if let Some(&index) = by_pid.get(&record.header.pid) {
-                targets[index].slow_poll(record);
-            }
-            return;
-        }
-        _ => {}
-    }
-    let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed()) else {
-        tally.foreign_process += 1;
-        return;
-    };
-    match probed.instance().translate(record) {
-        Ok(event) => table.apply(probed.table_id(), record.header.time_ns, event),
-        Err(_) => tally.foreign_vtable += 1,
-    }
-}
-
-fn write_trace(
-    trace: &mut Trace,
-    record: &TaskRecord,
-    targets: &[Watched],
-    by_pid: &HashMap<u32, usize>,
-) -> Result<(), trace::End> {
-    let probed = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed());
-    probed.map_or(Ok(()), |probed| trace.add(record, probed.type_name(record)))
-}
-
 /// Says that something is wrong, or no longer is.
 fn report(change: &Change) {
     match change {
         Change::Appeared(found) => log::warn!("process {}: {}: {}", found.pid, found.name, found.summary),
         Change::Ended(found) => log::info!("process {}: {} has ended: {}", found.pid, found.name, found.subject),
-    }
-}
-
-fn take_stack(bytes: &[u8], targets: &mut [Watched], by_pid: &HashMap<u32, usize>, tally: &mut Tally) {
-    let Ok(sample) = stack::decode(bytes) else {
-        tally.malformed += 1;
-        return;
-    };
-    tally.stacks += 1;
-    // Whoever ended meanwhile needs no site any more.
-    if let Some(runtime) = by_pid.get(&sample.header.pid).and_then(|&index| targets[index].probed_mut()) {
-        runtime.take_stack(sample);
     }
 }
 

@@ -58,7 +58,11 @@ fn polls_longer_than_a_window_are_counted() {
         let tiers = status.target(fixture.pid()).0["budget"]["tiers"].clone();
         let windows = tiers.as_array().is_some_and(|tiers| tiers.iter().any(|tier| tier["mode"] == "windows"));
         let polls = of_hog(&profiler, fixture.pid(), "polls");
-        if windows && polls["slow"].as_u64().is_some_and(|slow| slow > polls["polls"].as_u64().unwrap_or(0)) { Ok(polls) } else { Err(format!("{tiers} {polls}")) }
+        if windows && polls["slow"].as_u64().is_some_and(|slow| slow > polls["polls"].as_u64().unwrap_or(0)) {
+            Ok(polls)
+        } else {
+            Err(format!("{tiers} {polls}"))
+        }
     });
     let slowest = polls["slowest_seconds"].as_f64().expect("a time");
     // The first polls may have been seen whole, before there were windows: these are more than those.

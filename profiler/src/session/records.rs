@@ -1,0 +1,89 @@
+//! Which target a record belongs to, and what becomes of it. Never where records come from.
+
+use std::collections::HashMap;
+
+use profiler_common::event::{TaskRecord, kind};
+
+use super::target::Watched;
+use crate::decode::stack;
+use crate::model::table::Table;
+use crate::trace::{self, Trace};
+
+/// Records by what became of them.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub spawned: u64,
+    pub completed: u64,
+    pub slow_polls: u64,
+    pub traced: u64,
+    pub stacks: u64,
+    pub forked: u64,
+    pub execed: u64,
+    pub exited: u64,
+    pub sampled: u64,
+    pub malformed: u64,
+    pub foreign_process: u64,
+    pub foreign_vtable: u64,
+}
+
+/// A record of a task.
+pub(super) fn take_task(
+    record: &TaskRecord,
+    targets: &mut [Watched],
+    by_pid: &HashMap<u32, usize>,
+    table: &mut Table,
+    tally: &mut Tally,
+) {
+    match record.header.kind {
+        // For the trace only.
+        kind::TASK_POLLED | kind::TASK_WOKEN => {
+            tally.traced += 1;
+            return;
+        }
+        kind::TASK_SPAWNED => tally.spawned += 1,
+        kind::TASK_COMPLETED => tally.completed += 1,
+        kind::TASK_SLOW_POLL => {
+            tally.slow_polls += 1;
+            if let Some(&index) = by_pid.get(&record.header.pid) {
+                targets[index].slow_poll(record);
+            }
+            return;
+        }
+        _ => {}
+    }
+    let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed()) else {
+        tally.foreign_process += 1;
+        return;
+    };
+    match probed.instance().translate(record) {
+        Ok(event) => table.apply(probed.table_id(), record.header.time_ns, event),
+        Err(_) => tally.foreign_vtable += 1,
+    }
+}
+
+/// Writes a record of a task to the trace.
+///
+/// # Errors
+/// The trace has ended.
+pub(super) fn write_trace(
+    trace: &mut Trace,
+    record: &TaskRecord,
+    targets: &[Watched],
+    by_pid: &HashMap<u32, usize>,
+) -> Result<(), trace::End> {
+    let probed = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed());
+    probed.map_or(Ok(()), |probed| trace.add(record, probed.type_name(record)))
+}
+
+/// The copied stack of a spawn.
+pub(super) fn take_stack(bytes: &[u8], targets: &mut [Watched], by_pid: &HashMap<u32, usize>, tally: &mut Tally) {
+    let Ok(sample) = stack::decode(bytes) else {
+        tally.malformed += 1;
+        return;
+    };
+    tally.stacks += 1;
+    // Whoever ended meanwhile needs no site any more.
+    if let Some(runtime) = by_pid.get(&sample.header.pid).and_then(|&index| targets[index].probed_mut()) {
+        runtime.take_stack(sample);
+    }
+}

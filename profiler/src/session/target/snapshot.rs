@@ -1,0 +1,102 @@
+//! What is exported of a watched process, now. Never how it is measured.
+
+use std::collections::HashMap;
+
+use profiler_common::map::SchedStats;
+use rustc_hash::FxHashMap;
+
+use super::{Slots, Spending, Watched};
+use crate::kernel::load::Kernel;
+use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::table::{Table, TargetId};
+use crate::status::ProbeState;
+use crate::target::process;
+
+impl Watched {
+    /// What is exported of it, now.
+    pub fn snapshot(
+        &mut self,
+        kernel: &mut Kernel,
+        slots: &mut Slots,
+        table: &Table,
+        tasks: &mut FxHashMap<TargetId, TasksSnapshot>,
+        now_ns: u64,
+    ) -> TargetSnapshot {
+        self.refresh_listeners(kernel, slots);
+        let mut tasks = self.tables.last().and_then(|table| tasks.remove(table));
+        if let (Some(runtime), Some(tasks)) = (&self.runtime, &mut tasks)
+            && let Err(e) = runtime.fill_polls(kernel, table, tasks)
+        {
+            log::warn!("{e}");
+        }
+        let listeners = self.listener_snapshots(kernel, slots);
+        TargetSnapshot {
+            pid: self.process.pid,
+            process: self.process.comm.clone(),
+            runtime: self.runtime_name,
+            runtime_version: self.runtime_version.clone(),
+            running: self.running(),
+            status: self.status.clone(),
+            sched: self.sched_snapshot(kernel, now_ns),
+            throttled: self.throttling.snapshot(),
+            listeners,
+            tasks,
+            budget: self.spending.as_ref().map(Spending::snapshot),
+            figures: self.figures.clone(),
+            threads: if self.running() { self.process.thread_count() } else { None },
+            processes: self.running().then_some(self.members.len() as u64),
+        }
+    }
+
+    fn sched_snapshot(&mut self, kernel: &mut Kernel, now_ns: u64) -> Option<SchedSnapshot> {
+        let (mut running, mut asleep) = (0, 0);
+        if self.running() {
+            for tid in process::threads(self.process.pid) {
+                let Some(thread) = kernel.thread(tid) else { continue };
+                if thread.on_cpu_ns != 0 {
+                    running += now_ns.saturating_sub(thread.on_cpu_ns);
+                } else if thread.off_cpu_ns != 0 && thread.runnable_ns == 0 {
+                    asleep += now_ns.saturating_sub(thread.off_cpu_ns);
+                }
+            }
+        }
+        let SchedStats { voluntary_switches, involuntary_switches, run_queue, on_cpu, blocked } =
+            *kernel.sched(self.slot).ok()?;
+        self.exported.0 = self.exported.0.max(on_cpu.sum + running);
+        self.exported.1 = self.exported.1.max(blocked.sum + asleep);
+        Some(SchedSnapshot {
+            voluntary_switches,
+            involuntary_switches,
+            on_cpu_ns: self.exported.0,
+            blocked_ns: self.exported.1,
+            run_queue: Box::new(run_queue),
+            on_cpu: Box::new(on_cpu),
+            blocked: Box::new(blocked),
+        })
+    }
+
+    fn listener_snapshots(&self, kernel: &mut Kernel, slots: &Slots) -> Vec<ListenerSnapshot> {
+        let attached =
+            |probe: &str| self.status.probes.iter().any(|row| row.probe == probe && row.state == ProbeState::Attached);
+        let (depth, wait) = (attached("accept_depth"), attached("accept_wait"));
+        let mut seen: HashMap<String, u32> = HashMap::new();
+        let mut snapshots = Vec::with_capacity(self.sockets.len());
+        for socket in &self.sockets {
+            let address = socket.address.to_string();
+            let nth = seen.entry(address.clone()).or_default();
+            *nth += 1;
+            let listener = if *nth == 1 { address } else { format!("{address}#{nth}") };
+            let stats = slots.get(socket.cookie).and_then(|slot| kernel.listener(slot).ok());
+            snapshots.push(ListenerSnapshot {
+                listener,
+                length: Some(u64::from(socket.length)),
+                limit: Some(u64::from(socket.limit)),
+                overflows: socket.drops.map(u64::from),
+                accepted: stats.as_ref().filter(|_| wait).map(|s| s.accepted),
+                depth: stats.as_ref().filter(|_| depth).map(|s| Box::new(s.depth)),
+                wait: stats.as_ref().filter(|_| wait).map(|s| Box::new(s.wait)),
+            });
+        }
+        snapshots
+    }
+}
