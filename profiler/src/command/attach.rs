@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
+use tokio::time::{Instant, interval_at, sleep};
 
 use crate::cli::{Measure, Web};
 use crate::export::http::{self, Listener};
@@ -22,8 +22,6 @@ use crate::model::snapshot::Snapshot;
 use crate::model::table::Limits;
 use crate::session::{Options, Session};
 
-/// The ring is drained this often, and when the kernel half says that much is waiting.
-const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 /// What `--print` measures when no time is given.
 const PRINT_DURATION: Duration = Duration::from_secs(10);
 /// Scrapes that may wait at the same time.
@@ -182,8 +180,8 @@ async fn watch(
     let ring = session.ring_fd().context("failed to watch the ring")?;
     // SAFETY: the descriptor is owned, and stays open and the same for as long as it is registered.
     let ring = unsafe { AsyncFd::register(ring) }.context("failed to watch the ring")?;
-    let mut drain = interval(DRAIN_INTERVAL);
-    drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let drain = sleep(Duration::ZERO);
+    tokio::pin!(drain);
     let mut shown = measure.watch.map(|every| interval_at(Instant::now() + every, every));
     let duration = measure.duration.or_else(|| measure.print.then_some(PRINT_DURATION));
     let end = async {
@@ -212,11 +210,12 @@ async fn watch(
                     ready.clear_ready();
                 }
             }
-            _ = drain.tick() => {
+            () = &mut drain => {
                 while session.drain() {
                     tokio::task::yield_now().await;
                 }
                 session.tick()?;
+                drain.as_mut().reset(Instant::now() + session.pause());
                 if !session.any_running() && (owns_child || server.is_none()) {
                     break;
                 }

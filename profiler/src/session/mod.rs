@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profiler_common::counter::Counter;
 use profiler_common::event::{ProcessRecord, kind};
@@ -50,6 +50,10 @@ use crate::trace::{Trace, TraceError};
 
 /// Records that are taken at once, before anything else gets its turn.
 const BATCH: usize = 1 << 16;
+/// The ring is drained this often, and when the kernel half says that much is waiting: less often while no window is open,
+/// which would have to be closed in time.
+const DRAIN: Duration = Duration::from_millis(50);
+const DRAIN_CALM: Duration = Duration::from_millis(100);
 /// How often it is looked at what probing costs, at least; a storm of hits does not wait for it.
 const BALANCE_NS: u64 = 40_000_000;
 /// How often it is looked whether a CPU limit has held a target: no more than one period of the limit is usual then.
@@ -407,6 +411,11 @@ impl Session {
         Ok(())
     }
 
+    /// When [`Session::tick`] should be called again.
+    pub fn pause(&self) -> Duration {
+        if self.targets.iter().any(Watched::has_windows) { DRAIN } else { DRAIN_CALM }
+    }
+
     /// Whether any target still runs.
     pub fn any_running(&self) -> bool {
         self.targets.iter().any(|watched| watched.running())
@@ -493,7 +502,7 @@ impl Session {
     }
 
     /// Detaches everything, and says how long that took.
-    pub fn stop(mut self) -> std::time::Duration {
+    pub fn stop(mut self) -> Duration {
         let started = Instant::now();
         while self.drain() {}
         self.end_trace();

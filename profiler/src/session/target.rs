@@ -327,6 +327,12 @@ impl Watched {
         })
     }
 
+    /// Whether something is measured in windows.
+    pub fn has_windows(&self) -> bool {
+        let in_windows = |spending: &Spending| Tier::ALL.iter().any(|&tier| spending.mode(tier) == Mode::Windows);
+        self.spending.as_ref().is_some_and(in_windows)
+    }
+
     /// Wants no more records of polls and wakes.
     pub fn stop_trace(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
         match (&mut self.runtime, &self.spending) {

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::pairs::{Start, profiled};
 use super::{FULL, Programs, Row, workload};
+use crate::fixtures;
 
 /// What a cost under the default budget should be at most.
 const BAR: &str = "1.03";
@@ -49,14 +50,15 @@ pub fn poll_stack(programs: &Programs) -> Result<Vec<Row>> {
 /// Without a budget: the cost of everything, and whether it is what the profiler says that it is.
 pub fn full(programs: &Programs) -> Result<Vec<Row>> {
     let http = |path: &'static str| move || workload::http(&programs.fixture, &workload::HTTP, path);
-    let mut rows = Vec::new();
-    let outcome = profiled(programs, &http("/yield"), FULL)?;
-    rows.extend(outcome.rows("no budget, HTTP `/yield` (2 polls)", "request", "1.75"));
-    let workloads: [(Start<'_>, &str, &str, &'static str); 3] = [
-        (&http("/"), "no budget, HTTP `/`", "request", "1.75"),
+    let axum = fixtures::compared("axum")?;
+    let workloads: [(Start<'_>, &str, &str, &'static str); 5] = [
+        (&|| workload::http(&axum, &[], "/yield"), "no budget, axum, 2 polls a request", "request", "1.75"),
+        (&http("/yield"), "no budget, HTTP `/yield` (2 polls)", "request", "-"),
+        (&http("/"), "no budget, HTTP `/`", "request", "-"),
         (&http("/spawn"), "no budget, HTTP `/spawn`", "request", "-"),
         (&|| workload::ping_pong(&programs.fixture), "no budget, ping-pong", "poll", "-"),
     ];
+    let mut rows = Vec::new();
     for (start, what, operation, bar) in workloads {
         let outcome = profiled(programs, start, FULL)?;
         rows.extend(outcome.rows(what, operation, bar));
