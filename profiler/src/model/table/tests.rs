@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::snapshot::EdgeParent;
 
 const MS: u64 = 1_000_000;
 
