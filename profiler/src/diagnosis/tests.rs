@@ -5,6 +5,7 @@ use profiler_common::histogram::Histogram;
 use super::*;
 use crate::model::snapshot::{
     ListenerSnapshot, LongRunSnapshot, PollSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
+    UnfinishedPolls,
 };
 use crate::status::TargetStatus;
 
@@ -116,6 +117,31 @@ fn a_task_that_blocks_is_found() {
     };
     check(run(false), &["task_blocks_worker"]);
     check(run(true), &[]);
+}
+
+/// Check that a poll that goes on is found at once, and before those that are over; not in what is there to block.
+#[test]
+fn a_poll_that_does_not_end_is_found() {
+    let unfinished = |longest_ns, blocking| {
+        move |n| {
+            let unfinished = Some(UnfinishedPolls { count: u64::from(longest_ns > 0), longest_ns, tid: 7 });
+            let polls = Some(polls(n, 0, n / 5, 50_000_000));
+            with_task(TaskTypeSnapshot { unfinished, blocking, polls, ..Default::default() })
+        }
+    };
+    check(unfinished(3_000_000_000, false), &["task_blocks_worker"]);
+    check(unfinished(3_000_000_000, true), &[]);
+    let mut diagnoses = Diagnoses::default();
+    let mut said = Vec::new();
+    for second in 0..2 {
+        let targets = vec![unfinished(3_000_000_000, false)(second)];
+        let snapshot = Snapshot { time_ns: (100 + second) * SECOND, targets, ..Snapshot::default() };
+        for change in diagnoses.observe(&snapshot) {
+            let Change::Appeared(found) = change else { continue };
+            said.push(found.summary);
+        }
+    }
+    assert_eq!(said, ["a task of app::task has held thread 7 for 3.00 s, and still does"]);
 }
 
 /// Check that wakes by oneself are a storm when they are many, and are most of what the task does.

@@ -11,6 +11,7 @@ use super::*;
 use crate::model::snapshot::{
     BudgetSnapshot, CpuSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, RuntimeSnapshot,
     SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, ThrottledSnapshot, TierSnapshot,
+    UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -45,6 +46,7 @@ fn kind(name: &str, spawned: u64) -> TaskTypeSnapshot {
             slowest_ns: 1000,
         }),
         overdue: Some(0),
+        unfinished: Some(UnfinishedPolls::default()),
         cpu_ns: Some(20_202_020),
         spawn_sites: vec![SpawnSiteSnapshot {
             name: "src/a.rs:1".into(),
