@@ -367,6 +367,7 @@ impl Runtime {
     /// would show a poll that is longer than itself.
     pub fn count_outlasting(&mut self, kernel: &mut Kernel, threads: &[u32], now_ns: u64) {
         let found = self.find_unfinished(kernel, threads, now_ns);
+        self.unfinished.set(None);
         self.unfinished.outlast(&found);
         found.into_iter().for_each(|poll| self.keep_slow(poll));
     }

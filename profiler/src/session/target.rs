@@ -310,8 +310,7 @@ impl Watched {
             walker.search_again();
         }
         if runtime.ends_window(wanted) {
-            let threads: Vec<u32> = self.members.iter().flat_map(|&pid| process::threads(pid)).collect();
-            runtime.count_outlasting(kernel, &threads, now_ns);
+            runtime.count_outlasting(kernel, &threads_of(&self.members), now_ns);
         }
         let changed = runtime.apply(kernel, table, spending, wanted, now_ns);
         for (tier, rows) in [(Tier::Lifecycle, LIFECYCLE), (Tier::Polls, POLLS)] {
@@ -343,9 +342,8 @@ impl Watched {
 
     /// Looks for tasks that nobody polls, and for polls that do not end.
     pub fn look_for_stuck(&mut self, kernel: &mut Kernel, now_ns: u64) {
-        let threads = if self.runtime.is_some() { self.threads() } else { Vec::new() };
         let Some(runtime) = &mut self.runtime else { return };
-        runtime.look_for_unfinished(kernel, &threads, now_ns);
+        runtime.look_for_unfinished(kernel, &threads_of(&self.members), now_ns);
         if let Err(e) = runtime.look_for_overdue(kernel, now_ns) {
             log::debug!("{e}");
         }
@@ -371,12 +369,7 @@ impl Watched {
         if self.runtime.is_none() {
             return BTreeSet::new();
         }
-        process::cpus(&self.threads()).unwrap_or_else(|_| online_cpus().into_iter().collect())
-    }
-
-    /// Threads of all its processes.
-    fn threads(&self) -> Vec<u32> {
-        self.members.iter().flat_map(|&pid| process::threads(pid)).collect()
+        process::cpus(&threads_of(&self.members)).unwrap_or_else(|_| online_cpus().into_iter().collect())
     }
 
     /// Lends what walks it, with the number of its image, for as long as both are watched.
@@ -502,6 +495,10 @@ impl Watched {
         self.tables.retain(|table| !gone.contains(table));
         self.expired = self.ended_ns.is_some_and(|ended| now_ns.saturating_sub(ended) > retention_ns);
     }
+}
+
+fn threads_of(processes: &HashSet<u32>) -> Vec<u32> {
+    processes.iter().flat_map(|&pid| process::threads(pid)).collect()
 }
 
 fn type_info(kind: &TaskType) -> TypeInfo {
