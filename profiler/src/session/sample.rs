@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::target::Watched;
 use crate::decode::Sample;
+use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
 use crate::kernel::clock::{ClockError, PERIOD_NS};
-use crate::kernel::KernelError;
 use crate::kernel::load::Kernel;
 use crate::model::table::Table;
 use crate::status::ProbeState;
