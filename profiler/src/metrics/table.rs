@@ -291,8 +291,8 @@ metrics! {
         "Threads that the runtime runs tasks on.";
     RuntimeWorkerBusySecondsTotal "runtime_worker_busy_seconds_total" Counter Seconds Runtime Target Sum [] "", MEMORY,
         "Time that the runtime's workers were busy since they were started; a worker adds to it when it parks.";
-    RuntimeQueueDepth "runtime_queue_depth" Gauge Count Runtime Target Sum ["queue"] "`local`", MEMORY,
-        "Tasks in the runtime's queues: those of its workers (local).";
+    RuntimeQueueDepth "runtime_queue_depth" Gauge Count Runtime Target Sum ["queue"] "`local`, `injection`, `blocking`", MEMORY,
+        "Tasks in the runtime's queues: of its workers (local), of all of them (injection), of its blocking threads (blocking); a queue that was not found has no series.";
     RuntimeTasksAlive "runtime_tasks_alive" Gauge Count Runtime Target Sum [] "", MEMORY,
         "Tasks that live, as the runtime itself counts them.";
     RuntimeTasksSpawnedTotal "runtime_tasks_spawned_total" Counter Count Runtime Target Sum [] "", MEMORY,

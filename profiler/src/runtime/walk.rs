@@ -120,6 +120,10 @@ pub struct Totals {
     pub busy_ns: Option<u64>,
     /// Tasks in the queues of single workers.
     pub local_queue: Option<u64>,
+    /// Tasks in the queue that all workers share.
+    pub injection_queue: Option<u64>,
+    /// Closures that wait for a blocking thread.
+    pub blocking_queue: Option<u64>,
 }
 
 /// Tasks that were counted one by one.

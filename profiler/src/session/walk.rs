@@ -193,7 +193,7 @@ impl Walker {
             runtimes: walked.runtimes.len() as u64,
             workers: walked.sum(|totals| totals.workers),
             busy_ns: walked.sum(|totals| totals.busy_ns),
-            queues: walked.sum(|totals| totals.local_queue).map(|depth| ("local", depth)).into_iter().collect(),
+            queues: queues(walked),
             alive: walked.alive(),
             spawned: walked.spawned,
             runnable: tally.map(|tally| tally.runnable),
@@ -231,4 +231,14 @@ impl Walker {
         };
         self.row = (ProbeState::Attached, detail);
     }
+}
+
+/// Lengths of the queues that are known, by kind.
+fn queues(walked: &Walked) -> Vec<(&'static str, u64)> {
+    let depths = [
+        ("local", walked.sum(|totals| totals.local_queue)),
+        ("injection", walked.sum(|totals| totals.injection_queue)),
+        ("blocking", walked.sum(|totals| totals.blocking_queue)),
+    ];
+    depths.into_iter().filter_map(|(queue, depth)| Some((queue, depth?))).collect()
 }

@@ -7,6 +7,7 @@ mod budget;
 mod diagnosis;
 mod endpoint;
 mod polls;
+mod queues;
 mod robust;
 mod sample;
 mod sched;

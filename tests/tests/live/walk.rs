@@ -194,7 +194,7 @@ fn walk_1_20_is_unsupported() {
         table.holds("the reason names", "1.20", detail, detail.contains("1.20"));
         table.holds("figures", "none", &target.0["figures"], target.0["figures"].is_null());
         let page = profiler.page();
-        for name in ["profiler_runtime_tasks_alive", "profiler_tasks_found"] {
+        for name in ["profiler_runtime_tasks_alive", "profiler_tasks_found", "profiler_runtime_queue_depth"] {
             table.equal(name, false, page.has(name, &[]));
         }
     }

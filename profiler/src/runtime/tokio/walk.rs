@@ -4,17 +4,22 @@
 //! by its tasks, and a whole walk by the number of tasks that the runtime itself has counted.
 
 mod figures;
+mod injection;
 mod list;
 mod owned;
+mod pool;
 mod round;
 mod task;
 mod thread;
+mod window;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::figures::Places;
+use self::injection::{Injection, Source};
 use self::list::Sink;
 use self::owned::{Owned, Reading};
+use self::pool::{Known, Pool};
 use self::round::Round;
 use self::task::Types;
 use super::vtable::Vtable;
@@ -38,6 +43,10 @@ pub(super) struct TokioWalk {
     places: FxHashMap<u64, Places>,
     /// Time that workers were busy when it was read last: what does not grow is not that.
     busy_ns: FxHashMap<u64, u64>,
+    /// The injection queues, by the id of their runtime's list.
+    injections: FxHashMap<u64, Injection>,
+    /// The pools of blocking threads, by the same.
+    pools: FxHashMap<u64, Pool>,
     searched_ns: Option<u64>,
     /// Tasks that were ever spawned, by the id of their list: what was counted stays counted.
     added: FxHashMap<u64, u64>,
@@ -56,6 +65,8 @@ impl TokioWalk {
             regions: Vec::new(),
             places: FxHashMap::default(),
             busy_ns: FxHashMap::default(),
+            injections: FxHashMap::default(),
+            pools: FxHashMap::default(),
             searched_ns: None,
             added: FxHashMap::default(),
             round: None,
@@ -78,6 +89,8 @@ impl TokioWalk {
         for owned in &self.owned {
             self.places.insert(owned.id, figures::find(memory, &regions, owned, now_ns)?);
         }
+        self.injections.retain(|id, _| self.places.contains_key(id));
+        self.pools.retain(|id, _| self.places.contains_key(id));
         self.regions = regions;
         self.searched_ns = Some(now_ns);
         Ok(())
@@ -98,6 +111,30 @@ impl TokioWalk {
             }
         }
         Ok(readings)
+    }
+
+    /// Fills in what is in the queues that threads share.
+    fn queues(
+        &mut self,
+        memory: &dyn Memory,
+        effort: Effort,
+        owned: &Owned,
+        totals: &mut Totals,
+    ) -> Result<(), MemoryError> {
+        let source = Source { memory, regions: &self.regions, types: &self.types, owned, effort };
+        totals.injection_queue = self.injections.entry(owned.id).or_default().read(source)?;
+        if !self.pools.contains_key(&owned.id) {
+            let layout = self.pools.values().next().map(|pool| pool.layout);
+            let taken: Vec<u64> = self.pools.values().map(|pool| pool.queue).collect();
+            let lists: Vec<u64> = self.owned.iter().map(|owned| owned.place).collect();
+            let known = Known { workers: totals.workers, layout, taken: &taken, lists: &lists };
+            let found = pool::find(source, known)?;
+            self.pools.extend(found.map(|pool| (owned.id, pool)));
+        }
+        if let Some(pool) = self.pools.get(&owned.id) {
+            totals.blocking_queue = pool.read(source)?;
+        }
+        Ok(())
     }
 
     /// Fills in what the runtime counts of its workers.
@@ -146,6 +183,7 @@ impl Walk for TokioWalk {
             .collect();
         for (owned, totals) in self.owned.clone().iter().zip(&mut runtimes) {
             self.figures(memory, effort, owned, totals)?;
+            self.queues(memory, effort, owned, totals)?;
         }
         let tasks = self.tasks(memory, effort, &mut sink, &mut runtimes)?;
         sink.flush();
@@ -184,6 +222,10 @@ impl TokioWalk {
         }
         for (owned, totals) in self.owned.iter().zip(runtimes) {
             totals.alive = round.alive(owned.id).or(totals.alive);
+            // Every task in the queue is in the list too: where none waits, none is queued.
+            if round.is_idle(owned.id) {
+                totals.injection_queue.get_or_insert(0);
+            }
         }
         let all = round.counted;
         if all.broken > 0 {

@@ -4,11 +4,10 @@
 
 use super::owned::Owned;
 use super::thread::region_of;
+use super::window::Window;
 use crate::runtime::Totals;
 use crate::target::memory::{Batch, Memory, MemoryError, Region};
 
-/// Bytes on both sides of the list in which the rest of the handle is.
-const AROUND: u64 = 1024;
 /// More workers than any runtime has.
 const MOST_WORKERS: u64 = 1024;
 /// Bytes of one worker's metrics, and their alignment (`runtime/metrics/worker.rs`).
@@ -45,18 +44,10 @@ struct MetricsPlace {
 /// The memory cannot be read.
 pub(super) fn find(memory: &dyn Memory, regions: &[Region], owned: &Owned, now_ns: u64) -> Result<Places, MemoryError> {
     let mut places = Places::default();
-    let Some(region) = region_of(regions, owned.place) else { return Ok(places) };
-    let start = region.start.max(owned.place.saturating_sub(AROUND));
-    let mut batch = Batch::default();
-    batch.add(start, (region.end.min(owned.place + AROUND) - start) as usize);
-    batch.read(memory)?;
-    let words: Vec<u64> = batch.words(0).collect();
-    // The nearest first: another runtime's handle may be next to this one's.
-    let mut order: Vec<usize> = (0..words.len().saturating_sub(1)).collect();
-    order.sort_by_key(|&at| (start + at as u64 * 8).abs_diff(owned.place));
-    for at in order {
-        let here = start + at as u64 * 8;
-        let (pointer, count) = (words[at], words[at + 1]);
+    let window = Window::read(memory, regions, owned)?;
+    for at in window.nearest(owned.place) {
+        let here = window.address(at);
+        let (pointer, Some(&count)) = (window.words[at], window.words.get(at + 1)) else { continue };
         let is_slice = (1..=MOST_WORKERS).contains(&count) && pointer % 8 == 0 && region_of(regions, pointer).is_some();
         if is_slice && places.remotes.is_none() && queues(memory, regions, pointer, count)?.is_some() {
             places.remotes = Some((pointer, count));

@@ -1,6 +1,6 @@
 //! One walk through the lists of all runtimes of a process, in as many goes as it takes. Never a single list.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::list::{Counted, Pass, Sink};
 use super::owned::{Owned, Reading};
@@ -26,6 +26,8 @@ pub(super) struct Round {
     handed: u64,
     /// Tasks by the id of the list, where it was read.
     alive: FxHashMap<u64, u64>,
+    /// Ids of the lists of which no task waited for a thread.
+    idle: FxHashSet<u64>,
     pub(super) counted: Counted,
     /// Whether all lists were as they say, before and after.
     pub(super) consistent: bool,
@@ -40,6 +42,7 @@ impl Round {
             pass: None,
             handed: 0,
             alive: FxHashMap::default(),
+            idle: FxHashSet::default(),
             counted: Counted::default(),
             consistent: true,
         }
@@ -54,6 +57,11 @@ impl Round {
     /// Tasks of a list.
     pub(super) fn alive(&self, id: u64) -> Option<u64> {
         self.alive.get(&id).copied()
+    }
+
+    /// Whether no task of a list was in any queue.
+    pub(super) fn is_idle(&self, id: u64) -> bool {
+        self.idle.contains(&id)
     }
 
     fn next(&mut self) {
@@ -101,6 +109,9 @@ impl Round {
             }
             let alive = after.alive.or_else(|| (counted.broken == 0).then(|| counted.by_type.values().sum()));
             self.alive.extend(alive.map(|alive| (owned.id, alive)));
+            if consistent && counted.runnable == 0 {
+                self.idle.insert(owned.id);
+            }
             self.consistent &= consistent;
             self.counted.absorb(counted);
             self.next();

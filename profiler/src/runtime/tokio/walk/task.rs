@@ -14,7 +14,7 @@ const NOTIFIED: u64 = 4;
 const CANCELLED: u64 = 0x20;
 
 /// Bytes of a header: state, next in a queue, vtable, owner's id.
-const HEADER: usize = 32;
+pub(super) const HEADER: usize = 32;
 
 /// Where the parts of a type's tasks are.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,20 @@ impl Types {
         };
         vtables.iter().enumerate().map(parts).collect::<Option<_>>().map(Types)
     }
+}
+
+impl Types {
+    /// The next task in the queue that a task is in, if these are the words of the header of one that waits for a
+    /// thread and is in the list of this owner. The last one's next is 0.
+    pub(super) fn queued(&self, header: &[u64], owner: u64) -> Option<u64> {
+        let &[state, next, vtable, of, ..] = header else { return None };
+        (self.0.contains_key(&vtable) && of == owner && is_queued(state)).then_some(next)
+    }
+}
+
+/// Whether a task in this state is in a queue.
+fn is_queued(state: u64) -> bool {
+    state & (COMPLETE | RUNNING) == 0 && state & NOTIFIED != 0
 }
 
 /// A task as it was read.
@@ -68,7 +82,7 @@ impl Node {
 
     /// Whether it is in a queue.
     pub(super) fn waits_for_thread(&self) -> bool {
-        self.state & (COMPLETE | RUNNING) == 0 && self.state & NOTIFIED != 0
+        is_queued(self.state)
     }
 }
 

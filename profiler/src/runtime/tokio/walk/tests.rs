@@ -1,5 +1,7 @@
 //! Walks through memory that is made up: as it should be, as it is while it changes, and as an enemy would have it.
 
+mod queues;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
