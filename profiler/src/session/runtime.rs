@@ -422,7 +422,8 @@ impl Runtime {
         // Also those of which nothing else was seen yet.
         for kind in seen {
             if let Some(entry) = table.entry(self.table, kind, tasks) {
-                entry.unfinished = self.unfinished.of(kind);
+                let ends_soon = !entry.blocking && !entry.internal;
+                entry.unfinished = self.unfinished.of(kind).filter(|_| ends_soon);
             }
         }
         Ok(())
