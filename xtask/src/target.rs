@@ -28,7 +28,8 @@ impl Fixture {
     /// Starts one, on one CPU where `cpu` says so.
     pub fn start(program: &Path, arguments: &[&str], cpu: Option<usize>) -> Result<Fixture> {
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Ctrl-C at the terminal is for us: it ends with its input.
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         if let Some(cpu) = cpu {
             // SAFETY: between fork and exec only this async-signal-safe call is made.
             unsafe { command.pre_exec(move || pin(0, cpu)) };
