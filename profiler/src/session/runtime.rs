@@ -373,13 +373,14 @@ impl Runtime {
     }
 
     fn find_unfinished(&self, kernel: &mut Kernel, threads: &[u32], now_ns: u64) -> Vec<SlowPoll> {
-        // Those that block are there for it, and workers never end theirs.
-        let ends_soon = |kind: &TypeId| {
-            let kind = &self.plan.types[kind.0 as usize];
-            !kind.blocking && !kind.internal
-        };
-        let kind_of = |vtable| self.plan.type_at(vtable, self.load_bias).filter(ends_soon);
+        let kind_of = |vtable| self.plan.type_at(vtable, self.load_bias).filter(|&kind| self.ends_soon(kind));
         unfinished::find(kernel, threads, self.window, self.slow_ns, now_ns, &kind_of)
+    }
+
+    /// Whether polls of a type are to end soon. Those that block are there for it, and workers never end theirs.
+    fn ends_soon(&self, kind: TypeId) -> bool {
+        let kind = &self.plan.types[kind.0 as usize];
+        !kind.blocking && !kind.internal
     }
 
     /// Adds the polls to what is exported of the tasks.
@@ -422,8 +423,7 @@ impl Runtime {
         // Also those of which nothing else was seen yet.
         for kind in seen {
             if let Some(entry) = table.entry(self.table, kind, tasks) {
-                let ends_soon = !entry.blocking && !entry.internal;
-                entry.unfinished = self.unfinished.of(kind).filter(|_| ends_soon);
+                entry.unfinished = self.unfinished.of(kind).filter(|_| self.ends_soon(kind));
             }
         }
         Ok(())

@@ -1,6 +1,13 @@
 //! The profiler as it is shipped, against real programs that publish their own truth. Counts are exact; what is a time
 //! has its tolerance beside it. Run by `cargo xtask test`, one test at a time: they share one kernel.
 
+/// A test for each build of the Tokio fixture: calls the module's `check` with its version, profile and flavors.
+macro_rules! builds {
+    ($($name:ident $version:literal $profile:literal [$($flavor:literal)+];)+) => {
+        $(#[test] fn $name() { $(check($version, $profile, $flavor);)+ })+
+    };
+}
+
 mod accept;
 mod bad_input;
 mod budget;

@@ -59,12 +59,6 @@ fn check(version: &str, profile: &str, flavor: &str) {
     table.finish();
 }
 
-macro_rules! builds {
-    ($($name:ident $version:literal $profile:literal [$($flavor:literal)+];)+) => {
-        $(#[test] fn $name() { $(check($version, $profile, $flavor);)+ })+
-    };
-}
-
 builds! {
     queues_1_28_release "1.28" "release" ["mt" "ct"];
     queues_1_28_fat_stripped "1.28" "fat-stripped" ["mt"];

@@ -161,12 +161,6 @@ fn walk_busy_time() {
     table.finish();
 }
 
-macro_rules! builds {
-    ($($name:ident $version:literal $profile:literal [$($flavor:literal)+];)+) => {
-        $(#[test] fn $name() { $(check($version, $profile, $flavor);)+ })+
-    };
-}
-
 builds! {
     walk_1_28_release "1.28" "release" ["mt" "ct"];
     walk_1_28_fat_stripped "1.28" "fat-stripped" ["mt"];
