@@ -11,6 +11,8 @@ use aya_build::{Package, Toolchain, build_ebpf};
 const OBJECT_VARIABLE: &str = "PROFILER_BPF_OBJECT";
 /// The rustup name under which `cargo xtask setup` links the distribution's compiler.
 const LINKED_TOOLCHAIN: &str = "bpf";
+/// The oldest compiler that the workspace is written for.
+const NEEDED: &str = env!("CARGO_PKG_RUST_VERSION");
 
 fn main() -> Result<()> {
     println!("cargo:rerun-if-env-changed={OBJECT_VARIABLE}");
@@ -40,16 +42,26 @@ fn main() -> Result<()> {
     if linker && usable("nightly") {
         return build_ebpf([package], Toolchain::Nightly);
     }
-    bail!("no BPF toolchain (a nightly compiler with rust-src, and bpf-linker): run `cargo xtask setup`");
+    bail!(
+        "no BPF toolchain (a compiler of Rust {NEEDED} or later with the sources of core, and bpf-linker): run `cargo xtask setup`"
+    );
 }
 
-/// Whether rustup knows the toolchain, and it has the sources of `core`.
+/// Whether rustup knows the toolchain, it is not older than what this is written for, and it has the sources of `core`.
 fn usable(toolchain: &str) -> bool {
-    let Ok(output) = Command::new("rustup").args(["run", toolchain, "rustc", "--print", "sysroot"]).output() else {
-        return false;
+    let said = |argument: &str| {
+        let output =
+            Command::new("rustup").args(["run", toolchain, "rustc"]).args(argument.split(' ')).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    let sysroot = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    output.status.success() && Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
+    let (Some(version), Some(sysroot)) = (said("--version"), said("--print sysroot")) else { return false };
+    let new_enough = minor(&version).zip(minor(NEEDED)).is_some_and(|(has, needed)| has >= needed);
+    new_enough && Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
+}
+
+/// The minor version of a compiler of Rust 1.
+fn minor(version: &str) -> Option<u32> {
+    version.split_whitespace().find_map(|word| word.strip_prefix("1.")?.split('.').next()?.parse().ok())
 }
 
 fn succeeds(program: &str, arguments: &[&str]) -> bool {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Once;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -11,6 +12,8 @@ use crate::process::{self, output, succeeds};
 const LINKED_TOOLCHAIN: &str = "bpf";
 const CORE: &str = "lib/rustlib/src/rust/library/core/src/lib.rs";
 const LINKER_VERSION: &str = "0.13.0";
+/// The oldest compiler that the workspace is written for.
+const NEEDED: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// One thing that is needed.
 struct Need {
@@ -42,8 +45,8 @@ const NEEDS: &[Need] = &[
     },
     Need {
         name: "BPF compiler",
-        purpose: "to build the kernel half: a compiler with the sources of core",
-        there: || has_core(LINKED_TOOLCHAIN) || has_core("nightly"),
+        purpose: "to build the kernel half: a compiler, not older than what it is written for, with the sources of core",
+        there: || compiles(LINKED_TOOLCHAIN) || compiles("nightly"),
         install: compiler,
     },
     Need {
@@ -90,9 +93,17 @@ pub fn run(check: bool) -> Result<()> {
     Ok(())
 }
 
-fn has_core(toolchain: &str) -> bool {
-    output("rustup", &["run", toolchain, "rustc", "--print", "sysroot"])
-        .is_some_and(|sysroot| Path::new(&sysroot).join(CORE).exists())
+/// Whether a toolchain is new enough for the kernel half, and has the sources of core.
+fn compiles(toolchain: &str) -> bool {
+    let said = |arguments: &[&str]| output("rustup", &[&["run", toolchain, "rustc"], arguments].concat());
+    let new_enough = || minor(&said(&["--version"])?).zip(minor(NEEDED)).map(|(has, needed)| has >= needed);
+    let has_core = || Some(Path::new(&said(&["--print", "sysroot"])?).join(CORE).exists());
+    new_enough() == Some(true) && has_core() == Some(true)
+}
+
+/// The minor version of a compiler of Rust 1: 95 of `1.95` and of `rustc 1.95.0 (59807616e 2026-04-14)`.
+fn minor(version: &str) -> Option<u32> {
+    version.split_whitespace().find_map(|word| word.strip_prefix("1.")?.split('.').next()?.parse().ok())
 }
 
 /// Debian has a compiler with the sources of its core; elsewhere rustup fetches both.
@@ -133,27 +144,44 @@ fn debian_has(package: &str) -> bool {
     if !succeeds("apt-get", &["--version"]) {
         return false;
     }
-    let candidate = || {
-        output("apt-cache", &["policy", package])
-            .is_some_and(|policy| policy.lines().any(|l| l.trim().starts_with("Candidate:") && !l.contains("(none)")))
-    };
-    candidate() || (succeeds("apt-get", &["update"]) && candidate())
+    refresh();
+    output("apt-cache", &["policy", package])
+        .is_some_and(|policy| policy.lines().any(|l| l.trim().starts_with("Candidate:") && !l.contains("(none)")))
+}
+
+/// Has apt read its archive's lists, once: a machine that was set up long ago knows packages that are too old, or gone.
+fn refresh() {
+    static REFRESHED: Once = Once::new();
+    REFRESHED.call_once(|| {
+        if let Err(e) = process::run(Command::new("apt-get").args(["update", "-qq"])) {
+            eprintln!("setup: {e:#}; going on with what apt knows");
+        }
+    });
 }
 
 fn packages(names: &[&str]) -> Result<()> {
     if !succeeds("apt-get", &["--version"]) {
         bail!("no apt-get here: install {} with this system's package manager", names.join(", "));
     }
-    let install = || {
-        process::run(
-            Command::new("apt-get")
-                .args(["install", "-y", "--no-install-recommends"])
-                .args(names)
-                .env("DEBIAN_FRONTEND", "noninteractive"),
-        )
-    };
-    install().or_else(|_| {
-        process::run(Command::new("apt-get").arg("update"))?;
-        install()
-    })
+    refresh();
+    process::run(
+        Command::new("apt-get")
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(names)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_says_its_version() {
+        assert_eq!(minor("rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)"), Some(96));
+        assert_eq!(minor("rustc 1.99.0-nightly (0123abc 2026-09-01)"), Some(99));
+        assert_eq!(minor("1.95"), Some(95));
+        assert_eq!(minor("no such toolchain"), None);
+        assert!(minor(NEEDED).is_some());
+    }
 }

@@ -23,7 +23,16 @@ pub fn run(live: Option<&str>) -> Result<()> {
     if live.is_none() {
         process::run(cargo().args(["fmt", "--all", "--check"]))?;
         process::run(cargo().args(["clippy", "--release", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
-        process::run(cargo().args(["test", "--release", "--package", "profiler", "--package", "profiler-common"]))?;
+        process::run(cargo().args([
+            "test",
+            "--release",
+            "--package",
+            "profiler",
+            "--package",
+            "profiler-common",
+            "--package",
+            "xtask",
+        ]))?;
         process::run(cargo().args(["test", "--release", "--package", "tests", "--test", "edges", "--test", "replay"]))?;
     }
     fixtures::all()?;
