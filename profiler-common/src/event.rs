@@ -148,12 +148,30 @@ pub struct SampleHead {
     pub sp: u64,
     /// Bytes of the stack that follow: a multiple of 8.
     pub length: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Ticks that this one stands for besides itself, since its CPU did not take them in time: on a virtual machine that
+    /// had to wait for its host.
+    pub missed: u32,
     /// Times that the thread went to sleep since it began.
     pub sleeps: u64,
     /// CPU time of the thread since it began, nanoseconds: as of the scheduler's last look, up to a tick ago.
     pub cpu_ns: u64,
+}
+
+/// How far apart the ticks of the sampling clock are, nanoseconds. 99 Hz: no multiple of the frequencies at which
+/// programs and kernels tick.
+pub const SAMPLE_PERIOD_NS: u64 = 10_101_010;
+
+/// No more ticks are missed than would come in this time, nanoseconds: behind a longer gap the clock was off.
+const LONGEST_GAP_NS: u64 = 1_000_000_000;
+
+/// How many ticks were missed between two that came at these times, nanoseconds; `last_ns` is 0 before the first.
+#[inline(always)]
+pub fn missed_ticks(last_ns: u64, now_ns: u64) -> u32 {
+    let gap_ns = now_ns.saturating_sub(last_ns);
+    if last_ns == 0 || gap_ns > LONGEST_GAP_NS {
+        return 0;
+    }
+    ((gap_ns + SAMPLE_PERIOD_NS / 2) / SAMPLE_PERIOD_NS).saturating_sub(1) as u32
 }
 
 /// The longest sample. 8264 bytes.
@@ -171,3 +189,18 @@ const _: () = assert!(size_of::<SampleRecord>() == 72 + 8 * SAMPLE_STACK_WORDS);
 const _: () = assert!(size_of::<TaskRecord>() == 56);
 const _: () = assert!(size_of::<ProcessRecord>() == 32);
 const _: () = assert!(size_of::<SpawnStack>() == 104 + STACK_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check that a tick stands for those that did not come, and not for the time in which no clock was on.
+    #[test]
+    fn ticks_that_did_not_come_are_missed() {
+        let after = |gap: f64| missed_ticks(7, 7 + (gap * SAMPLE_PERIOD_NS as f64) as u64);
+        assert_eq!(missed_ticks(0, 5 * SAMPLE_PERIOD_NS), 0);
+        assert_eq!([0.0, 0.4, 1.0, 1.4, 1.6, 2.0, 5.1].map(after), [0, 0, 0, 0, 1, 1, 4]);
+        assert_eq!([98.0, 100.0].map(after), [97, 0]);
+        assert_eq!(missed_ticks(7, 3), 0);
+    }
+}

@@ -51,9 +51,14 @@ pub static TYPES: PerCpuHashMap<TypeKey, TypeStats> = PerCpuHashMap::with_max_en
 #[map]
 pub static COSTS: PerCpuArray<Cost> = PerCpuArray::with_max_entries(1, 0);
 
+/// When the sampling clock ticked last.
+#[map]
+pub static TICKS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// Where a sample is put together: too large for a program's stack.
 #[map]
 pub static SAMPLE: PerCpuArray<SampleRecord> = PerCpuArray::with_max_entries(1, 0);
+
 /// Spawns by creation site, of which some have their stack copied. Sites may share a place.
 #[map]
 pub static SPAWNS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SPAWN_PLACES, 0);

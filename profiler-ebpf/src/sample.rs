@@ -3,10 +3,10 @@
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::programs::PerfEventContext;
-use profiler_common::event::{Header, SampleHead, SampleRecord, kind, sample_flag};
+use profiler_common::event::{Header, SampleHead, SampleRecord, kind, missed_ticks, sample_flag};
 use profiler_common::map::{Probe, Target, target_flag};
 
-use crate::maps::{SAMPLE, TARGETS};
+use crate::maps::{SAMPLE, TARGETS, TICKS};
 use crate::sched::now;
 use crate::{cost, emit, offsets, read};
 
@@ -16,6 +16,8 @@ const PRIVILEGE: u64 = 3;
 /// The clock ticked on this CPU.
 #[inline(always)]
 pub fn taken(ctx: &PerfEventContext) -> u32 {
+    let time_ns = now();
+    let missed = missed(time_ns);
     let ids = bpf_get_current_pid_tgid();
     let pid = (ids >> 32) as u32;
     let Some(target) = TARGETS.get_ptr(pid) else { return 0 };
@@ -24,15 +26,23 @@ pub fn taken(ctx: &PerfEventContext) -> u32 {
     if target.flags & target_flag::SAMPLES == 0 {
         return 0;
     }
-    let time_ns = now();
-    take(ctx, target, ids, time_ns);
+    take(ctx, target, ids, time_ns, missed);
     cost::kernel_hit(target.slot, Probe::Sample);
     cost::end(target.slot, Probe::Sample, time_ns);
     0
 }
 
+/// How many ticks this CPU has missed since the last one, whoever ran then.
 #[inline(always)]
-fn take(ctx: &PerfEventContext, target: &Target, ids: u64, time_ns: u64) {
+fn missed(time_ns: u64) -> u32 {
+    let Some(tick) = TICKS.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own value: the clock does not interrupt itself.
+    let last_ns = unsafe { core::mem::replace(&mut *tick, time_ns) };
+    missed_ticks(last_ns, time_ns)
+}
+
+#[inline(always)]
+fn take(ctx: &PerfEventContext, target: &Target, ids: u64, time_ns: u64, missed: u32) {
     let Some(sample) = SAMPLE.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's own value: the clock does not interrupt itself.
     let sample = unsafe { &mut *sample };
@@ -55,7 +65,7 @@ fn take(ctx: &PerfEventContext, target: &Target, ids: u64, time_ns: u64) {
         (read::member(task, offsets::task_nvcsw()), read::member(task, offsets::task_sum_exec_runtime()))
     };
     let header = Header { time_ns, pid: (ids >> 32) as u32, tid: ids as u32, kind: kind::SAMPLE, flags, site: 0 };
-    sample.head = SampleHead { header, task: task.unwrap_or_default(), ip, sp, length: 0, reserved: 0, sleeps, cpu_ns };
+    sample.head = SampleHead { header, task: task.unwrap_or_default(), ip, sp, length: 0, missed, sleeps, cpu_ns };
     // A thread that polls no task needs no stack to say so, and samples must not crowd out what is counted exactly.
     if task == Some(0) || emit::is_crowded() {
         emit::sample::<0>(sample);

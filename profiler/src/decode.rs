@@ -119,7 +119,7 @@ pub fn decode(mut record: &[u8]) -> Result<Record, DecodeError> {
                 ip: record.get_u64_ne(),
                 sp: record.get_u64_ne(),
                 length: record.get_u32_ne(),
-                reserved: record.get_u32_ne(),
+                missed: record.get_u32_ne(),
                 sleeps: record.get_u64_ne(),
                 cpu_ns: record.get_u64_ne(),
             };
@@ -173,7 +173,7 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
             out.put_u64_ne(sample.head.ip);
             out.put_u64_ne(sample.head.sp);
             out.put_u32_ne(sample.head.length);
-            out.put_u32_ne(sample.head.reserved);
+            out.put_u32_ne(sample.head.missed);
             out.put_u64_ne(sample.head.sleeps);
             out.put_u64_ne(sample.head.cpu_ns);
             sample.stack.iter().for_each(|&word| out.put_u64_ne(word));
@@ -209,7 +209,7 @@ mod tests {
         let sample = (header(kind::SAMPLE), any::<[u64; 5]>(), proptest::collection::vec(any::<u64>(), 0..20))
             .prop_map(|(header, [task, ip, sp, sleeps, cpu_ns], stack)| {
                 let head =
-                    SampleHead { header, task, ip, sp, length: stack.len() as u32 * 8, reserved: 0, sleeps, cpu_ns };
+                    SampleHead { header, task, ip, sp, length: stack.len() as u32 * 8, missed: 2, sleeps, cpu_ns };
                 Record::Sample(Sample { head, stack: stack.into() })
             });
         prop_oneof![task, process, sample]

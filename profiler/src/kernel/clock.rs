@@ -3,14 +3,12 @@
 use std::os::fd::AsFd as _;
 
 use aya::programs::{PerfEvent, ProgramError};
+use profiler_common::event::SAMPLE_PERIOD_NS;
 
 use super::attach::Links;
 use super::feature::NO_USER_REGISTERS;
 use super::load::Kernel;
 use super::{KernelError, bpf, perf};
-
-/// 99 Hz: no multiple of the frequencies at which programs and kernels tick.
-pub const PERIOD_NS: u64 = 10_101_010;
 
 const PROGRAM: &str = "cpu_clock";
 
@@ -38,14 +36,14 @@ impl Kernel {
         Ok(program.load().map_err(failed)?)
     }
 
-    /// Samples a CPU that is online, each [`PERIOD_NS`] of its time.
+    /// Samples a CPU that is online, each [`SAMPLE_PERIOD_NS`] of its time.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn attach_clock(&mut self, cpu: u32) -> Result<Links, KernelError> {
         let program = self.clock_program()?.fd().map_err(failed)?.as_fd();
         let system = |source| KernelError::System { what: format!("open the clock of CPU {cpu}"), source };
-        let event = perf::cpu_clock(cpu, PERIOD_NS).map_err(system)?;
+        let event = perf::cpu_clock(cpu, SAMPLE_PERIOD_NS).map_err(system)?;
         let link = bpf::link_perf_event(program, event.as_fd(), 0).map_err(system)?;
         let mut links = Links::default();
         links.push(vec![link, event]);

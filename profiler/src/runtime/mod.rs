@@ -241,7 +241,7 @@ impl Instance<'_> {
         tokio::translate(self, record)
     }
 
-    /// Makes a neutral sample of a raw one. `period_ns` is the clock's.
+    /// Makes a neutral sample of a raw one. `period_ns` is the time that it stands for.
     pub fn attribute(&self, head: &SampleHead, words: &[u64], period_ns: u64) -> CpuSample {
         let flags = head.header.flags;
         let current = match head.task {

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use profiler_common::event::SAMPLE_PERIOD_NS;
+
 use super::target::Watched;
 use crate::decode::Sample;
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
-use crate::kernel::clock::{ClockError, PERIOD_NS};
+use crate::kernel::clock::ClockError;
 use crate::kernel::load::Kernel;
 use crate::model::table::Table;
 use crate::status::ProbeState;
@@ -73,7 +75,8 @@ impl Clock {
 pub(super) fn take(sample: &Sample, targets: &[Watched], by_pid: &HashMap<u32, usize>, table: &mut Table) -> bool {
     let header = &sample.head.header;
     let Some(probed) = by_pid.get(&header.pid).and_then(|&index| targets[index].probed()) else { return false };
-    let neutral = probed.instance().attribute(&sample.head, &sample.stack, PERIOD_NS);
+    let stands_for_ns = SAMPLE_PERIOD_NS * (1 + u64::from(sample.head.missed));
+    let neutral = probed.instance().attribute(&sample.head, &sample.stack, stands_for_ns);
     table.sample(probed.table_id(), header.time_ns, neutral);
     true
 }

@@ -126,23 +126,23 @@ fn seen(status: &Status, pid: u32) -> BTreeMap<&'static str, u64> {
 
 #[test]
 fn cpu_by_task_of_the_latest_release() {
-    check("latest", "release", 2, Attach::Before);
+    check("latest", "release", 3, Attach::Before);
 }
 
 #[test]
 fn cpu_by_task_of_1_28() {
-    check("1.28", "release", 2, Attach::Before);
+    check("1.28", "release", 3, Attach::Before);
 }
 
 #[test]
 fn cpu_by_task_of_a_stripped_build() {
-    check("latest", "fat-stripped", 2, Attach::Before);
+    check("latest", "fat-stripped", 3, Attach::Before);
 }
 
 /// Check that tasks that are older than the profiler are told by their threads' stacks.
 #[test]
 fn cpu_by_task_of_tasks_that_ran_before() {
-    check("latest", "release", 2, Attach::Amid);
+    check("latest", "release", 3, Attach::Amid);
 }
 
 /// Check that stacks alone tell tasks without ids. All of a poll is then the task's, also what the runtime does in it,
