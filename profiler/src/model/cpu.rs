@@ -24,10 +24,15 @@ pub enum Doing {
 ///
 /// What the thread itself says is exact at that moment; its stack tells what that means where the task is not known,
 /// and alone where the thread does not say. That no task is polled needs no stack.
-pub fn doing(sample: &CpuSample, types: &[TypeInfo], kind_of_id: impl FnOnce(u64) -> Option<TypeId>) -> Doing {
+pub fn doing(
+    sample: &CpuSample,
+    types: &[TypeInfo],
+    strangers: &mut Strangers,
+    kind_of_id: impl FnOnce(u64) -> Option<TypeId>,
+) -> Doing {
     let kind = match sample.current {
         Current::None => return Doing::Other,
-        Current::Id(id) => kind_of_id(id).or(sample.stack.flatten()),
+        Current::Id(id) => kind_of_id(id).or_else(|| strangers.kind(id, sample.stack.flatten()?, types)),
         Current::Unknown => match sample.stack {
             Some(None) => return Doing::Other,
             Some(kind) => kind,
@@ -41,6 +46,40 @@ pub fn doing(sample: &CpuSample, types: &[TypeInfo], kind_of_id: impl FnOnce(u64
     }
 }
 
+/// Tasks whose type only stacks tell, by id, and what was found on those.
+///
+/// A worker is such a task where it is older than the profiler. While it looks for work, its stack still holds what the
+/// last poll has left there: then another type seems to be innermost. So what is the runtime's own at least every other
+/// time is always so.
+#[derive(Default)]
+pub struct Strangers(FxHashMap<u64, Sightings>);
+
+/// How often the innermost type on a task's stacks was the runtime's own, and how often it was not.
+#[derive(Clone, Copy, Default)]
+struct Sightings {
+    own: (u32, Option<TypeId>),
+    other: u32,
+}
+
+/// Tasks that are remembered: there are as many as threads, as a rule.
+const MAX_STRANGERS: usize = 4096;
+
+impl Strangers {
+    /// The type of a task on whose stack `innermost` was found.
+    fn kind(&mut self, id: u64, innermost: TypeId, types: &[TypeInfo]) -> Option<TypeId> {
+        if self.0.len() >= MAX_STRANGERS && !self.0.contains_key(&id) {
+            return Some(innermost);
+        }
+        let seen = self.0.entry(id).or_default();
+        if types.get(innermost.0 as usize).is_some_and(|kind| kind.internal) {
+            seen.own = (seen.own.0.saturating_add(1), Some(innermost));
+        } else {
+            seen.other = seen.other.saturating_add(1);
+        }
+        seen.own.1.filter(|_| seen.own.0 >= seen.other).or(Some(innermost))
+    }
+}
+
 /// CPU time of one target, nanoseconds: each sample stands for the clock's period.
 #[derive(Default)]
 pub struct Cpu {
@@ -49,6 +88,8 @@ pub struct Cpu {
     seen: Vec<TypeId>,
     sums: CpuSnapshot,
     residences: Residences,
+    /// Tasks of which no birth was seen, and that were not found either.
+    pub strangers: Strangers,
 }
 
 impl Cpu {
@@ -117,7 +158,7 @@ mod tests {
     fn check(current: Current, stack: Option<Option<TypeId>>, known: Option<TypeId>, expected: Doing) {
         let sample = CpuSample { tid: 1, sleeps: 0, cpu_ns: 0, period_ns: 10, current, stack };
         let kind_of_id = |id| known.filter(|_| id == ID);
-        assert_eq!(doing(&sample, &types(), kind_of_id), expected, "{sample:?}");
+        assert_eq!(doing(&sample, &types(), &mut Strangers::default(), kind_of_id), expected, "{sample:?}");
     }
 
     /// Check that the task that a thread says it polls counts, whatever is on its stack.
@@ -140,6 +181,31 @@ mod tests {
         check(Current::Unknown, Some(None), None, Doing::Other);
         check(Current::Unknown, None, None, Doing::Unknown);
         check(Current::Unknown, Some(Some(TypeId(9))), None, Doing::Unknown);
+    }
+
+    /// Check that what a worker's last poll left on its stack is not taken for a task of the worker's id.
+    #[test]
+    fn a_worker_that_is_not_known_is_told_by_most_of_its_stacks() {
+        let mut strangers = Strangers::default();
+        let mut of = |id, innermost: TypeId| {
+            let sample = CpuSample {
+                tid: 1,
+                sleeps: 0,
+                cpu_ns: 0,
+                period_ns: 10,
+                current: Current::Id(id),
+                stack: Some(Some(innermost)),
+            };
+            doing(&sample, &types(), &mut strangers, |_| None)
+        };
+        assert_eq!(of(1, WORKER), Doing::Scheduler);
+        assert_eq!(of(1, OTHER), Doing::Scheduler);
+        assert_eq!(of(1, WORKER), Doing::Scheduler);
+        assert_eq!(of(1, KNOWN), Doing::Scheduler);
+        // A task whose own frame was not on the stack for once is no worker.
+        assert_eq!([of(2, OTHER), of(2, OTHER)], [Doing::Task(OTHER); 2]);
+        assert_eq!(of(2, WORKER), Doing::Scheduler);
+        assert_eq!(of(2, OTHER), Doing::Task(OTHER));
     }
 
     /// Check that every sample is counted once.

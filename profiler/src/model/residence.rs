@@ -76,7 +76,7 @@ impl Residences {
         let thread = self.threads.entry(sample.tid).or_default();
         match (&mut thread.run, task) {
             // Whether it had the CPU all the time or waited for it: a thread that did not sleep did not wait for events.
-            (Some(run), Some((id, _))) if run.id == id && run.sleeps == sample.sleeps => {
+            (Some(run), Some(task)) if (run.id, run.kind) == task && run.sleeps == sample.sleeps => {
                 // A thread that hardly ran since the last sample is where it was: that shows nothing new.
                 if sample.cpu_ns.saturating_sub(run.last_cpu_ns) < sample.period_ns / 2 {
                     return;

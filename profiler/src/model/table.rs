@@ -442,7 +442,8 @@ impl Target {
     fn sampled(&mut self, time_ns: u64, sample: &CpuSample) {
         let Some(cpu) = &mut self.cpu else { return };
         let (tasks, lineage) = (&self.tasks, &self.lineage);
-        let doing = cpu::doing(sample, &self.types, |id| tasks.kind_of_id(id).or_else(|| lineage.ended_lately(id)));
+        let kind_of_id = |id| tasks.kind_of_id(id).or_else(|| lineage.ended_lately(id));
+        let doing = cpu::doing(sample, &self.types, &mut cpu.strangers, kind_of_id);
         cpu.take(time_ns, sample, doing, &self.types);
     }
 
