@@ -63,6 +63,20 @@ pub fn hit(ctx: &ProbeContext, probe: Probe) -> Option<Hit> {
         count(Counter::IdleHits);
         return None;
     }
+    if let Probe::PollEnd = probe {
+        // The innermost poll of the thread ends, whichever it is.
+        return Some(Hit {
+            target,
+            time_ns,
+            pid,
+            tid,
+            cookie: Cookie(0),
+            task: 0,
+            registers: Registers::NONE,
+            slot,
+            probe,
+        });
+    }
     // SAFETY: `ctx` is this program's context.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     let registers = registers(ctx);
@@ -109,6 +123,9 @@ fn registers(ctx: &ProbeContext) -> Registers {
 pub struct Registers([u64; 16]);
 
 impl Registers {
+    /// Those of a hit that needs none.
+    const NONE: Registers = Registers([0; 16]);
+
     #[inline(always)]
     pub fn get(&self, code: usize) -> u64 {
         // SAFETY: the index is below 16. Volatile, so that the array stays an array.

@@ -37,11 +37,10 @@ pub fn started(ctx: &ProbeContext) -> u32 {
 #[inline(always)]
 fn start(hit: &Hit) {
     let window = window(hit);
-    if POLL_STACKS.get_ptr(hit.tid).is_none() && POLL_STACKS.insert(hit.tid, &NEW_STACK, 0).is_err() {
+    let Some(stack) = stack_of(hit.tid) else {
         count(Counter::PollThreadsFull);
         return;
-    }
-    let Some(stack) = POLL_STACKS.get_ptr_mut(hit.tid) else { return };
+    };
     let mut frame = PollFrame { task: hit.task, start_ns: hit.time_ns, ..PollFrame::default() };
     if hit.flags() & target_flag::POLLS != 0 {
         measure(hit, window, &mut frame);
@@ -60,6 +59,16 @@ fn start(hit: &Hit) {
         }
         (*stack).depth += 1;
     }
+}
+
+/// The stack of a thread, which is empty at its first poll.
+#[inline(always)]
+fn stack_of(tid: u32) -> Option<*mut PollStack> {
+    if let Some(stack) = POLL_STACKS.get_ptr_mut(tid) {
+        return Some(stack);
+    }
+    POLL_STACKS.insert(tid, &NEW_STACK, 0).ok()?;
+    POLL_STACKS.get_ptr_mut(tid)
 }
 
 /// Looks at the task that is polled: its type, and how long it has waited.
