@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::process::{cargo, root, run};
 
@@ -52,18 +54,25 @@ pub fn plain(name: &str) -> Result<PathBuf> {
     Ok(target.join("release").join(name))
 }
 
-/// All fixtures.
+/// All fixtures, as many at a time as there are CPUs: the last steps of a build, which take longest, keep one busy.
 pub fn all() -> Result<()> {
-    for name in PLAIN {
-        plain(name)?;
-    }
+    let mut builds: Vec<Box<dyn FnOnce() -> Result<PathBuf> + Send>> = vec![Box::new(|| unstable("release"))];
     for version in TOKIO {
-        for profile in PROFILES {
-            tokio(version, profile)?;
-        }
+        builds.extend(PROFILES.map(|profile| Box::new(move || tokio(version, profile)) as Box<_>));
     }
-    unstable("release")?;
-    Ok(())
+    builds.extend(PLAIN.map(|name| Box::new(move || plain(name)) as Box<_>));
+    let builds = Mutex::new(builds);
+    let next = || builds.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let work = || -> Result<()> {
+        while let Some(build) = next() {
+            build()?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..thread::available_parallelism()?.get()).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| bail!("a build panicked")))
+    })
 }
 
 fn target() -> PathBuf {
