@@ -118,6 +118,9 @@ pub struct Measure {
     /// Attach even when another profiler watches the process already
     #[arg(long)]
     pub force: bool,
+    /// Keep the capabilities that only attaching takes: needed where a target may exec into a program of another runtime
+    #[arg(long)]
+    pub keep_capabilities: bool,
     /// Attach uprobes one by one, as on kernels without links for many
     #[arg(long, hide = true)]
     pub perf_events: bool,

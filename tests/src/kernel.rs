@@ -97,6 +97,25 @@ pub fn perf_links(pid: u32) -> usize {
     descriptors.filter(|info| fs::read_to_string(info.path()).is_ok_and(is_perf)).count()
 }
 
+/// The children of a process.
+///
+/// # Panics
+/// The process has ended.
+pub fn children(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the process lives");
+    children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+/// The effective capabilities of a process, as bits.
+///
+/// # Panics
+/// The process has ended.
+pub fn effective_capabilities(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("a row of each status");
+    u64::from_str_radix(set.trim(), 16).expect("a hexadecimal number")
+}
+
 /// Lets all threads of a process run on these CPUs only.
 ///
 /// # Panics

@@ -109,6 +109,11 @@ impl Starting {
         Starting(launch(&[arguments, &LISTEN].concat()))
     }
 
+    /// Starts it to serve on any free port, as a user without privileges but for these capabilities.
+    pub fn as_nobody(capabilities: &[&str], arguments: &[&str]) -> Starting {
+        Starting(Program::start(as_nobody(capabilities).args(arguments).args(LISTEN)))
+    }
+
     /// Whether it has attached, and serves.
     pub fn serves(&self) -> bool {
         self.0.errors().iter().any(|line| line.contains(SERVING))
@@ -131,6 +136,22 @@ impl Starting {
     pub fn into_program(self) -> Program {
         self.0
     }
+}
+
+/// The profiler, to be run as a user without privileges but for these capabilities.
+fn as_nobody(capabilities: &[&str]) -> Command {
+    let all: String = capabilities.iter().map(|capability| format!(",+{capability}")).collect();
+    let sets = format!("-all{all}");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    command.arg("--inh-caps").arg(&sets).arg("--ambient-caps").arg(&sets);
+    command.arg(place::profiler());
+    command
+}
+
+/// Runs it to its end as such a user.
+pub fn run_to_end_as_nobody(capabilities: &[&str], arguments: &[&str]) -> Ended {
+    Program::start(as_nobody(capabilities).args(arguments)).wait()
 }
 
 /// Starts it, and waits for nothing.

@@ -41,6 +41,12 @@ impl<'a> Target<'a> {
         Some((row["state"].as_str()?, row["detail"].as_str()?))
     }
 
+    /// Probes that are in a state.
+    pub fn probes_in(self, state: &str) -> Vec<&'a str> {
+        let rows = self.0["probes"].as_array().into_iter().flatten();
+        rows.filter(|row| row["state"] == state).filter_map(|row| row["probe"].as_str()).collect()
+    }
+
     /// Whether a probe is attached.
     pub fn is_attached(self, name: &str) -> bool {
         self.probe(name).is_some_and(|(state, _)| state == "attached")

@@ -22,7 +22,7 @@ impl Links {
         self.own.push(link);
     }
 
-    /// Uprobes.
+    /// What another process holds.
     pub(super) fn of(held: Vec<Held>) -> Links {
         Links { own: Vec::new(), held }
     }

@@ -1,8 +1,11 @@
-//! Which capabilities this process has. The kernel's own error for a missing one names a random map, so they are
-//! checked before anything is loaded.
+//! Which capabilities this process has, and which it gives up. The kernel's own error for a missing one names a random
+//! map, so they are checked before anything is loaded.
 
 use std::fs;
+use std::io;
 use std::path::PathBuf;
+
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::KernelError;
 
@@ -17,22 +20,53 @@ pub struct Capability {
     pub purpose: &'static str,
     /// Whether nothing at all works without it.
     pub required: bool,
+    /// Whether it is used for as long as something is watched, and not only to attach.
+    pub lasting: bool,
 }
 
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// All that are used; CAP_SYS_ADMIN stands for each of them.
 pub const CAPABILITIES: &[Capability] = &[
-    Capability { name: "CAP_BPF", bit: 39, purpose: "create maps and load programs", required: true },
-    Capability { name: "CAP_PERFMON", bit: 38, purpose: "attach to tracepoints and probes", required: true },
-    Capability { name: "CAP_SYS_PTRACE", bit: 19, purpose: "read another user's process", required: false },
+    Capability { name: "CAP_BPF", bit: 39, purpose: "create maps and load programs", required: true, lasting: false },
+    Capability {
+        name: "CAP_PERFMON",
+        bit: 38,
+        purpose: "attach to tracepoints and probes",
+        required: true,
+        lasting: false,
+    },
+    Capability {
+        name: "CAP_SYS_PTRACE",
+        bit: 19,
+        purpose: "read another user's process",
+        required: false,
+        lasting: true,
+    },
     Capability {
         name: "CAP_DAC_READ_SEARCH",
         bit: 2,
         purpose: "read another user's open files and the tracing directory",
         required: false,
+        lasting: true,
     },
 ];
+
+/// Gives up, for this thread and for those that it starts from now on, all capabilities but those that `kept` says.
+/// With `admin`, CAP_SYS_ADMIN is kept, too.
+///
+/// # Errors
+/// The kernel refuses, which it does not do to whom only gives up.
+pub fn keep_only(kept: impl Fn(&Capability) -> bool, admin: bool) -> io::Result<()> {
+    let admin = u64::from(admin) << CAP_SYS_ADMIN;
+    let bits = CAPABILITIES.iter().filter(|capability| kept(capability)).fold(admin, |bits, c| bits | 1 << c.bit);
+    let kept = CapabilitySet::from_bits_retain(bits);
+    let mut sets = capabilities(None)?;
+    for set in [&mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {
+        *set &= kept;
+    }
+    Ok(set_capabilities(None, sets)?)
+}
 
 /// The effective set of this process.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +113,20 @@ mod tests {
         let message = Effective(1 << 38).require().unwrap_err().to_string();
         assert!(message.contains("CAP_BPF") && !message.contains("CAP_PERFMON,"), "{message}");
         assert!(message.contains("setcap cap_bpf+ep"), "{message}");
+    }
+
+    /// Check that nothing is left but what is kept, in this thread alone.
+    #[test]
+    fn what_is_not_kept_is_given_up() {
+        let before = capabilities(None).expect("they can be read");
+        let after = std::thread::spawn(|| {
+            keep_only(|capability| capability.lasting, false).expect("giving up is permitted");
+            capabilities(None).expect("they can be read")
+        });
+        let after = after.join().expect("no panic");
+        let lasting = CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
+        assert_eq!([after.effective, after.permitted], [before.effective & lasting, before.permitted & lasting]);
+        assert_eq!(capabilities(None).expect("they can be read"), before);
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::os::fd::AsFd as _;
 use aya::programs::{PerfEvent, ProgramError};
 use profiler_common::event::SAMPLE_PERIOD_NS;
 
+use super::KernelError;
 use super::attach::Links;
 use super::feature::NO_USER_REGISTERS;
 use super::load::Kernel;
-use super::{KernelError, bpf, perf};
 
 const PROGRAM: &str = "cpu_clock";
 
@@ -41,13 +41,12 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses.
     pub fn attach_clock(&mut self, cpu: u32) -> Result<Links, KernelError> {
+        let holder = self.holder()?;
         let program = self.clock_program()?.fd().map_err(failed)?.as_fd();
-        let system = |source| KernelError::System { what: format!("open the clock of CPU {cpu}"), source };
-        let event = perf::cpu_clock(cpu, SAMPLE_PERIOD_NS).map_err(system)?;
-        let link = bpf::link_perf_event(program, event.as_fd(), 0).map_err(system)?;
-        let mut links = Links::default();
-        links.push(vec![link, event]);
-        Ok(links)
+        let held = holder
+            .clock(program, cpu, SAMPLE_PERIOD_NS)
+            .map_err(|source| KernelError::System { what: format!("open the clock of CPU {cpu}"), source })?;
+        Ok(Links::of(vec![held]))
     }
 
     fn clock_program(&mut self) -> Result<&mut PerfEvent, KernelError> {

@@ -3,6 +3,7 @@
 //! A uprobe is written into the memory of its target, instruction by instruction. The kernel gives up half-way, and
 //! leaves breakpoints behind that nobody wants, when the thread that writes or takes them back is killed meanwhile. So
 //! the links are made and closed by a child that does nothing else: it ends when its parent has, and closes them first.
+//! It keeps the capabilities that this takes, so that its parent can give them up.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -21,7 +22,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::uprobe::{Mechanism, Site};
-use super::{bpf, perf};
+use super::{bpf, capability, perf};
 
 /// The subcommand that is the child.
 pub const COMMAND: &str = "hold-probes";
@@ -41,6 +42,8 @@ const ANSWER: usize = 4 << 10;
 enum Request {
     /// Attach a program to sites of a file, for one process or all that map it.
     Attach { path: Vec<u8>, mechanism: Mechanism, pid: Option<u32>, sites: Vec<Site> },
+    /// Let a program run at each tick of a clock on this CPU.
+    Clock { cpu: u32, period_ns: u64 },
     /// Detach what was attached under this number.
     Release { id: u64 },
 }
@@ -91,6 +94,15 @@ impl Holder {
             Ok(Held { holder: Arc::clone(self), id })
         };
         sites.chunks(MOST_SITES).map(attach).collect()
+    }
+
+    /// Lets a program run each `period_ns` of the time of a CPU that is online, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn clock(self: &Arc<Holder>, program: BorrowedFd<'_>, cpu: u32, period_ns: u64) -> io::Result<Held> {
+        let id = self.ask(&Request::Clock { cpu, period_ns }, Some(program))?;
+        Ok(Held { holder: Arc::clone(self), id })
     }
 
     /// Whether it is there. When it is not, nothing is attached any more.
@@ -153,6 +165,15 @@ struct Links {
     by_id: HashMap<u64, Vec<Vec<OwnedFd>>>,
 }
 
+impl Links {
+    /// Keeps them, and returns their number.
+    fn hold(&mut self, links: Vec<Vec<OwnedFd>>) -> u64 {
+        self.last += 1;
+        self.by_id.insert(self.last, links);
+        self.last
+    }
+}
+
 /// The child's whole life: does what its parent asks until that has ended, then detaches everything.
 ///
 /// # Errors
@@ -169,10 +190,18 @@ pub fn serve() -> io::Result<()> {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY) };
     let stdin = io::stdin();
     let links = Mutex::new(Links::default());
+    let mut limited = false;
     thread::scope(|scope| {
         let links = &links;
         // Closing a link takes a while: others need not wait for it.
         while let Some((request, answer, program)) = receive(stdin.as_fd())? {
+            if let Request::Attach { mechanism, .. } = &request
+                && !limited
+            {
+                // Perf-event uprobes take more than CAP_PERFMON.
+                capability::keep_only(|_| true, *mechanism == Mechanism::PerfEvents)?;
+                limited = true;
+            }
             scope.spawn(move || reply(&answer, perform(request, program, links)));
         }
         Ok::<(), io::Error>(())
@@ -206,11 +235,13 @@ fn perform(request: Request, program: Option<OwnedFd>, links: &Mutex<Links>) -> 
         Request::Attach { path, mechanism, pid, sites } => {
             let program = program.ok_or(io::ErrorKind::InvalidData)?;
             let attached = attach(program.as_fd(), &CString::new(path)?, mechanism, pid, &sites)?;
-            let mut links = lock(links);
-            links.last += 1;
-            let id = links.last;
-            links.by_id.insert(id, attached);
-            Ok(id)
+            Ok(lock(links).hold(attached))
+        }
+        Request::Clock { cpu, period_ns } => {
+            let program = program.ok_or(io::ErrorKind::InvalidData)?;
+            let event = perf::cpu_clock(cpu, period_ns)?;
+            let link = bpf::link_perf_event(program.as_fd(), event.as_fd(), 0)?;
+            Ok(lock(links).hold(vec![vec![link, event]]))
         }
         Request::Release { id } => {
             let released = lock(links).by_id.remove(&id);

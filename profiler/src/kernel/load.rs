@@ -71,8 +71,10 @@ pub struct Kernel {
     /// Maps whose readers take them away, kept by descriptor.
     taken: HashMap<&'static str, OwnedFd>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
-    /// The process that holds uprobes, once there are any.
+    /// The process that holds uprobes and clocks, once there are any.
     holder: Option<Arc<Holder>>,
+    /// Whether what it takes to load a program was given up.
+    unprivileged: bool,
 }
 
 impl Kernel {
@@ -114,7 +116,7 @@ impl Kernel {
         }
         // What the kernel half says in words is a help, and not needed to measure.
         let log = EbpfLogger::init(&mut ebpf).inspect_err(|e| log::warn!("the kernel half is mute: {e}")).ok();
-        Ok(Kernel { ebpf, features, multi: HashMap::new(), taken, log, holder: None })
+        Ok(Kernel { ebpf, features, multi: HashMap::new(), taken, log, holder: None, unprivileged: false })
     }
 
     /// The process that holds uprobes.
@@ -127,6 +129,28 @@ impl Kernel {
             source,
         })?;
         Ok(Arc::clone(self.holder.insert(started)))
+    }
+
+    /// Gives up the capabilities that only attaching takes: uprobes and clocks are attached by the process that holds them.
+    /// What is read of the targets goes on, and so do the maps: where the kernel permits their use to no process without
+    /// CAP_BPF, that is kept.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn give_up_capabilities(&mut self) -> Result<(), KernelError> {
+        let system = |source| KernelError::System { what: "give up capabilities".to_owned(), source };
+        // Whether maps can be used is tried by a thread that has given up already.
+        let tried = std::thread::scope(|scope| {
+            let trying = scope.spawn(|| {
+                capability::keep_only(|capability| capability.lasting, false)?;
+                Ok::<bool, std::io::Error>(self.counters().is_ok())
+            });
+            trying.join().unwrap_or(Ok(false))
+        });
+        let usable = tried.map_err(system)?;
+        capability::keep_only(|c| c.lasting || (!usable && c.name == "CAP_BPF"), false).map_err(system)?;
+        self.unprivileged = true;
+        Ok(())
     }
 
     /// Checks that what was attached still is.
@@ -183,8 +207,19 @@ impl Kernel {
         let instructions: Vec<[u8; 8]> =
             function.instructions.iter().map(|i| unsafe { std::mem::transmute_copy::<_, [u8; 8]>(i) }).collect();
         let license: CString = object.license.clone();
-        bpf::load_uprobe_multi(name, &instructions, &license)
-            .map_err(|source| KernelError::System { what: format!("load program {name} for uprobe_multi"), source })
+        bpf::load_uprobe_multi(name, &instructions, &license).map_err(|source| KernelError::System {
+            what: format!("load program {name} for uprobe_multi{}", self.remedy()),
+            source,
+        })
+    }
+
+    /// What helps where a program can no longer be loaded.
+    fn remedy(&self) -> &'static str {
+        if self.unprivileged {
+            " (the capabilities for it were given up after attaching: --keep-capabilities keeps them)"
+        } else {
+            ""
+        }
     }
 
     fn descriptor(&self, map: &str) -> Option<i32> {

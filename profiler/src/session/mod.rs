@@ -72,6 +72,8 @@ pub struct Options {
     pub limits: Limits,
     /// Watch a process even when another profiler does.
     pub force: bool,
+    /// Keep the capabilities that only attaching takes.
+    pub keep_capabilities: bool,
     /// Attach uprobes one by one by perf events, even where the kernel has links for many.
     pub perf_events: bool,
     /// Attach poll probes to find parents, even where the thread-local context tells them.
@@ -188,6 +190,9 @@ impl Session {
         session.notice_gone();
         session.refreshed_ns = clock::monotonic_ns();
         trim_heap();
+        if !session.options.keep_capabilities {
+            session.kernel.give_up_capabilities()?;
+        }
         log::info!("attached in {} ms", started.elapsed().as_millis());
         Ok(session)
     }

@@ -54,7 +54,7 @@ pub enum ListenerError {
     },
     /// Its open files cannot be listed.
     #[error(
-        "failed to list the open files of process {pid}: {source}; CAP_DAC_READ_SEARCH or CAP_SYS_PTRACE is needed for another user's"
+        "failed to list the open files of process {pid}: {source}; CAP_DAC_READ_SEARCH is needed for another user's"
     )]
     Files {
         /// Which process.

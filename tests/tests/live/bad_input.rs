@@ -86,34 +86,6 @@ fn wrong_usage() {
     table.finish();
 }
 
-/// Runs the profiler as a user without privileges, but for these capabilities.
-fn as_nobody(capabilities: &[&str], arguments: &[&str]) -> Ended {
-    let all: String = capabilities.iter().map(|capability| format!(",+{capability}")).collect();
-    let sets = format!("-all{all}");
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    command.arg("--inh-caps").arg(&sets).arg("--ambient-caps").arg(&sets);
-    command.arg(place::profiler()).args(arguments);
-    Program::start(&mut command).wait()
-}
-
-#[test]
-fn missing_privileges() {
-    place::require_root();
-    let before = BpfObjects::all();
-    let mut table = Table::new("missing privileges");
-    let mut fixture = Fixture::tokio("latest", "release", &["tasks"]);
-    let pid = fixture.pid().to_string();
-    let arguments = ["attach", "--pid", &pid, "--duration", "1s", "--web.listen-address", "127.0.0.1:0"];
-    failed(&mut table, "without any", &as_nobody(&[], &arguments), &["CAP_BPF", "CAP_PERFMON"]);
-    failed(&mut table, "only CAP_BPF", &as_nobody(&["bpf"], &arguments), &["CAP_PERFMON"]);
-    let ended = as_nobody(&["bpf", "perfmon"], &arguments);
-    failed(&mut table, "another user's process", &ended, &["CAP_SYS_PTRACE"]);
-    nothing_is_left(&mut table, &before);
-    table.holds("still answers", true, fixture.answers(), true);
-    table.finish();
-}
-
 #[test]
 fn address_in_use() {
     place::require_root();

@@ -14,6 +14,7 @@ mod budget;
 mod diagnosis;
 mod endpoint;
 mod polls;
+mod privileges;
 mod queues;
 mod robust;
 mod sample;

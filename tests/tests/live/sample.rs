@@ -161,7 +161,8 @@ fn the_clock_ticks_where_the_target_may_run() {
     let mut profiler = Profiler::attach(fixture.pid());
     let pid = profiler.program().pid();
     let clocks = |expected: usize| {
-        wait::until(&format!("clocks on {expected} CPUs"), || match kernel::perf_links(pid) {
+        let held = || kernel::children(pid).into_iter().map(kernel::perf_links).sum::<usize>();
+        wait::until(&format!("clocks on {expected} CPUs"), || match held() {
             n if n == expected => Ok(()),
             n => Err(format!("there are {n}")),
         });
