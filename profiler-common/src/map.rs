@@ -203,6 +203,12 @@ pub struct Listener {
     pub wait: Histogram,
 }
 
+/// Bits beside a listener's slot.
+pub mod listener_flag {
+    /// The arrivals of its connections are not seen.
+    pub const UNSTAMPED: u32 = 1 << 31;
+}
+
 /// Frames of a [`PollStack`].
 pub const POLL_STACK_FRAMES: usize = 8;
 

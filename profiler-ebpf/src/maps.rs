@@ -27,7 +27,8 @@ pub static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static ARRIVALS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65536, 0);
 
-/// Slots of the targets' listening sockets in [`LISTENER_STATS`], by cookie. User space assigns and frees them.
+/// Slots of the targets' listening sockets in [`LISTENER_STATS`], by cookie, with `listener_flag`. User space assigns and
+/// frees them.
 #[map]
 pub static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
 
@@ -67,6 +68,15 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
 
 #[map]
 static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS as u32, 0);
+
+/// Takes one back from a counter, perhaps on another CPU: only the sum over all counts.
+#[inline(always)]
+pub fn uncount(counter: Counter) {
+    if let Some(value) = COUNTS.get_ptr_mut(counter as u32) {
+        // SAFETY: as for `count`.
+        unsafe { *value = (*value).wrapping_sub(1) }
+    }
+}
 
 /// Adds one to a counter.
 #[inline(always)]

@@ -56,7 +56,14 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("SOCK_STATE", &["sock.__sk_common.skc_state"]),
     ("SOCK_COOKIE", &["sock.__sk_common.skc_cookie"]),
     ("SOCK_ACK_BACKLOG", &["sock.sk_ack_backlog"]),
+    ("SOCK_FAMILY", &["sock.__sk_common.skc_family"]),
+    ("SOCK_SOCKET", &["sock.sk_socket"]),
+    ("SOCK_RECEIVE_QUEUE", &["sock.sk_receive_queue"]),
+    ("SOCK_RECEIVE_QUEUE_LENGTH", &["sock.sk_receive_queue.qlen"]),
+    ("SK_BUFF_PREV", &["sk_buff.prev"]),
+    ("SK_BUFF_SK", &["sk_buff.sk"]),
     ("REGS_DI", &["pt_regs.di"]),
+    ("REGS_ORIG_AX", &["pt_regs.orig_ax"]),
     ("REGS_SP", &["pt_regs.sp"]),
     ("REGS_IP", &["pt_regs.ip"]),
 ];
@@ -84,7 +91,7 @@ impl Kernel {
         capability::Effective::current()?.require()?;
         let btf = Btf::of_running_kernel()?;
         let features = Features::probe(&btf);
-        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + 1);
+        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + 2);
         for (global, paths) in OFFSETS {
             let mut offset = btf.offset(paths[0]);
             for path in &paths[1..] {
@@ -92,6 +99,8 @@ impl Kernel {
             }
             values.push((global, offset?));
         }
+        // Unix sockets may be a module, whose types are not here.
+        values.push(("UNIX_PEER", btf.offset("unix_sock.peer").unwrap_or(0)));
         values.push(("RING_WAKEUP_BYTES", u64::from(sizes.ring_bytes / 4)));
         drop(btf);
         let mut loader = EbpfLoader::new();

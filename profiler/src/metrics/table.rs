@@ -192,7 +192,7 @@ const READ: &str = "read at the scrape";
 const MEMORY: &str = "tier 0, the runtime's own memory; read at the scrape, at most once a second";
 const LISTS: &str =
     "tier 0, the runtime's lists of tasks; walked at the scrape, at most once a second, for 2 % of the time";
-const LISTENER: &str = "local addresses that it listens on: 100 per target, the rest in `other`";
+const LISTENER: &str = "local addresses that it listens on, as `127.0.0.1:80` or `unix:/run/a.sock` (`#2` and so on where several sockets share one): 100 per target, the rest in `other`";
 const SITES: &str = "tier 1, read from the binary, and from stacks copied at a sample of the spawns";
 const SPAWN_SITE: &str = "`task` as above, without `other`; the 4 most frequent places per task";
 const TASK: &str = "short names of task types: 100 per target by default, the rest in `other`";

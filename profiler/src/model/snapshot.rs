@@ -138,7 +138,7 @@ impl Default for ThrottledSnapshot {
 /// One listening socket. Every field that was not measured is `None`.
 #[derive(Clone, Debug)]
 pub struct ListenerSnapshot {
-    /// Local address, as `127.0.0.1:8080` or `[::1]:8080`; `#2` and so on is appended to the second and later
+    /// Local address, as `127.0.0.1:8080`, `[::1]:8080`, `unix:/run/a.sock` or `unix:@abstract`; `#2` and so on is appended to the second and later
     /// socket that share an address (SO_REUSEPORT), in the order of their inodes.
     pub listener: String,
     /// Connections that wait now.

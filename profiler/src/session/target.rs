@@ -205,6 +205,7 @@ impl Watched {
                 return;
             }
         };
+        let without_unix = listeners.without_unix().map(str::to_owned);
         for socket in &self.sockets {
             if !sockets.iter().any(|s| s.cookie == socket.cookie) {
                 slots.release(kernel, socket.cookie);
@@ -222,6 +223,25 @@ impl Watched {
             }
         }
         self.sockets = sockets;
+        self.state_unix(without_unix, kernel.features.sk_data_ready);
+    }
+
+    /// Says what is known of its unix sockets, where it listens on some or they cannot be listed. `announced` says whether
+    /// the kernel tells of each connection.
+    fn state_unix(&mut self, without: Option<String>, announced: bool) {
+        let (state, detail) = match without {
+            Some(why) => (ProbeState::Broken, why),
+            None if self.sockets.iter().all(|socket| socket.address.port().is_some()) => return,
+            None if announced => {
+                (ProbeState::Attached, "by sock_diag at each scrape, and BTF tracepoint sk_data_ready".to_owned())
+            }
+            None => {
+                let why = "length and limit by sock_diag; no depths and no waits, since this kernel has no tracepoint \
+                           sk_data_ready (6.12 and later)";
+                (ProbeState::Unsupported, why.to_owned())
+            }
+        };
+        self.status.set("accept_unix", state, detail);
     }
 
     /// Recognises the runtime and attaches its probes. What cannot be attached is a row of the status.

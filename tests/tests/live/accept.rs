@@ -241,7 +241,7 @@ fn reuseport() {
 /// Check that every connection of an event loop is counted.
 #[test]
 fn serving() {
-    const CONNECTIONS: u64 = 2_000;
+    const CONNECTIONS: u64 = 10_000;
     let mut watched = Watched::start(&["--backlog", "511"]);
     let mut table = Table::new("a serving event loop");
     watched.fixture.ask("serve");

@@ -24,4 +24,5 @@ mod tasks;
 mod throttle;
 mod trace;
 mod unfinished;
+mod unix;
 mod walk;

@@ -94,7 +94,11 @@ impl Watched {
                 overflows: socket.drops.map(u64::from),
                 accepted: stats.as_ref().filter(|_| wait).map(|s| s.accepted),
                 depth: stats.as_ref().filter(|_| depth).map(|s| Box::new(s.depth)),
-                wait: stats.as_ref().filter(|_| wait).map(|s| Box::new(s.wait)),
+                // Connections of a unix socket are stamped where their depth is recorded.
+                wait: stats
+                    .as_ref()
+                    .filter(|_| wait && (depth || socket.address.port().is_some()))
+                    .map(|s| Box::new(s.wait)),
             });
         }
         snapshots
