@@ -9,12 +9,12 @@ use profiler_common::map::{Listener, Probe, listener_flag};
 
 use crate::maps::{ARRIVALS, LISTENER_STATS, LISTENERS, PORTS, TARGETS, count, uncount};
 use crate::sched::now;
-use crate::{cost, offsets, read};
+use crate::{cost, offsets, read, request};
 
-const TCP_ESTABLISHED: u32 = 1;
+pub const TCP_ESTABLISHED: u32 = 1;
 const TCP_SYN_RECV: u32 = 3;
 const TCP_LISTEN: u8 = 10;
-const AF_UNIX: u16 = 1;
+pub const AF_UNIX: u16 = 1;
 /// Number of connect(2) on x86-64.
 const CONNECT: u64 = 42;
 /// In place of an arrival: a connection of a unix socket that was accepted before it was announced.
@@ -26,6 +26,9 @@ const SYSCALL_RETURN: usize = 16;
 /// A socket changed its state. A connection's last handshake packet has come: it is in the accept queue now.
 #[inline(always)]
 pub fn state_changed(socket: *const u8, old: u64, new: u64) -> i32 {
+    if request::wanted() {
+        request::state_changed(socket, old as u32, new as u32);
+    }
     if old as u32 != TCP_SYN_RECV || new as u32 != TCP_ESTABLISHED {
         return 0;
     }
@@ -33,6 +36,9 @@ pub fn state_changed(socket: *const u8, old: u64, new: u64) -> i32 {
     let port: u16 = unsafe { read::member(socket, offsets::sock_num()) };
     if PORTS.get_ptr(u32::from(port)).is_some() {
         let _ = ARRIVALS.insert(socket as u64, now(), 0);
+        if request::wanted() {
+            request::arrived(socket);
+        }
     }
     0
 }
@@ -109,7 +115,7 @@ pub fn returned(ctx: &ProbeContext) -> u32 {
     cost::hit(slot, Probe::Accept);
     // SAFETY: the registers are this program's context.
     let (result, listener) = unsafe { ((*ctx.regs).rax, (*ctx.regs).rdi) };
-    accepted(result as i64, listener);
+    accepted(slot, result as i64, listener);
     cost::end(slot, Probe::Accept, time);
     0
 }
@@ -127,7 +133,7 @@ pub fn syscall_returned(ctx: &TracePointContext) -> u32 {
         count(Counter::AcceptUnknownListener);
         return 0;
     };
-    accepted(result, listener);
+    accepted(slot, result, listener);
     0
 }
 
@@ -140,7 +146,7 @@ fn target() -> Option<u32> {
 }
 
 #[inline(always)]
-fn accepted(result: i64, listener: u64) {
+fn accepted(slot: u32, result: i64, listener: u64) {
     if result < 0 {
         return;
     }
@@ -155,10 +161,16 @@ fn accepted(result: i64, listener: u64) {
     };
     // SAFETY: a per-CPU map value.
     unsafe { (*stats).accepted += 1 };
+    let connection = socket_of(task, result as u64 & 0xffff_ffff);
+    if request::wanted()
+        && let Some(connection) = connection
+    {
+        request::accepted(slot, connection);
+    }
     if unstamped {
         return;
     }
-    let Some(connection) = socket_of(task, result as u64 & 0xffff_ffff) else {
+    let Some(connection) = connection else {
         count(Counter::AcceptUnmatched);
         return;
     };
@@ -186,7 +198,7 @@ fn stats(cookie: u64) -> Option<(*mut Listener, bool)> {
 
 /// The `sock` behind a file descriptor of `task`.
 #[inline(always)]
-fn socket_of(task: u64, fd: u64) -> Option<u64> {
+pub fn socket_of(task: u64, fd: u64) -> Option<u64> {
     let files = read::kernel(task + offsets::task_files() as u64)?;
     let table = read::kernel(files + offsets::files_fdt() as u64)?;
     let array = read::kernel(table + offsets::fdtable_fd() as u64)?;

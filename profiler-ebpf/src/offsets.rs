@@ -72,10 +72,16 @@ offsets! {
     regs_di = REGS_DI;
     /// `pt_regs.orig_ax`
     regs_orig_ax = REGS_ORIG_AX;
+    /// `pt_regs.si`
+    regs_si = REGS_SI;
+    /// `pt_regs.r10`
+    regs_r10 = REGS_R10;
     /// `pt_regs.sp`
     regs_sp = REGS_SP;
     /// `pt_regs.ip`
     regs_ip = REGS_IP;
     /// Not an offset: the ring holds this many bytes when its reader is woken.
     ring_wakeup_bytes = RING_WAKEUP_BYTES;
+    /// Not an offset: 1 where connections and requests are measured, else 0.
+    requests = REQUESTS_WANTED;
 }

@@ -103,6 +103,7 @@ fn options(pids: Vec<u32>, measure: &Measure) -> Options {
             ..Limits::default()
         },
         force: measure.force,
+        requests: measure.requests,
         perf_events: measure.perf_events,
         poll_stack: measure.poll_stack,
         budget: measure.budget,

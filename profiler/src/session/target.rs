@@ -11,6 +11,7 @@ use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
 use super::probes::Probes;
+use super::request::{self, Connections, Hooks};
 use super::runtime::{Runtime, Tasks};
 use super::sample::Clock;
 use super::spending::Spending;
@@ -25,7 +26,7 @@ use crate::model::snapshot::RuntimeSnapshot;
 use crate::model::table::{Table, TargetId};
 use crate::model::task::{SiteInfo, TypeInfo};
 use crate::runtime::{SpawnSite, TaskType};
-use crate::status::{ProbeState, TargetStatus};
+use crate::status::{ProbeRow, ProbeState, TargetStatus};
 use crate::target::listener::{Listeners, ListeningSocket};
 use crate::target::process::{self, Process};
 
@@ -59,6 +60,7 @@ pub(super) struct Watched {
     sockets: Vec<ListeningSocket>,
     accepts: Option<Probed>,
     accept_tried: bool,
+    connections: Option<Connections>,
     ended_ns: Option<u64>,
     pub expired: bool,
     /// Totals that were exported: a counter must not fall when a running span ends between two readings.
@@ -88,6 +90,7 @@ impl Watched {
             sockets: Vec::new(),
             accepts: None,
             accept_tried: false,
+            connections: None,
             ended_ns: None,
             expired: false,
             exported: (0, 0),
@@ -188,6 +191,32 @@ impl Watched {
             }
             Err(why) => self.status.set("accept_wait", ProbeState::Broken, why),
         }
+    }
+
+    /// Measures connections and requests from now on, where that was asked for.
+    pub fn follow_requests(&mut self, kernel: &mut Kernel, hooks: Option<&Hooks>) {
+        let Some(hooks) = hooks else {
+            return self.status.set("requests", ProbeState::NotApplicable, "not asked for: see --requests");
+        };
+        let seen = |row: &ProbeRow| row.probe == "accept_wait" && row.state == ProbeState::Attached;
+        let (state, detail) = match (hooks, &mut self.listeners) {
+            (Err((state, why)), _) => (*state, why.clone()),
+            _ if !self.status.probes.iter().any(seen) => {
+                (ProbeState::Broken, "its accepts are not seen: see `accept_wait`".to_owned())
+            }
+            (Ok(()), None) => (ProbeState::Broken, "its sockets cannot be listed: see `accept_queue`".to_owned()),
+            (Ok(()), Some(listeners)) => {
+                let pids: Vec<u32> = self.members.iter().copied().collect();
+                match Connections::find(kernel, listeners, &pids, self.slot) {
+                    Ok(connections) => {
+                        self.connections = Some(connections);
+                        (ProbeState::Attached, request::HOW.to_owned())
+                    }
+                    Err(why) => (ProbeState::Broken, why),
+                }
+            }
+        };
+        self.status.set("requests", state, detail);
     }
 
     /// Looks at the listening sockets: new ones get a slot, closed ones give theirs back.

@@ -105,6 +105,8 @@ pub struct Listeners {
     /// Whether the socket with this inode is the process's.
     owned: HashMap<u32, bool>,
     checked: Instant,
+    /// Ports of those that were listed last.
+    ports: HashSet<Option<u16>>,
     /// Why unix sockets are not listed, where they are not.
     without_unix: Option<String>,
 }
@@ -117,7 +119,14 @@ impl Listeners {
     pub fn open(pid: u32) -> Result<Listeners, ListenerError> {
         let socket = if same_namespace(pid) { netlink() } else { netlink_in_namespace_of(pid)? };
         let socket = socket.map_err(ListenerError::Netlink)?;
-        Ok(Listeners { pid, socket, owned: HashMap::new(), checked: Instant::now(), without_unix: None })
+        Ok(Listeners {
+            pid,
+            socket,
+            owned: HashMap::new(),
+            checked: Instant::now(),
+            ports: HashSet::new(),
+            without_unix: None,
+        })
     }
 
     /// The process's listening sockets now, in the order of address and inode.
@@ -125,8 +134,8 @@ impl Listeners {
     /// # Errors
     /// The kernel does not answer, or the process's files cannot be listed.
     pub fn list(&mut self) -> Result<Vec<ListeningSocket>, ListenerError> {
-        let mut sockets = self.dump(inet_request(AF_INET)).map_err(ListenerError::Netlink)?;
-        sockets.extend(self.dump(inet_request(AF_INET6)).map_err(ListenerError::Netlink)?);
+        let mut sockets = self.dump(inet_request(AF_INET, StateFlags::LISTEN)).map_err(ListenerError::Netlink)?;
+        sockets.extend(self.dump(inet_request(AF_INET6, StateFlags::LISTEN)).map_err(ListenerError::Netlink)?);
         // A kernel may be built without this one.
         let unix = self.dump(unix::request());
         self.without_unix =
@@ -134,8 +143,29 @@ impl Listeners {
         sockets.extend(unix.unwrap_or_default());
         self.update_owned(&sockets)?;
         sockets.retain(|socket| self.owned.get(&socket.inode) == Some(&true));
+        self.ports = sockets.iter().map(|socket| socket.address.port()).filter(Option::is_some).collect();
         sockets.sort_by(|a, b| (&a.address, a.inode).cmp(&(&b.address, b.inode)));
         Ok(sockets)
+    }
+
+    /// Cookies of the open TCP connections that the processes accepted on a listening socket that was listed last.
+    ///
+    /// # Errors
+    /// As for [`Listeners::list`].
+    pub fn connections(&mut self, pids: &[u32]) -> Result<Vec<u64>, ListenerError> {
+        let mut mine = HashSet::new();
+        for &pid in pids {
+            // A child that has ended has no connections.
+            mine.extend(socket_inodes(pid).unwrap_or_default());
+        }
+        let mut cookies = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            let open = StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT;
+            let sockets = self.dump(inet_request(family, open)).map_err(ListenerError::Netlink)?;
+            let accepted = |s: &&ListeningSocket| mine.contains(&s.inode) && self.ports.contains(&s.address.port());
+            cookies.extend(sockets.iter().filter(accepted).map(|socket| socket.cookie));
+        }
+        Ok(cookies)
     }
 
     /// Why unix sockets were not among those that were listed last; `None` when they were.
@@ -194,12 +224,12 @@ impl Listeners {
     }
 }
 
-fn inet_request(family: u8) -> SockDiagMessage {
+fn inet_request(family: u8, states: StateFlags) -> SockDiagMessage {
     SockDiagMessage::InetRequest(InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::SKMEMINFO,
-        states: StateFlags::LISTEN,
+        states,
         socket_id: if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
     })
 }

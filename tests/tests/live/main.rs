@@ -15,6 +15,7 @@ mod diagnosis;
 mod endpoint;
 mod polls;
 mod queues;
+mod requests;
 mod robust;
 mod sample;
 mod sched;

@@ -53,8 +53,8 @@ impl Watched {
     fn ss(&self) -> Option<(u64, u64)> {
         let output = Command::new("ss").args(["-H", "-l", "-x", "-n"]).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let row = rows.filter(|row| row.get(4) == Some(&self.name.as_str())).next()?;
+        let mut rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| row.get(4) == Some(&self.name.as_str()))?;
         Some((row[2].parse().ok()?, row[3].parse().ok()?))
     }
 

@@ -54,7 +54,6 @@ mod tests {
     use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
     use super::super::Listeners;
-    use super::*;
 
     /// Check that a unix socket's queue is as long as the connections in it, whatever its name is.
     #[test]
