@@ -37,10 +37,12 @@ pub enum Counter {
     /// Spawns whose stack was to be copied, and was not: the ring had to be kept for other records, or it could not be
     /// read. A sample is smaller, and nothing is lost.
     SpawnStacksSkipped = 15,
+    /// Accepted connections that are not followed: their arrival was not seen, or there are too many.
+    ConnectionUnknown = 16,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 16;
+pub const COUNTERS: usize = 17;
 
 impl Counter {
     /// All counters, in the order of their numbers.
@@ -61,6 +63,7 @@ impl Counter {
         Counter::RingFullSample,
         Counter::SpawnStacks,
         Counter::SpawnStacksSkipped,
+        Counter::ConnectionUnknown,
     ];
 
     /// The label value of this counter where it counts something lost; `None` where it counts hits.
@@ -77,6 +80,7 @@ impl Counter {
             Counter::PollStackDeep => "poll_stack_deep",
             Counter::TypesFull => "type_map_full",
             Counter::PollThreadsFull => "poll_thread_map_full",
+            Counter::ConnectionUnknown => "connection_unknown",
             _ => return None,
         })
     }

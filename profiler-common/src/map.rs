@@ -54,10 +54,12 @@ pub enum Probe {
     Accept = 7,
     /// The sampling clock found a thread of the target on a CPU.
     Sample = 8,
+    /// Something was sent or received on a socket, where requests are measured.
+    Socket = 9,
 }
 
 /// Number of probes.
-pub const PROBES: usize = 9;
+pub const PROBES: usize = 10;
 
 impl Probe {
     /// All probes, in the order of their numbers.
@@ -71,6 +73,7 @@ impl Probe {
         Probe::Wakeup,
         Probe::Accept,
         Probe::Sample,
+        Probe::Socket,
     ];
 
     /// Value of the `probe` label.
@@ -85,6 +88,7 @@ impl Probe {
             Probe::Wakeup => "sched_wakeup",
             Probe::Accept => "accept",
             Probe::Sample => "cpu_clock",
+            Probe::Socket => "socket",
         }
     }
 }
@@ -201,6 +205,12 @@ pub struct Listener {
     pub depth: Histogram,
     /// Wait from established to accepted, nanoseconds.
     pub wait: Histogram,
+}
+
+/// Bits beside a listener's slot.
+pub mod listener_flag {
+    /// The arrivals of its connections are not seen.
+    pub const UNSTAMPED: u32 = 1 << 31;
 }
 
 /// Frames of a [`PollStack`].

@@ -5,15 +5,20 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use profiler_common::counter::Counter;
-use profiler_common::map::{Listener, Probe};
+use profiler_common::map::{Listener, Probe, listener_flag};
 
-use crate::maps::{ARRIVALS, LISTENER_STATS, LISTENERS, PORTS, TARGETS, count};
+use crate::maps::{ARRIVALS, LISTENER_STATS, LISTENERS, PORTS, TARGETS, count, uncount};
 use crate::sched::now;
-use crate::{cost, offsets, read};
+use crate::{cost, offsets, read, request};
 
-const TCP_ESTABLISHED: u32 = 1;
+pub const TCP_ESTABLISHED: u32 = 1;
 const TCP_SYN_RECV: u32 = 3;
 const TCP_LISTEN: u8 = 10;
+pub const AF_UNIX: u16 = 1;
+/// Number of connect(2) on x86-64.
+const CONNECT: u64 = 42;
+/// In place of an arrival: a connection of a unix socket that was accepted before it was announced.
+const ACCEPTED_FIRST: u64 = 0;
 
 /// Offset of the return value in a syscall exit tracepoint: 8 bytes of common fields, the syscall's number, then it.
 const SYSCALL_RETURN: usize = 16;
@@ -21,6 +26,9 @@ const SYSCALL_RETURN: usize = 16;
 /// A socket changed its state. A connection's last handshake packet has come: it is in the accept queue now.
 #[inline(always)]
 pub fn state_changed(socket: *const u8, old: u64, new: u64) -> i32 {
+    if request::wanted() {
+        request::state_changed(socket, old as u32, new as u32);
+    }
     if old as u32 != TCP_SYN_RECV || new as u32 != TCP_ESTABLISHED {
         return 0;
     }
@@ -28,6 +36,9 @@ pub fn state_changed(socket: *const u8, old: u64, new: u64) -> i32 {
     let port: u16 = unsafe { read::member(socket, offsets::sock_num()) };
     if PORTS.get_ptr(u32::from(port)).is_some() {
         let _ = ARRIVALS.insert(socket as u64, now(), 0);
+        if request::wanted() {
+            request::arrived(socket);
+        }
     }
     0
 }
@@ -41,16 +52,56 @@ pub fn data_ready(socket: *const u8) -> i32 {
         return 0;
     }
     // SAFETY: as above.
-    let (cookie, backlog): (u64, u32) =
-        unsafe { (read::member(socket, offsets::sock_cookie()), read::member(socket, offsets::sock_ack_backlog())) };
-    if let Some(stats) = stats(cookie) {
-        // SAFETY: a per-CPU map value.
-        unsafe {
-            (*stats).queued += 1;
-            (*stats).depth.record(u64::from(backlog));
-        }
+    let (cookie, family): (u64, u16) =
+        unsafe { (read::member(socket, offsets::sock_cookie()), read::member(socket, offsets::sock_family())) };
+    let Some((stats, _)) = stats(cookie) else { return 0 };
+    let length = if family == AF_UNIX { offsets::sock_receive_queue_length() } else { offsets::sock_ack_backlog() };
+    // SAFETY: as above; both lengths are half words.
+    let length: u32 = unsafe { read::member(socket, length) };
+    // SAFETY: a per-CPU map value.
+    unsafe {
+        (*stats).queued += 1;
+        // A connection of a unix socket is announced after the lock is let go: it may be gone again.
+        (*stats).depth.record(u64::from(length));
+    }
+    if family == AF_UNIX && unix_arrived(socket) {
+        // SAFETY: as above.
+        unsafe { (*stats).wait.record(0) };
+        uncount(Counter::AcceptUnmatched);
     }
     0
+}
+
+/// Stamps the connection that was queued at a unix socket just now; true when it has been accepted before.
+#[inline(always)]
+fn unix_arrived(listener: *const u8) -> bool {
+    let Some(connection) = unix_connection(listener) else { return false };
+    if let Some(arrived) = ARRIVALS.get_ptr(connection) {
+        // What an earlier socket of this address left behind is no sign: a socket that was accepted has a file.
+        let file = read::kernel(connection + offsets::sock_socket() as u64);
+        // SAFETY: a live map value.
+        if unsafe { *arrived } == ACCEPTED_FIRST && file.is_some_and(|file| file != 0) {
+            let _ = ARRIVALS.remove(connection);
+            return true;
+        }
+    }
+    let _ = ARRIVALS.insert(connection, now(), 0);
+    false
+}
+
+/// The accepting side of the connection that the current thread makes.
+#[inline(always)]
+fn unix_connection(listener: *const u8) -> Option<u64> {
+    // SAFETY: helpers without a precondition.
+    let (task, regs) = unsafe { (bpf_get_current_task(), bpf_task_pt_regs(bpf_get_current_task_btf()) as u64) };
+    if offsets::unix_peer() != 0 && read::kernel(regs + offsets::regs_orig_ax() as u64) == Some(CONNECT) {
+        let client = socket_of(task, read::kernel(regs + offsets::regs_di() as u64)? & 0xffff_ffff)?;
+        return read::kernel(client + offsets::unix_peer() as u64);
+    }
+    // Made in another way, as by io_uring: the last one in the queue, if it is there still.
+    let queue = listener as u64 + offsets::sock_receive_queue() as u64;
+    let last = read::kernel(queue + offsets::sk_buff_prev() as u64)?;
+    if last == queue { None } else { read::kernel(last + offsets::sk_buff_sk() as u64) }
 }
 
 /// A target's accept or accept4 returned, in its C library.
@@ -64,7 +115,7 @@ pub fn returned(ctx: &ProbeContext) -> u32 {
     cost::hit(slot, Probe::Accept);
     // SAFETY: the registers are this program's context.
     let (result, listener) = unsafe { ((*ctx.regs).rax, (*ctx.regs).rdi) };
-    accepted(result as i64, listener);
+    accepted(slot, result as i64, listener);
     cost::end(slot, Probe::Accept, time);
     0
 }
@@ -82,7 +133,7 @@ pub fn syscall_returned(ctx: &TracePointContext) -> u32 {
         count(Counter::AcceptUnknownListener);
         return 0;
     };
-    accepted(result, listener);
+    accepted(slot, result, listener);
     0
 }
 
@@ -95,7 +146,7 @@ fn target() -> Option<u32> {
 }
 
 #[inline(always)]
-fn accepted(result: i64, listener: u64) {
+fn accepted(slot: u32, result: i64, listener: u64) {
     if result < 0 {
         return;
     }
@@ -104,35 +155,50 @@ fn accepted(result: i64, listener: u64) {
     // A descriptor is an `int`: what is above it in the register is not defined.
     let cookie =
         socket_of(task, listener & 0xffff_ffff).and_then(|socket| read::kernel(socket + offsets::sock_cookie() as u64));
-    let Some(stats) = cookie.and_then(stats) else {
+    let Some((stats, unstamped)) = cookie.and_then(stats) else {
         count(Counter::AcceptUnknownListener);
         return;
     };
     // SAFETY: a per-CPU map value.
     unsafe { (*stats).accepted += 1 };
-    let Some(connection) = socket_of(task, result as u64 & 0xffff_ffff) else {
+    let connection = socket_of(task, result as u64 & 0xffff_ffff);
+    if request::wanted()
+        && let Some(connection) = connection
+    {
+        request::accepted(slot, connection);
+    }
+    if unstamped {
+        return;
+    }
+    let Some(connection) = connection else {
         count(Counter::AcceptUnmatched);
         return;
     };
-    let Some(arrived) = ARRIVALS.get_ptr(connection) else {
+    // SAFETY: a live map value.
+    let arrived = ARRIVALS.get_ptr(connection).map(|arrived| unsafe { *arrived });
+    let Some(arrived) = arrived.filter(|&arrived| arrived != ACCEPTED_FIRST) else {
+        if read::kernel(connection + offsets::sock_family() as u64).is_some_and(|family| family as u16 == AF_UNIX) {
+            let _ = ARRIVALS.insert(connection, ACCEPTED_FIRST, 0);
+        }
         count(Counter::AcceptUnmatched);
         return;
     };
-    // SAFETY: live map values.
-    unsafe { (*stats).wait.record(now().saturating_sub(*arrived)) };
+    // SAFETY: a per-CPU map value.
+    unsafe { (*stats).wait.record(now().saturating_sub(arrived)) };
     let _ = ARRIVALS.remove(connection);
 }
 
+/// What is counted of a listener, and whether its connections have no time of arrival.
 #[inline(always)]
-fn stats(cookie: u64) -> Option<*mut Listener> {
+fn stats(cookie: u64) -> Option<(*mut Listener, bool)> {
     // SAFETY: a live map value.
     let slot = unsafe { *LISTENERS.get_ptr(cookie)? };
-    LISTENER_STATS.get_ptr_mut(slot)
+    Some((LISTENER_STATS.get_ptr_mut(slot & !listener_flag::UNSTAMPED)?, slot & listener_flag::UNSTAMPED != 0))
 }
 
 /// The `sock` behind a file descriptor of `task`.
 #[inline(always)]
-fn socket_of(task: u64, fd: u64) -> Option<u64> {
+pub fn socket_of(task: u64, fd: u64) -> Option<u64> {
     let files = read::kernel(task + offsets::task_files() as u64)?;
     let table = read::kernel(files + offsets::files_fdt() as u64)?;
     let array = read::kernel(table + offsets::fdtable_fd() as u64)?;

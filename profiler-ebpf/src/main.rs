@@ -11,6 +11,7 @@ mod offsets;
 mod poll;
 mod process;
 mod read;
+mod request;
 mod sample;
 mod sched;
 mod stack;
@@ -65,6 +66,18 @@ fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sk_data_ready")]
 fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
     accept::data_ready(ctx.arg(0))
+}
+
+/// What any process has sent on a socket (6.3 and later).
+#[btf_tracepoint(function = "sock_send_length")]
+fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
+    request::sent(ctx.arg(0), ctx.arg(1))
+}
+
+/// What any process has received on a socket (6.3 and later).
+#[btf_tracepoint(function = "sock_recv_length")]
+fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
+    request::received(ctx.arg(0), ctx.arg(1))
 }
 
 /// Where the C library returns from accept(2).

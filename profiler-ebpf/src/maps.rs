@@ -1,10 +1,12 @@
 //! All maps. Sizes are the defaults; user space sets those that depend on the targets before load.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::event::SampleRecord;
 use profiler_common::map::{Cost, Listener, PollStack, SchedStats, Target, TaskKey, Thread, TypeKey, TypeStats, Woken};
+use profiler_common::request::{Connection, Reply, RequestStats};
 
 /// Watched processes by process id.
 #[map]
@@ -27,13 +29,35 @@ pub static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static ARRIVALS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65536, 0);
 
-/// Slots of the targets' listening sockets in [`LISTENER_STATS`], by cookie. User space assigns and frees them.
+/// Slots of the targets' listening sockets in [`LISTENER_STATS`], by cookie, with `listener_flag`. User space assigns and
+/// frees them.
 #[map]
 pub static LISTENERS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
 
 /// What was counted per listener slot.
 #[map]
 pub static LISTENER_STATS: PerCpuArray<Listener> = PerCpuArray::with_max_entries(64, 0);
+
+/// TCP connections that targets accepted and have not closed, by cookie; only as large where requests are measured. Not
+/// allocated beforehand: few servers have so many.
+#[map]
+pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// The same of unix sockets, whose end nobody tells: the least recent one is evicted.
+#[map]
+pub static UNIX_CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(1, 0);
+
+/// Slots of the targets that accepted connections of unix sockets which have no cookie yet, by the socket's address.
+#[map]
+pub static UNIX_ACCEPTED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(1, 0);
+
+/// Threads that have replied and are not available again, by thread id.
+#[map]
+pub static REPLIES: LruHashMap<u32, Reply> = LruHashMap::with_max_entries(1, 0);
+
+/// Connections and requests, by target slot.
+#[map]
+pub static REQUESTS: PerCpuArray<RequestStats> = PerCpuArray::with_max_entries(1, 0);
 
 /// Polled tasks by thread id, where poll probes are attached.
 #[map]
@@ -72,6 +96,15 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
 
 #[map]
 static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS as u32, 0);
+
+/// Takes one back from a counter, perhaps on another CPU: only the sum over all counts.
+#[inline(always)]
+pub fn uncount(counter: Counter) {
+    if let Some(value) = COUNTS.get_ptr_mut(counter as u32) {
+        // SAFETY: as for `count`.
+        unsafe { *value = (*value).wrapping_sub(1) }
+    }
+}
 
 /// Adds one to a counter.
 #[inline(always)]

@@ -54,12 +54,34 @@ offsets! {
     sock_cookie = SOCK_COOKIE;
     /// `sock.sk_ack_backlog`
     sock_ack_backlog = SOCK_ACK_BACKLOG;
+    /// `sock.__sk_common.skc_family`
+    sock_family = SOCK_FAMILY;
+    /// `sock.sk_socket`
+    sock_socket = SOCK_SOCKET;
+    /// `sock.sk_receive_queue`
+    sock_receive_queue = SOCK_RECEIVE_QUEUE;
+    /// `sock.sk_receive_queue.qlen`
+    sock_receive_queue_length = SOCK_RECEIVE_QUEUE_LENGTH;
+    /// `sk_buff.prev`, which is also where the head of a queue has it
+    sk_buff_prev = SK_BUFF_PREV;
+    /// `sk_buff.sk`
+    sk_buff_sk = SK_BUFF_SK;
+    /// `unix_sock.peer`; 0 where BTF does not tell
+    unix_peer = UNIX_PEER;
     /// `pt_regs.di`
     regs_di = REGS_DI;
+    /// `pt_regs.orig_ax`
+    regs_orig_ax = REGS_ORIG_AX;
+    /// `pt_regs.si`
+    regs_si = REGS_SI;
+    /// `pt_regs.r10`
+    regs_r10 = REGS_R10;
     /// `pt_regs.sp`
     regs_sp = REGS_SP;
     /// `pt_regs.ip`
     regs_ip = REGS_IP;
     /// Not an offset: the ring holds this many bytes when its reader is woken.
     ring_wakeup_bytes = RING_WAKEUP_BYTES;
+    /// Not an offset: 1 where connections and requests are measured, else 0.
+    requests = REQUESTS_WANTED;
 }

@@ -8,7 +8,7 @@ use profiler_common::map::{Target, Thread, target_flag};
 
 use crate::maps::{TARGETS, THREADS, count};
 use crate::sched::now;
-use crate::{emit, offsets, read, sched};
+use crate::{emit, offsets, read, request, sched};
 
 #[inline(always)]
 fn ids(task: *const u8) -> (u32, u32) {
@@ -71,6 +71,9 @@ pub fn execed(task: *const u8, old_tid: u32) -> i32 {
 pub fn exited(task: *const u8) -> i32 {
     let (pid, tid) = ids(task);
     sched::ended(tid);
+    if request::wanted() {
+        request::thread_ended(tid);
+    }
     if TARGETS.get_ptr(pid).is_none() {
         return 0;
     }

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use profiler_common::map::{Probe, Thread};
 
 use crate::maps::{POLL_STACKS, SCHED, THREADS};
-use crate::{cost, offsets, read};
+use crate::{cost, offsets, read, request};
 
 #[inline(always)]
 pub fn now() -> u64 {
@@ -50,7 +50,11 @@ pub fn switch(preempted: u64, previous: *const u8, next: *const u8, state: u64) 
     let time = now();
     if let Some(thread) = out {
         // `bool` and `unsigned int` arguments: what is above them is not defined.
-        switched_out(thread, time, preempted as u8 != 0 || state as u32 == 0);
+        let runnable = preempted as u8 != 0 || state as u32 == 0;
+        switched_out(thread, time, runnable);
+        if request::wanted() && !runnable {
+            request::sleeps(time);
+        }
     }
     if let Some(thread) = into {
         switched_in(thread, time);

@@ -115,6 +115,10 @@ pub struct Measure {
     /// Size at which the trace ends, MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub trace_limit: u64,
+    /// Measure connections and requests, and how long threads are busy after a reply; a little slower for every process of
+    /// the machine that uses sockets
+    #[arg(long)]
+    pub requests: bool,
     /// Attach even when another profiler watches the process already
     #[arg(long)]
     pub force: bool,

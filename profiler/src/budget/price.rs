@@ -70,7 +70,7 @@ impl Prices {
     pub fn hit_ns(&self, probe: Probe, cost: &Cost) -> f64 {
         let at = probe as usize;
         let trap = match probe {
-            Probe::Switch | Probe::Wakeup => self.traps.tracepoint_ns,
+            Probe::Switch | Probe::Wakeup | Probe::Socket => self.traps.tracepoint_ns,
             Probe::Sample => self.traps.interrupt_ns,
             _ if self.stepped[at] => self.traps.stepped.ns(self.apart_ns),
             _ => self.traps.emulated.ns(self.apart_ns),

@@ -104,6 +104,7 @@ fn options(pids: Vec<u32>, measure: &Measure) -> Options {
         },
         force: measure.force,
         keep_capabilities: measure.keep_capabilities,
+        requests: measure.requests,
         perf_events: measure.perf_events,
         poll_stack: measure.poll_stack,
         budget: measure.budget,

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use crate::event::Outcome;
 use crate::model::snapshot::{
     BudgetSnapshot, DiagnosisSnapshot, EdgeParent, Evidence, ListenerSnapshot, LongRunSnapshot, PollSnapshot,
-    ProbeCost, RuntimeSnapshot, Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
+    ProbeCost, RequestsSnapshot, RuntimeSnapshot, Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot,
+    TierSnapshot,
 };
 
 /// The document. What was not measured is `null`.
@@ -62,6 +63,7 @@ fn target(target: &TargetSnapshot) -> Value {
         "threads": target.threads,
         "probes": target.status.probes,
         "listeners": target.listeners.iter().map(listener).collect::<Vec<_>>(),
+        "requests": target.requests.as_ref().map(requests),
         "tasks": target.tasks.as_ref().map(tasks),
         "budget": target.budget.as_ref().map(budget),
         "figures": target.figures.as_ref().map(figures),
@@ -87,12 +89,21 @@ fn budget(budget: &BudgetSnapshot) -> Value {
     })
 }
 
+fn quantiles(histogram: &Histogram) -> Value {
+    json!({ "count": histogram.count, "p50_ns": histogram.quantile(0.5), "p90_ns": histogram.quantile(0.9),
+            "p99_ns": histogram.quantile(0.99) })
+}
+
+fn requests(requests: &RequestsSnapshot) -> Value {
+    json!({
+        "connections_open": requests.open,
+        "request": quantiles(&requests.request),
+        "after_reply": quantiles(&requests.after_reply),
+    })
+}
+
 /// `null` where they are not measured.
 fn polls(polls: &PollSnapshot) -> Value {
-    let quantiles = |histogram: &Histogram| {
-        json!({ "count": histogram.count, "p50_ns": histogram.quantile(0.5), "p90_ns": histogram.quantile(0.9),
-                "p99_ns": histogram.quantile(0.99) })
-    };
     json!({
         "polls": polls.polls,
         "busy_seconds": polls.busy_ns as f64 / 1e9,

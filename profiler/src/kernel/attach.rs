@@ -102,7 +102,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn attach_btf(&mut self, btf: &Btf, program: &'static str, tracepoint: &str) -> Result<(), KernelError> {
+    pub(super) fn attach_btf(&mut self, btf: &Btf, program: &'static str, tracepoint: &str) -> Result<(), KernelError> {
         let failed = |source: ProgramError| KernelError::Program { program, source };
         let loaded: &mut BtfTracePoint =
             self.ebpf.program_mut(program).ok_or(KernelError::Missing(program))?.try_into().map_err(failed)?;

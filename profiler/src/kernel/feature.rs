@@ -22,6 +22,8 @@ pub struct Features {
     pub sched_switch_arity: Option<usize>,
     /// The tracepoint that tells the queue length at each enqueue (6.12 and later).
     pub sk_data_ready: bool,
+    /// The tracepoints that tell what is sent and received on sockets (6.3 and later).
+    pub sock_length: bool,
     /// One link for many uprobes.
     pub uprobe_multi: bool,
     /// A program can ask for the registers of user mode wherever it runs (5.15 and later).
@@ -34,6 +36,7 @@ impl Features {
         Features {
             sched_switch_arity: btf.tracepoint_arity("sched_switch"),
             sk_data_ready: btf.tracepoint_arity("sk_data_ready").is_some(),
+            sock_length: ["sock_send_length", "sock_recv_length"].iter().all(|t| btf.tracepoint_arity(t).is_some()),
             uprobe_multi: uprobe_multi(),
             user_registers: btf.has_function("bpf_task_pt_regs"),
         }
@@ -58,6 +61,12 @@ impl Features {
                 "by BTF tracepoint sk_data_ready",
                 "no tracepoint sk_data_ready (it came with 6.12): the length is sampled by sock_diag at each scrape, and its histogram is absent",
             ),
+            row(
+                "requests",
+                self.sock_length,
+                "by BTF tracepoints sock_send_length and sock_recv_length, where asked for",
+                NO_SOCK_LENGTH,
+            ),
             row("CPU by task", self.user_registers, "by a clock per CPU", NO_USER_REGISTERS),
             row(
                 "task probes",
@@ -68,6 +77,9 @@ impl Features {
         ]
     }
 }
+
+/// Why requests are not measured.
+pub const NO_SOCK_LENGTH: &str = "no tracepoints sock_send_length and sock_recv_length (they came with 6.3): connections and requests are not measured";
 
 /// Why the CPU clock does not sample.
 pub(super) const NO_USER_REGISTERS: &str =

@@ -13,7 +13,7 @@ use aya_log::EbpfLogger;
 use super::btf::Btf;
 use super::feature::Features;
 use super::holder::Holder;
-use super::{KernelError, bpf, capability};
+use super::{KernelError, bpf, capability, request};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf"));
 
@@ -29,11 +29,13 @@ pub struct Sizes {
     pub targets: u32,
     /// Bytes of the ring buffer: a power of two, at least a page.
     pub ring_bytes: u32,
+    /// Whether connections and requests are measured.
+    pub requests: bool,
 }
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { targets: 1, ring_bytes: 1 << 22 }
+        Sizes { targets: 1, ring_bytes: 1 << 22, requests: false }
     }
 }
 
@@ -56,7 +58,16 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("SOCK_STATE", &["sock.__sk_common.skc_state"]),
     ("SOCK_COOKIE", &["sock.__sk_common.skc_cookie"]),
     ("SOCK_ACK_BACKLOG", &["sock.sk_ack_backlog"]),
+    ("SOCK_FAMILY", &["sock.__sk_common.skc_family"]),
+    ("SOCK_SOCKET", &["sock.sk_socket"]),
+    ("SOCK_RECEIVE_QUEUE", &["sock.sk_receive_queue"]),
+    ("SOCK_RECEIVE_QUEUE_LENGTH", &["sock.sk_receive_queue.qlen"]),
+    ("SK_BUFF_PREV", &["sk_buff.prev"]),
+    ("SK_BUFF_SK", &["sk_buff.sk"]),
     ("REGS_DI", &["pt_regs.di"]),
+    ("REGS_ORIG_AX", &["pt_regs.orig_ax"]),
+    ("REGS_SI", &["pt_regs.si"]),
+    ("REGS_R10", &["pt_regs.r10"]),
     ("REGS_SP", &["pt_regs.sp"]),
     ("REGS_IP", &["pt_regs.ip"]),
 ];
@@ -86,7 +97,7 @@ impl Kernel {
         capability::Effective::current()?.require()?;
         let btf = Btf::of_running_kernel()?;
         let features = Features::probe(&btf);
-        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + 1);
+        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + 3);
         for (global, paths) in OFFSETS {
             let mut offset = btf.offset(paths[0]);
             for path in &paths[1..] {
@@ -94,7 +105,10 @@ impl Kernel {
             }
             values.push((global, offset?));
         }
+        // Unix sockets may be a module, whose types are not here.
+        values.push(("UNIX_PEER", btf.offset("unix_sock.peer").unwrap_or(0)));
         values.push(("RING_WAKEUP_BYTES", u64::from(sizes.ring_bytes / 4)));
+        values.push(("REQUESTS_WANTED", u64::from(sizes.requests)));
         drop(btf);
         let mut loader = EbpfLoader::new();
         for (global, value) in &values {
@@ -102,6 +116,12 @@ impl Kernel {
         }
         for per_target in ["SCHED", "COSTS"] {
             loader.map_max_entries(per_target, sizes.targets.max(1));
+        }
+        if sizes.requests {
+            for &(map, entries) in request::SIZES {
+                loader.map_max_entries(map, entries);
+            }
+            loader.map_max_entries("REQUESTS", sizes.targets.max(1));
         }
         loader.map_max_entries(RING, sizes.ring_bytes);
         let mut ebpf = loader.load(OBJECT)?;

@@ -4,7 +4,7 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::histogram::Histogram;
-use profiler_common::map::{Listener, SchedStats, Target, Thread};
+use profiler_common::map::{Listener, SchedStats, Target, Thread, listener_flag};
 
 use super::KernelError;
 use super::load::Kernel;
@@ -99,8 +99,12 @@ impl Kernel {
     ///
     /// # Errors
     /// A map is full.
-    pub fn set_listener(&mut self, cookie: u64, port: u16, slot: u32) -> Result<(), KernelError> {
-        self.hash::<u64, u32>("LISTENERS")?.insert(cookie, slot, 0).map_err(failed("LISTENERS"))?;
+    pub fn set_listener(&mut self, cookie: u64, port: Option<u16>, slot: u32) -> Result<(), KernelError> {
+        // Connections of a socket without a port are stamped where they are announced.
+        let unstamped = port.is_none() && !self.features.sk_data_ready;
+        let value = if unstamped { slot | listener_flag::UNSTAMPED } else { slot };
+        self.hash::<u64, u32>("LISTENERS")?.insert(cookie, value, 0).map_err(failed("LISTENERS"))?;
+        let Some(port) = port else { return Ok(()) };
         self.hash::<u32, u32>("PORTS")?.insert(u32::from(port), 1, 0).map_err(failed("PORTS"))
     }
 
@@ -156,7 +160,9 @@ impl Kernel {
         let map: PerCpuArray<&mut MapData, u64> = self.per_cpu("COUNTS")?;
         let mut sums = [0; COUNTERS];
         for counter in Counter::ALL {
-            sums[counter as usize] = map.get(&(counter as u32), 0).map_err(failed("COUNTS"))?.iter().sum();
+            // What was counted on one CPU may be taken back on another.
+            let counts = map.get(&(counter as u32), 0).map_err(failed("COUNTS"))?;
+            sums[counter as usize] = counts.iter().fold(0, |sum: u64, count| sum.wrapping_add(*count));
         }
         Ok(sums)
     }

@@ -11,6 +11,7 @@ pub mod load;
 pub mod maps;
 pub mod perf;
 pub mod polls;
+pub mod request;
 pub mod ring;
 pub mod uprobe;
 

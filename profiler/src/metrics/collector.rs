@@ -13,8 +13,8 @@ use super::series::{Labels, Page, scaled};
 use super::table::{Id, METRICS, TARGET_LABELS, Unit};
 use crate::event::Outcome;
 use crate::model::snapshot::{
-    BudgetSnapshot, ListenerSnapshot, PollSnapshot, RuntimeSnapshot, SchedSnapshot, Snapshot, TargetSnapshot,
-    TaskTypeSnapshot, TasksSnapshot,
+    BudgetSnapshot, ListenerSnapshot, PollSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, Snapshot,
+    TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
 };
 use crate::status::ProbeState;
 
@@ -97,6 +97,9 @@ impl<'a> Filler<'_, 'a> {
             self.number(Id::CpuThrottledSecondsTotal, ["", ""], scaled(throttled.wait.sum, Unit::Seconds));
         }
         self.listeners(&target.listeners);
+        if let Some(requests) = &target.requests {
+            self.requests(requests);
+        }
         if let Some(tasks) = &target.tasks {
             let works = |probe: &str| {
                 let row = target.status.probes.iter().find(|row| row.probe == probe)?;
@@ -181,6 +184,12 @@ impl<'a> Filler<'_, 'a> {
         self.number(Id::SchedOffCpuSecondsTotal, ["run_queue", ""], seconds(sched.run_queue.sum));
         self.number(Id::SchedSwitchesTotal, ["voluntary", ""], sched.voluntary_switches as f64);
         self.number(Id::SchedSwitchesTotal, ["involuntary", ""], sched.involuntary_switches as f64);
+    }
+
+    fn requests(&mut self, requests: &'a RequestsSnapshot) {
+        self.number(Id::ConnectionsOpen, ["", ""], requests.open as f64);
+        self.histogram(Id::RequestSeconds, ["", ""], &requests.request);
+        self.histogram(Id::AfterReplySeconds, ["", ""], &requests.after_reply);
     }
 
     fn listeners(&mut self, listeners: &'a [ListenerSnapshot]) {

@@ -54,6 +54,8 @@ pub enum Area {
     RunQueue,
     /// Listening sockets.
     AcceptQueue,
+    /// Accepted connections and what is asked on them.
+    Requests,
     /// Tasks.
     Tasks,
     /// The runtime and the process.
@@ -66,14 +68,15 @@ pub enum Area {
 
 impl Area {
     /// All areas, in the order of the document.
-    pub const ALL: [Area; 6] =
-        [Area::RunQueue, Area::AcceptQueue, Area::Tasks, Area::Runtime, Area::Profiler, Area::Process];
+    pub const ALL: [Area; 7] =
+        [Area::RunQueue, Area::AcceptQueue, Area::Requests, Area::Tasks, Area::Runtime, Area::Profiler, Area::Process];
 
     /// Heading of its section.
     pub const fn heading(self) -> &'static str {
         match self {
             Area::RunQueue => "Run queue",
             Area::AcceptQueue => "Accept queue",
+            Area::Requests => "Connections and requests",
             Area::Tasks => "Tasks",
             Area::Runtime => "Runtime and process",
             Area::Profiler => "The profiler itself",
@@ -179,6 +182,7 @@ const CGROUP: &str =
     "tier 0, the cgroup's own counts; read ten times a second; absent where no CPU limit can hold the target";
 const SOCKET: &str = "tier 0, socket diagnostics; read at the scrape";
 const ACCEPT: &str = "tier 0, accept hooks; every connection";
+const REQUEST: &str = "tier 0 with `--requests`, socket tracepoints; every connection and request";
 const LIFECYCLE: &str = "tier 1, spawn and completion probes; every task since the profiler attached";
 const POLLS: &str = "tier 2, poll probes; every poll while `probe_state` of `task_polls` is `attached`, else absent";
 const POLL_WINDOWS: &str = "tier 2, poll probes; every poll while `probe_state` of `task_polls` is `attached`, in windows while it is `sampled`: \
@@ -192,7 +196,7 @@ const READ: &str = "read at the scrape";
 const MEMORY: &str = "tier 0, the runtime's own memory; read at the scrape, at most once a second";
 const LISTS: &str =
     "tier 0, the runtime's lists of tasks; walked at the scrape, at most once a second, for 2 % of the time";
-const LISTENER: &str = "local addresses that it listens on: 100 per target, the rest in `other`";
+const LISTENER: &str = "local addresses that it listens on, as `127.0.0.1:80` or `unix:/run/a.sock` (`#2` and so on where several sockets share one): 100 per target, the rest in `other`";
 const SITES: &str = "tier 1, read from the binary, and from stacks copied at a sample of the spawns";
 const SPAWN_SITE: &str = "`task` as above, without `other`; the 4 most frequent places per task";
 const TASK: &str = "short names of task types: 100 per target by default, the rest in `other`";
@@ -230,6 +234,13 @@ metrics! {
         "Connections that were accepted since the profiler attached.";
     AcceptOverflowsTotal "accept_overflows_total" Counter Count AcceptQueue Target Sum ["listener"] LISTENER, SOCKET,
         "Connections that the kernel dropped because the accept queue was full, since the socket was opened.";
+
+    ConnectionsOpen "connections_open" Gauge Count Requests Target Sum [] "", REQUEST,
+        "TCP connections that the target accepted, before the profiler attached too, and that are neither closed nor reset.";
+    RequestSeconds "request_seconds" Histogram Seconds Requests Target Sum [] "", REQUEST,
+        "Time from the first read on an accepted connection to the last write before its next read, which is one request in most protocols. It is recorded at that read, or at the end of the connection.";
+    AfterReplySeconds "after_reply_seconds" Histogram Seconds Requests Target Sum [] "", REQUEST,
+        "Time from the last write of a reply until its thread reads from an accepted connection, accepts, or waits for something to do: it was not available for the next one.";
 
     TasksSpawnedTotal "tasks_spawned_total" Counter Count Tasks Target Sum ["task"] TASK, LIFECYCLE,
         "Tasks that were spawned.";

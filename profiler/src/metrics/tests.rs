@@ -9,9 +9,9 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    BudgetSnapshot, CpuSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, RuntimeSnapshot,
-    SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, ThrottledSnapshot, TierSnapshot,
-    UnfinishedPolls,
+    BudgetSnapshot, CpuSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, RequestsSnapshot,
+    RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
+    ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -91,6 +91,7 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         }),
         throttled: Some(ThrottledSnapshot { wait: recorded(&[60_000_000]) }),
         listeners: vec![listener("127.0.0.1:80"), listener("127.0.0.1:80#2")],
+        requests: Some(RequestsSnapshot { open: 2, request: recorded(&[5000]), after_reply: recorded(&[700]) }),
         tasks: Some(TasksSnapshot {
             lifecycle_continuous: true,
             polls_continuous: true,

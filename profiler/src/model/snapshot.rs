@@ -90,6 +90,8 @@ pub struct TargetSnapshot {
     pub throttled: Option<ThrottledSnapshot>,
     /// Listening sockets; empty where it has none or they are not measured.
     pub listeners: Vec<ListenerSnapshot>,
+    /// Connections and requests; `None` where not measured.
+    pub requests: Option<RequestsSnapshot>,
     /// Tasks; `None` where not measured.
     pub tasks: Option<TasksSnapshot>,
     /// What probing costs it; `None` where no task of it is probed.
@@ -138,7 +140,7 @@ impl Default for ThrottledSnapshot {
 /// One listening socket. Every field that was not measured is `None`.
 #[derive(Clone, Debug)]
 pub struct ListenerSnapshot {
-    /// Local address, as `127.0.0.1:8080` or `[::1]:8080`; `#2` and so on is appended to the second and later
+    /// Local address, as `127.0.0.1:8080`, `[::1]:8080`, `unix:/run/a.sock` or `unix:@abstract`; `#2` and so on is appended to the second and later
     /// socket that share an address (SO_REUSEPORT), in the order of their inodes.
     pub listener: String,
     /// Connections that wait now.
@@ -153,6 +155,17 @@ pub struct ListenerSnapshot {
     pub depth: Option<Box<Histogram>>,
     /// Wait from established to accepted, nanoseconds.
     pub wait: Option<Box<Histogram>>,
+}
+
+/// Connections that a target accepted, and the requests on them. Durations in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct RequestsSnapshot {
+    /// TCP connections that are open now.
+    pub open: u64,
+    /// From the first read to the last write before the next read.
+    pub request: Box<Histogram>,
+    /// From the last write until the thread reads, accepts or waits.
+    pub after_reply: Box<Histogram>,
 }
 
 /// The tasks of one target.

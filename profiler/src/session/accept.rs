@@ -21,7 +21,7 @@ pub(super) struct Slots {
 
 struct Slot {
     number: u32,
-    port: u16,
+    port: Option<u16>,
 }
 
 impl Slots {
@@ -34,7 +34,7 @@ impl Slots {
     ///
     /// # Errors
     /// The kernel half's maps cannot be written.
-    pub fn assign(&mut self, kernel: &mut Kernel, cookie: u64, port: u16) -> Result<bool, KernelError> {
+    pub fn assign(&mut self, kernel: &mut Kernel, cookie: u64, port: Option<u16>) -> Result<bool, KernelError> {
         if self.by_cookie.contains_key(&cookie) {
             return Ok(true);
         }
@@ -58,8 +58,10 @@ impl Slots {
     pub fn release(&mut self, kernel: &mut Kernel, cookie: u64) {
         let Some(slot) = self.by_cookie.remove(&cookie) else { return };
         kernel.remove_listener(cookie);
-        if !self.by_cookie.values().any(|other| other.port == slot.port) {
-            kernel.remove_port(slot.port);
+        if let Some(port) = slot.port
+            && !self.by_cookie.values().any(|other| other.port == slot.port)
+        {
+            kernel.remove_port(port);
         }
         self.free.push(slot.number);
     }

@@ -7,6 +7,7 @@ mod claim;
 mod image;
 mod probes;
 mod records;
+mod request;
 mod runtime;
 mod sample;
 mod sites;
@@ -70,6 +71,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// What the table may hold.
     pub limits: Limits,
+    /// Measure connections and requests.
+    pub requests: bool,
     /// Watch a process even when another profiler does.
     pub force: bool,
     /// Keep the capabilities that only attaching takes.
@@ -108,6 +111,8 @@ pub struct Session {
     kernel: Kernel,
     ring: Ring,
     accept: accept::Returns,
+    /// The hooks of requests, or why there are none; `None` where nobody asked for them.
+    requests: Option<request::Hooks>,
     clock: sample::Clock,
     diagnoses: Diagnoses,
     targets: Vec<Watched>,
@@ -147,7 +152,8 @@ impl Session {
         let trace = options.trace.as_ref().map(|(path, limit)| Trace::create(path, *limit)).transpose()?;
         // One slot more than targets, for the calibration.
         let slots = processes.len() as u32 + 1;
-        let mut kernel = Kernel::load(Sizes { targets: slots, ring_bytes: options.ring_bytes })?;
+        let mut kernel =
+            Kernel::load(Sizes { targets: slots, ring_bytes: options.ring_bytes, requests: options.requests })?;
         kernel.features.uprobe_multi &= !options.perf_events;
         keep_heap_small();
         let tasks = Tasks {
@@ -159,11 +165,13 @@ impl Session {
         };
         let ring = kernel.ring()?;
         let hooks = kernel.attach()?;
+        let requests = options.requests.then(|| request::attach(&mut kernel));
         let clock = sample::Clock::new(&mut kernel);
         let mut session = Session {
             kernel,
             ring,
             accept: accept::Returns::new(hooks),
+            requests,
             clock,
             diagnoses: Diagnoses::default(),
             targets: Vec::new(),
@@ -213,6 +221,7 @@ impl Session {
         watched.follow_threads(&mut self.kernel)?;
         watched.find_cgroups();
         watched.attach_accept(&mut self.kernel, &mut self.accept);
+        watched.follow_requests(&mut self.kernel, self.requests.as_ref());
         watched.attach_runtime(&mut self.kernel, &mut self.table, self.tasks);
         watched.sample(&mut self.kernel, &mut self.table, &self.clock);
         let took = started.elapsed().as_millis();

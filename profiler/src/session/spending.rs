@@ -12,7 +12,7 @@ use crate::model::snapshot::{BudgetSnapshot, ProbeCost, TierSnapshot};
 use crate::runtime::{Hook, Lineage, Plan};
 
 /// Probes of the kernel's own hooks, which are always attached.
-const ALWAYS: [Probe; 4] = [Probe::Switch, Probe::Wakeup, Probe::Accept, Probe::Sample];
+const ALWAYS: [Probe; 5] = [Probe::Switch, Probe::Wakeup, Probe::Accept, Probe::Sample, Probe::Socket];
 /// Traps that make a mean.
 const ENOUGH_TRAPS: f64 = 64.0;
 /// CPU time over which it is averaged how much a target does between two traps, nanoseconds.

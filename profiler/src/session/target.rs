@@ -11,6 +11,7 @@ use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
 use super::probes::Probes;
+use super::request::{self, Connections, Hooks};
 use super::runtime::{Runtime, Tasks};
 use super::sample::Clock;
 use super::spending::Spending;
@@ -25,7 +26,7 @@ use crate::model::snapshot::RuntimeSnapshot;
 use crate::model::table::{Table, TargetId};
 use crate::model::task::{SiteInfo, TypeInfo};
 use crate::runtime::{SpawnSite, TaskType};
-use crate::status::{ProbeState, TargetStatus};
+use crate::status::{ProbeRow, ProbeState, TargetStatus};
 use crate::target::listener::{Listeners, ListeningSocket};
 use crate::target::process::{self, Process};
 
@@ -59,6 +60,7 @@ pub(super) struct Watched {
     sockets: Vec<ListeningSocket>,
     accepts: Option<Probed>,
     accept_tried: bool,
+    connections: Option<Connections>,
     ended_ns: Option<u64>,
     pub expired: bool,
     /// Totals that were exported: a counter must not fall when a running span ends between two readings.
@@ -88,6 +90,7 @@ impl Watched {
             sockets: Vec::new(),
             accepts: None,
             accept_tried: false,
+            connections: None,
             ended_ns: None,
             expired: false,
             exported: (0, 0),
@@ -190,6 +193,32 @@ impl Watched {
         }
     }
 
+    /// Measures connections and requests from now on, where that was asked for.
+    pub fn follow_requests(&mut self, kernel: &mut Kernel, hooks: Option<&Hooks>) {
+        let Some(hooks) = hooks else {
+            return self.status.set("requests", ProbeState::NotApplicable, "not asked for: see --requests");
+        };
+        let seen = |row: &ProbeRow| row.probe == "accept_wait" && row.state == ProbeState::Attached;
+        let (state, detail) = match (hooks, &mut self.listeners) {
+            (Err((state, why)), _) => (*state, why.clone()),
+            _ if !self.status.probes.iter().any(seen) => {
+                (ProbeState::Broken, "its accepts are not seen: see `accept_wait`".to_owned())
+            }
+            (Ok(()), None) => (ProbeState::Broken, "its sockets cannot be listed: see `accept_queue`".to_owned()),
+            (Ok(()), Some(listeners)) => {
+                let pids: Vec<u32> = self.members.iter().copied().collect();
+                match Connections::find(kernel, listeners, &pids, self.slot) {
+                    Ok(connections) => {
+                        self.connections = Some(connections);
+                        (ProbeState::Attached, request::HOW.to_owned())
+                    }
+                    Err(why) => (ProbeState::Broken, why),
+                }
+            }
+        };
+        self.status.set("requests", state, detail);
+    }
+
     /// Looks at the listening sockets: new ones get a slot, closed ones give theirs back.
     pub fn refresh_listeners(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
         if !self.running() {
@@ -205,6 +234,7 @@ impl Watched {
                 return;
             }
         };
+        let without_unix = listeners.without_unix().map(str::to_owned);
         for socket in &self.sockets {
             if !sockets.iter().any(|s| s.cookie == socket.cookie) {
                 slots.release(kernel, socket.cookie);
@@ -222,6 +252,25 @@ impl Watched {
             }
         }
         self.sockets = sockets;
+        self.state_unix(without_unix, kernel.features.sk_data_ready);
+    }
+
+    /// Says what is known of its unix sockets, where it listens on some or they cannot be listed. `announced` says whether
+    /// the kernel tells of each connection.
+    fn state_unix(&mut self, without: Option<String>, announced: bool) {
+        let (state, detail) = match without {
+            Some(why) => (ProbeState::Broken, why),
+            None if self.sockets.iter().all(|socket| socket.address.port().is_some()) => return,
+            None if announced => {
+                (ProbeState::Attached, "by sock_diag at each scrape, and BTF tracepoint sk_data_ready".to_owned())
+            }
+            None => {
+                let why = "length and limit by sock_diag; no depths and no waits, since this kernel has no tracepoint \
+                           sk_data_ready (6.12 and later)";
+                (ProbeState::Unsupported, why.to_owned())
+            }
+        };
+        self.status.set("accept_unix", state, detail);
     }
 
     /// Recognises the runtime and attaches its probes. What cannot be attached is a row of the status.

@@ -1,7 +1,10 @@
 //! The listening sockets of a process: which they are from /proc, what they hold from sock_diag (what `ss -ltn` shows).
 //! Never how long connections wait in them.
 
+mod unix;
+
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +25,34 @@ const FOREIGN_RECHECK: Duration = Duration::from_secs(10);
 /// Largest datagram of a dump: the kernel fills 32 KiB at most.
 const RECEIVE_BYTES: usize = 64 << 10;
 
+/// Where a socket listens: ordered as they are shown.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Address {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// A path, or an abstract name with `@` before it.
+    Unix(String),
+}
+
+impl Address {
+    /// The port; a unix socket has none.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Address::Tcp(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(name) => write!(f, "unix:{name}"),
+        }
+    }
+}
+
 /// One listening socket, as the kernel shows it just now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListeningSocket {
@@ -30,12 +61,12 @@ pub struct ListeningSocket {
     /// Inode of the socket.
     pub inode: u32,
     /// Local address.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Connections that wait: Recv-Q.
     pub length: u32,
     /// Most connections that may wait: Send-Q.
     pub limit: u32,
-    /// Connections that were dropped here since it listens; `None` where the kernel does not tell.
+    /// Connections that were dropped here since it listens; `None` where the kernel does not tell, or drops none.
     pub drops: Option<u32>,
 }
 
@@ -74,6 +105,10 @@ pub struct Listeners {
     /// Whether the socket with this inode is the process's.
     owned: HashMap<u32, bool>,
     checked: Instant,
+    /// Ports of those that were listed last.
+    ports: HashSet<Option<u16>>,
+    /// Why unix sockets are not listed, where they are not.
+    without_unix: Option<String>,
 }
 
 impl Listeners {
@@ -84,7 +119,14 @@ impl Listeners {
     pub fn open(pid: u32) -> Result<Listeners, ListenerError> {
         let socket = if same_namespace(pid) { netlink() } else { netlink_in_namespace_of(pid)? };
         let socket = socket.map_err(ListenerError::Netlink)?;
-        Ok(Listeners { pid, socket, owned: HashMap::new(), checked: Instant::now() })
+        Ok(Listeners {
+            pid,
+            socket,
+            owned: HashMap::new(),
+            checked: Instant::now(),
+            ports: HashSet::new(),
+            without_unix: None,
+        })
     }
 
     /// The process's listening sockets now, in the order of address and inode.
@@ -92,12 +134,43 @@ impl Listeners {
     /// # Errors
     /// The kernel does not answer, or the process's files cannot be listed.
     pub fn list(&mut self) -> Result<Vec<ListeningSocket>, ListenerError> {
-        let mut sockets = self.dump(AF_INET).map_err(ListenerError::Netlink)?;
-        sockets.extend(self.dump(AF_INET6).map_err(ListenerError::Netlink)?);
+        let mut sockets = self.dump(inet_request(AF_INET, StateFlags::LISTEN)).map_err(ListenerError::Netlink)?;
+        sockets.extend(self.dump(inet_request(AF_INET6, StateFlags::LISTEN)).map_err(ListenerError::Netlink)?);
+        // A kernel may be built without this one.
+        let unix = self.dump(unix::request());
+        self.without_unix =
+            unix.as_ref().err().map(|e| format!("the kernel does not list unix sockets (unix_diag): {e}"));
+        sockets.extend(unix.unwrap_or_default());
         self.update_owned(&sockets)?;
         sockets.retain(|socket| self.owned.get(&socket.inode) == Some(&true));
-        sockets.sort_by_key(|socket| (socket.address, socket.inode));
+        self.ports = sockets.iter().map(|socket| socket.address.port()).filter(Option::is_some).collect();
+        sockets.sort_by(|a, b| (&a.address, a.inode).cmp(&(&b.address, b.inode)));
         Ok(sockets)
+    }
+
+    /// Cookies of the open TCP connections that the processes accepted on a listening socket that was listed last.
+    ///
+    /// # Errors
+    /// As for [`Listeners::list`].
+    pub fn connections(&mut self, pids: &[u32]) -> Result<Vec<u64>, ListenerError> {
+        let mut mine = HashSet::new();
+        for &pid in pids {
+            // A child that has ended has no connections.
+            mine.extend(socket_inodes(pid).unwrap_or_default());
+        }
+        let mut cookies = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            let open = StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT;
+            let sockets = self.dump(inet_request(family, open)).map_err(ListenerError::Netlink)?;
+            let accepted = |s: &&ListeningSocket| mine.contains(&s.inode) && self.ports.contains(&s.address.port());
+            cookies.extend(sockets.iter().filter(accepted).map(|socket| socket.cookie));
+        }
+        Ok(cookies)
+    }
+
+    /// Why unix sockets were not among those that were listed last; `None` when they were.
+    pub fn without_unix(&self) -> Option<&str> {
+        self.without_unix.as_deref()
     }
 
     /// The process's open files are listed only when a socket is new, since a server may have many of them.
@@ -117,17 +190,10 @@ impl Listeners {
         Ok(())
     }
 
-    fn dump(&mut self, family: u8) -> io::Result<Vec<ListeningSocket>> {
+    fn dump(&mut self, request: SockDiagMessage) -> io::Result<Vec<ListeningSocket>> {
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let request = InetRequest {
-            family,
-            protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::SKMEMINFO,
-            states: StateFlags::LISTEN,
-            socket_id: if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
-        };
-        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        let mut message = NetlinkMessage::new(header, request.into());
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
@@ -145,6 +211,9 @@ impl Listeners {
                     NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                         sockets.push(listening(&response));
                     }
+                    NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
+                        sockets.extend(unix::listening(&response));
+                    }
                     NetlinkPayload::Done(_) => return Ok(sockets),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
                     _ => {}
@@ -155,12 +224,22 @@ impl Listeners {
     }
 }
 
+fn inet_request(family: u8, states: StateFlags) -> SockDiagMessage {
+    SockDiagMessage::InetRequest(InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::SKMEMINFO,
+        states,
+        socket_id: if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
+    })
+}
+
 fn listening(response: &InetResponse) -> ListeningSocket {
     let header = &response.header;
     ListeningSocket {
         cookie: u64::from_ne_bytes(header.socket_id.cookie),
         inode: header.inode,
-        address: SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port),
+        address: Address::Tcp(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port)),
         length: header.recv_queue,
         limit: header.send_queue,
         drops: response.nlas.iter().find_map(|nla| match nla {
@@ -214,7 +293,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     fn of_this_process(listener: &TcpListener) -> ListeningSocket {
-        let address = listener.local_addr().unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
         let sockets = Listeners::open(std::process::id()).unwrap().list().unwrap();
         sockets.into_iter().find(|s| s.address == address).expect("the listener is listed")
     }
@@ -237,7 +316,7 @@ mod tests {
         let mut listeners = Listeners::open(std::process::id()).unwrap();
         listeners.list().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
         assert!(listeners.list().unwrap().iter().any(|s| s.address == address));
         drop(listener);
         assert!(!listeners.list().unwrap().iter().any(|s| s.address == address));

@@ -228,6 +228,10 @@ fn reuseport() {
     watched.fixture.ask(&format!("accept {}", CONNECTIONS - 5));
     let truth = watched.fixture.ask("truth");
     let page = watched.profiler.page();
+    for name in ["accepted_total", "accept_wait_seconds_count", "accept_queue_depth_count"] {
+        let sum = page.sum(&format!("profiler_{name}"), &[]) as u64;
+        table.equal(format!("{name} of both"), CONNECTIONS, sum);
+    }
     for (nth, &index) in order.iter().enumerate() {
         let seen = watched.metric(&page, "accepted_total", nth + 1);
         table.equal(format!("accepted on socket {index}"), number(&truth["accepted"][index]), seen);
@@ -241,7 +245,7 @@ fn reuseport() {
 /// Check that every connection of an event loop is counted.
 #[test]
 fn serving() {
-    const CONNECTIONS: u64 = 2_000;
+    const CONNECTIONS: u64 = 10_000;
     let mut watched = Watched::start(&["--backlog", "511"]);
     let mut table = Table::new("a serving event loop");
     watched.fixture.ask("serve");

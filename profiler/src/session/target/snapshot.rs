@@ -40,6 +40,7 @@ impl Watched {
             sched: self.sched_snapshot(kernel, now_ns),
             throttled: self.throttling.snapshot(),
             listeners,
+            requests: self.connections.as_ref().and_then(|connections| connections.snapshot(kernel, self.slot)),
             tasks,
             budget: self.spending.as_ref().map(Spending::snapshot),
             figures: self.figures.clone(),
@@ -94,7 +95,11 @@ impl Watched {
                 overflows: socket.drops.map(u64::from),
                 accepted: stats.as_ref().filter(|_| wait).map(|s| s.accepted),
                 depth: stats.as_ref().filter(|_| depth).map(|s| Box::new(s.depth)),
-                wait: stats.as_ref().filter(|_| wait).map(|s| Box::new(s.wait)),
+                // Connections of a unix socket are stamped where their depth is recorded.
+                wait: stats
+                    .as_ref()
+                    .filter(|_| wait && (depth || socket.address.port().is_some()))
+                    .map(|s| Box::new(s.wait)),
             });
         }
         snapshots

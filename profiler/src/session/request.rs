@@ -1,0 +1,62 @@
+//! Connections and requests of a target: whether they are seen, and how many connections are older than that.
+
+use std::collections::HashSet;
+
+use crate::kernel::feature::NO_SOCK_LENGTH;
+use crate::kernel::load::Kernel;
+use crate::model::snapshot::RequestsSnapshot;
+use crate::status::ProbeState;
+use crate::target::listener::Listeners;
+
+/// Whether what is sent and received is seen, or why not.
+pub(super) type Hooks = Result<(), (ProbeState, String)>;
+
+/// What the row of the status says where requests are measured.
+pub(super) const HOW: &str = "by BTF tracepoints sock_send_length and sock_recv_length; every process of this machine pays for \
+     them, some 120 ns per call on a socket";
+
+/// Attaches, for the whole machine.
+pub(super) fn attach(kernel: &mut Kernel) -> Hooks {
+    if !kernel.features.sock_length {
+        return Err((ProbeState::Unsupported, NO_SOCK_LENGTH.to_owned()));
+    }
+    kernel.attach_requests().map_err(|e| (ProbeState::Broken, e.to_string()))
+}
+
+/// The connections of one target.
+pub(super) struct Connections {
+    /// How many were accepted before, and were open when they were looked for.
+    found: u64,
+}
+
+impl Connections {
+    /// Follows those that are open already. One that is accepted or closed meanwhile is counted by the kernel half.
+    pub fn find(
+        kernel: &mut Kernel,
+        listeners: &mut Listeners,
+        pids: &[u32],
+        slot: u32,
+    ) -> Result<Connections, String> {
+        let open = listeners.connections(pids).map_err(|e| e.to_string())?;
+        let mut added = Vec::with_capacity(open.len());
+        for cookie in open {
+            if kernel.add_connection(cookie, slot).map_err(|e| e.to_string())? {
+                added.push(cookie);
+            }
+        }
+        // One that was closed before it was followed would be open forever.
+        let still: HashSet<u64> = listeners.connections(pids).map_err(|e| e.to_string())?.into_iter().collect();
+        added.retain(|cookie| still.contains(cookie) || !kernel.remove_connection(*cookie));
+        Ok(Connections { found: added.len() as u64 })
+    }
+
+    /// What is exported of them and of their requests.
+    pub fn snapshot(&self, kernel: &mut Kernel, slot: u32) -> Option<RequestsSnapshot> {
+        let stats = *kernel.requests(slot).inspect_err(|e| log::warn!("{e}")).ok()?;
+        Some(RequestsSnapshot {
+            open: (self.found + stats.opened).saturating_sub(stats.closed),
+            request: Box::new(stats.request),
+            after_reply: Box::new(stats.after_reply),
+        })
+    }
+}
