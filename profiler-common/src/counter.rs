@@ -37,10 +37,12 @@ pub enum Counter {
     /// Spawns whose stack was to be copied, and was not: the ring had to be kept for other records, or it could not be
     /// read. A sample is smaller, and nothing is lost.
     SpawnStacksSkipped = 15,
+    /// Ends of threads that found the ring full: what they had since the last scrape is in no thread's sum.
+    RingFullThread = 16,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 16;
+pub const COUNTERS: usize = 17;
 
 impl Counter {
     /// All counters, in the order of their numbers.
@@ -61,6 +63,7 @@ impl Counter {
         Counter::RingFullSample,
         Counter::SpawnStacks,
         Counter::SpawnStacksSkipped,
+        Counter::RingFullThread,
     ];
 
     /// The label value of this counter where it counts something lost; `None` where it counts hits.
@@ -73,6 +76,7 @@ impl Counter {
             Counter::AcceptUnmatched => "accept_arrival_unseen",
             Counter::AcceptUnknownListener => "accept_listener_unknown",
             Counter::RingFullSample => "ring_full_sample",
+            Counter::RingFullThread => "ring_full_thread",
             Counter::TargetMemory => "target_memory_unreadable",
             Counter::PollStackDeep => "poll_stack_deep",
             Counter::TypesFull => "type_map_full",

@@ -6,3 +6,4 @@ pub mod counter;
 pub mod event;
 pub mod histogram;
 pub mod map;
+pub mod sched;

@@ -43,6 +43,7 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("TASK_TGID", &["task_struct.tgid"]),
     ("TASK_STATE", &["task_struct.__state", "task_struct.state"]),
     ("TASK_SIGNAL", &["task_struct.signal"]),
+    ("TASK_FLAGS", &["task_struct.flags"]),
     ("TASK_FILES", &["task_struct.files"]),
     ("TASK_NVCSW", &["task_struct.nvcsw"]),
     ("TASK_SUM_EXEC_RUNTIME", &["task_struct.se.sum_exec_runtime"]),
@@ -51,12 +52,16 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("FILES_FDT", &["files_struct.fdt"]),
     ("FDTABLE_FD", &["fdtable.fd"]),
     ("FILE_PRIVATE_DATA", &["file.private_data"]),
+    ("FILE_INODE", &["file.f_inode"]),
+    ("INODE_MODE", &["inode.i_mode"]),
     ("SOCKET_SK", &["socket.sk"]),
     ("SOCK_NUM", &["sock.__sk_common.skc_num"]),
     ("SOCK_STATE", &["sock.__sk_common.skc_state"]),
     ("SOCK_COOKIE", &["sock.__sk_common.skc_cookie"]),
     ("SOCK_ACK_BACKLOG", &["sock.sk_ack_backlog"]),
     ("REGS_DI", &["pt_regs.di"]),
+    ("REGS_ORIG_AX", &["pt_regs.orig_ax"]),
+    ("REGS_CS", &["pt_regs.cs"]),
     ("REGS_SP", &["pt_regs.sp"]),
     ("REGS_IP", &["pt_regs.ip"]),
 ];
@@ -84,7 +89,7 @@ impl Kernel {
         capability::Effective::current()?.require()?;
         let btf = Btf::of_running_kernel()?;
         let features = Features::probe(&btf);
-        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + 1);
+        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + 3);
         for (global, paths) in OFFSETS {
             let mut offset = btf.offset(paths[0]);
             for path in &paths[1..] {
@@ -92,6 +97,8 @@ impl Kernel {
             }
             values.push((global, offset?));
         }
+        let (byte, mask) = btf.bit("task_struct.in_iowait")?;
+        values.extend([("TASK_IN_IOWAIT", byte), ("TASK_IN_IOWAIT_MASK", mask)]);
         values.push(("RING_WAKEUP_BYTES", u64::from(sizes.ring_bytes / 4)));
         drop(btf);
         let mut loader = EbpfLoader::new();
