@@ -24,6 +24,8 @@ pub mod kind {
     pub const PROCESS_EXECED: u16 = 17;
     /// A [`super::ProcessRecord`]: a target's last thread ended.
     pub const PROCESS_EXITED: u16 = 18;
+    /// A [`super::ThreadRecord`]: a thread of a target ended.
+    pub const THREAD_ENDED: u16 = 19;
 }
 
 /// Bits of [`Header::flags`].
@@ -131,6 +133,22 @@ pub struct ProcessRecord {
     pub reserved: u32,
 }
 
+/// What a thread had when it ended. 64 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadRecord {
+    /// Time, thread, kind.
+    pub header: Header,
+    /// Its name, filled up with zeros.
+    pub name: [u8; 16],
+    /// Time on a CPU, nanoseconds.
+    pub on_cpu_ns: u64,
+    /// Time in the run queue, nanoseconds.
+    pub run_queue_ns: u64,
+    /// Time asleep, nanoseconds.
+    pub asleep_ns: u64,
+}
+
 /// Words of a stack that a sample has at most.
 pub const SAMPLE_STACK_WORDS: usize = 1024;
 
@@ -188,6 +206,7 @@ const _: () = assert!(size_of::<SampleHead>() == 72);
 const _: () = assert!(size_of::<SampleRecord>() == 72 + 8 * SAMPLE_STACK_WORDS);
 const _: () = assert!(size_of::<TaskRecord>() == 56);
 const _: () = assert!(size_of::<ProcessRecord>() == 32);
+const _: () = assert!(size_of::<ThreadRecord>() == 64);
 const _: () = assert!(size_of::<SpawnStack>() == 104 + STACK_BYTES);
 
 #[cfg(test)]

@@ -7,3 +7,4 @@ pub mod event;
 pub mod histogram;
 pub mod map;
 pub mod request;
+pub mod sched;

@@ -6,7 +6,7 @@ use crate::histogram::{Histogram, Octaves};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Target {
-    /// Index of the target's [`SchedStats`]; forked children share their parent's.
+    /// Index of the target's [`crate::sched::SchedStats`]; forked children share their parent's.
     pub slot: u32,
     /// Bits of [`target_flag`].
     pub flags: u32,
@@ -159,38 +159,6 @@ pub mod error_order {
     pub const ID_FIRST: u32 = 1;
     /// The payload, then the id.
     pub const PAYLOAD_FIRST: u32 = 2;
-}
-
-/// Scheduling of one target, per CPU.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct SchedStats {
-    /// Voluntary switches: the thread went to sleep.
-    pub voluntary_switches: u64,
-    /// Involuntary switches: the thread was still runnable.
-    pub involuntary_switches: u64,
-    /// Wait from runnable to running, nanoseconds.
-    pub run_queue: Histogram,
-    /// Uninterrupted time on a CPU, nanoseconds.
-    pub on_cpu: Histogram,
-    /// Time asleep, from the switch out to the wake-up, nanoseconds.
-    pub blocked: Histogram,
-}
-
-/// What is known of a thread of a target. Key: thread id.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Thread {
-    /// When it became runnable; 0 while it runs or sleeps. Nanoseconds.
-    pub runnable_ns: u64,
-    /// When it left the CPU; 0 while it runs. Nanoseconds.
-    pub off_cpu_ns: u64,
-    /// When it got the CPU; 0 while it does not run. Nanoseconds.
-    pub on_cpu_ns: u64,
-    /// Index of its target's [`SchedStats`].
-    pub slot: u32,
-    /// Always 0.
-    pub reserved: u32,
 }
 
 /// A listening socket of a target, and what was counted on it. Key: the socket's cookie.
@@ -504,9 +472,7 @@ const _: () = assert!(size_of::<TaskKey>() == 16);
 const _: () = assert!(size_of::<Woken>() == 24);
 const _: () = assert!(size_of::<TypeKey>() == 16);
 const _: () = assert!(size_of::<TypeStats>() == 64 + 3 * size_of::<Octaves>());
-const _: () = assert!(size_of::<Thread>() == 32);
 const _: () = assert!(size_of::<PollStack>() == 8 + POLL_STACK_FRAMES * size_of::<PollFrame>());
-const _: () = assert!(size_of::<SchedStats>() == 16 + 3 * size_of::<Histogram>());
 const _: () = assert!(size_of::<Listener>() == 16 + 2 * size_of::<Histogram>());
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The only writer of the ring buffer. A full ring is counted, never waited for.
 
 use profiler_common::counter::Counter;
-use profiler_common::event::{ProcessRecord, SampleHead, SampleRecord, SpawnStack, TaskRecord};
+use profiler_common::event::{ProcessRecord, SampleHead, SampleRecord, SpawnStack, TaskRecord, ThreadRecord};
 
 use crate::maps::{EVENTS, count};
 use crate::offsets;
@@ -52,6 +52,17 @@ pub fn process(record: ProcessRecord) {
     };
     entry.write(record);
     entry.submit(BPF_RB_FORCE_WAKEUP);
+}
+
+/// Submits the record of a thread that ended, as those of tasks.
+#[inline(always)]
+pub fn thread(record: ThreadRecord) {
+    let Some(mut entry) = EVENTS.reserve::<ThreadRecord>(0) else {
+        count(Counter::RingFullThread);
+        return;
+    };
+    entry.write(record);
+    entry.submit(if is_crowded() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
 }
 
 /// Whether so much is waiting that records should be short.

@@ -3,6 +3,7 @@
 #![no_main]
 
 mod accept;
+mod asleep;
 mod cost;
 mod emit;
 mod hit;
@@ -31,16 +32,22 @@ fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
     sched::wakeup(ctx.arg(0))
 }
 
-/// Kernels whose sched_switch passes the previous task's state as its fourth argument (5.19 and later).
+/// Kernels whose sched_switch passes the previous task's state as its fourth argument (5.18 and later).
 #[btf_tracepoint(function = "sched_switch")]
 fn sched_switch_with_state(ctx: BtfTracePointContext) -> i32 {
-    sched::switch(ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3))
+    sched::switch::<true>(ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3))
 }
 
 /// Kernels whose sched_switch passes three arguments: the state is read from the task.
 #[btf_tracepoint(function = "sched_switch")]
 fn sched_switch_without_state(ctx: BtfTracePointContext) -> i32 {
-    sched::switch_reading_state(ctx.arg(0), ctx.arg(1), ctx.arg(2))
+    sched::switch_reading_state::<true>(ctx.arg(0), ctx.arg(1), ctx.arg(2))
+}
+
+/// The same, where a program cannot ask for the registers of user mode (before 5.15): no cause is told.
+#[btf_tracepoint(function = "sched_switch")]
+fn sched_switch_without_registers(ctx: BtfTracePointContext) -> i32 {
+    sched::switch_reading_state::<false>(ctx.arg(0), ctx.arg(1), ctx.arg(2))
 }
 
 #[btf_tracepoint(function = "sched_process_fork")]

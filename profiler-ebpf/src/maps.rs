@@ -5,8 +5,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::event::SampleRecord;
-use profiler_common::map::{Cost, Listener, PollStack, SchedStats, Target, TaskKey, Thread, TypeKey, TypeStats, Woken};
+use profiler_common::map::{Cost, Listener, PollStack, Target, TaskKey, TypeKey, TypeStats, Woken};
 use profiler_common::request::{Connection, Reply, RequestStats};
+use profiler_common::sched::{SchedStats, Thread};
 
 /// Watched processes by process id.
 #[map]

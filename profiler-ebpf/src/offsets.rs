@@ -28,6 +28,12 @@ offsets! {
     task_state = TASK_STATE;
     /// `task_struct.signal`
     task_signal = TASK_SIGNAL;
+    /// `task_struct.flags`
+    task_flags = TASK_FLAGS;
+    /// The byte of `task_struct` that has `in_iowait`
+    task_in_iowait = TASK_IN_IOWAIT;
+    /// Not an offset: the bit of that byte
+    task_in_iowait_mask = TASK_IN_IOWAIT_MASK;
     /// `task_struct.files`
     task_files = TASK_FILES;
     /// `task_struct.nvcsw`
@@ -44,6 +50,10 @@ offsets! {
     fdtable_fd = FDTABLE_FD;
     /// `file.private_data`
     file_private_data = FILE_PRIVATE_DATA;
+    /// `file.f_inode`
+    file_inode = FILE_INODE;
+    /// `inode.i_mode`
+    inode_mode = INODE_MODE;
     /// `socket.sk`
     socket_sk = SOCKET_SK;
     /// `sock.__sk_common.skc_num`
@@ -76,6 +86,8 @@ offsets! {
     regs_si = REGS_SI;
     /// `pt_regs.r10`
     regs_r10 = REGS_R10;
+    /// `pt_regs.cs`
+    regs_cs = REGS_CS;
     /// `pt_regs.sp`
     regs_sp = REGS_SP;
     /// `pt_regs.ip`

@@ -4,7 +4,8 @@ use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::warn;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, ProcessRecord, kind};
-use profiler_common::map::{Target, Thread, target_flag};
+use profiler_common::map::{Target, target_flag};
+use profiler_common::sched::Thread;
 
 use crate::maps::{TARGETS, THREADS, count};
 use crate::sched::now;
@@ -60,7 +61,7 @@ pub fn execed(task: *const u8, old_tid: u32) -> i32 {
     }
     if old_tid != tid {
         // Another thread than the leader called exec: it has taken the leader's id.
-        let _ = THREADS.remove(old_tid);
+        sched::renumbered(pid, old_tid, tid);
     }
     record(kind::PROCESS_EXECED, pid, tid, 0);
     0
@@ -70,7 +71,7 @@ pub fn execed(task: *const u8, old_tid: u32) -> i32 {
 #[inline(always)]
 pub fn exited(task: *const u8) -> i32 {
     let (pid, tid) = ids(task);
-    sched::ended(tid);
+    sched::ended(pid, tid);
     if request::wanted() {
         request::thread_ended(tid);
     }

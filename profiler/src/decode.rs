@@ -3,7 +3,7 @@
 pub mod stack;
 
 use bytes::{Buf as _, BufMut as _};
-use profiler_common::event::{Header, ProcessRecord, SAMPLE_STACK_WORDS, SampleHead, TaskRecord, kind};
+use profiler_common::event::{Header, ProcessRecord, SAMPLE_STACK_WORDS, SampleHead, TaskRecord, ThreadRecord, kind};
 
 /// A record whose length and kind were checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub enum Record {
     Task(TaskRecord),
     /// A process's fork, exec or exit.
     Process(ProcessRecord),
+    /// A thread's end.
+    Thread(ThreadRecord),
     /// A sample of the CPU clock.
     Sample(Sample),
 }
@@ -31,6 +33,7 @@ impl Record {
         match self {
             Record::Task(task) => &task.header,
             Record::Process(process) => &process.header,
+            Record::Thread(thread) => &thread.header,
             Record::Sample(sample) => &sample.head.header,
         }
     }
@@ -45,6 +48,7 @@ impl Record {
             kind::TASK_WOKEN => "task_woken",
             kind::HIT_STORM => "hit_storm",
             kind::SAMPLE => "sample",
+            kind::THREAD_ENDED => "thread_ended",
             kind::PROCESS_FORKED => "process_forked",
             kind::PROCESS_EXECED => "process_execed",
             _ => "process_exited",
@@ -109,6 +113,18 @@ pub fn decode(mut record: &[u8]) -> Result<Record, DecodeError> {
             check(size_of::<ProcessRecord>())?;
             Ok(Record::Process(ProcessRecord { header, other: record.get_u32_ne(), reserved: record.get_u32_ne() }))
         }
+        kind::THREAD_ENDED => {
+            check(size_of::<ThreadRecord>())?;
+            let mut name = [0; 16];
+            record.copy_to_slice(&mut name);
+            Ok(Record::Thread(ThreadRecord {
+                header,
+                name,
+                on_cpu_ns: record.get_u64_ne(),
+                run_queue_ns: record.get_u64_ne(),
+                asleep_ns: record.get_u64_ne(),
+            }))
+        }
         kind::SAMPLE => {
             if length < size_of::<SampleHead>() {
                 return Err(DecodeError::Truncated { length });
@@ -168,6 +184,12 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
             out.put_u32_ne(process.other);
             out.put_u32_ne(process.reserved);
         }
+        Record::Thread(thread) => {
+            out.put_slice(&thread.name);
+            out.put_u64_ne(thread.on_cpu_ns);
+            out.put_u64_ne(thread.run_queue_ns);
+            out.put_u64_ne(thread.asleep_ns);
+        }
         Record::Sample(sample) => {
             out.put_u64_ne(sample.head.task);
             out.put_u64_ne(sample.head.ip);
@@ -212,7 +234,12 @@ mod tests {
                     SampleHead { header, task, ip, sp, length: stack.len() as u32 * 8, missed: 2, sleeps, cpu_ns };
                 Record::Sample(Sample { head, stack: stack.into() })
             });
-        prop_oneof![task, process, sample]
+        let thread = (header(kind::THREAD_ENDED), any::<[u8; 16]>(), any::<[u64; 3]>()).prop_map(
+            |(header, name, [on_cpu_ns, run_queue_ns, asleep_ns])| {
+                Record::Thread(ThreadRecord { header, name, on_cpu_ns, run_queue_ns, asleep_ns })
+            },
+        );
+        prop_oneof![task, process, thread, sample]
     }
 
     proptest! {
@@ -226,10 +253,10 @@ mod tests {
         #[test]
         fn any_length_of_a_known_kind_is_decoded_or_refused(
             mut bytes in proptest::collection::vec(any::<u8>(), 24..80),
-            kind in prop_oneof![1u16..6, 10u16..11, 16u16..19],
+            kind in prop_oneof![1u16..6, 10u16..11, 16u16..20],
         ) {
             bytes[16..18].copy_from_slice(&kind.to_ne_bytes());
-            let expected = if kind < 6 { 56 } else { 32 };
+            let expected = if kind < 6 { 56 } else if kind == kind::THREAD_ENDED { 64 } else { 32 };
             prop_assert_eq!(decode(&bytes).is_ok(), bytes.len() == expected);
         }
 

@@ -79,7 +79,7 @@ impl History {
         let mut now = Observation {
             time_ns,
             on_cpu_ns: target.sched.as_ref().map(|sched| sched.on_cpu_ns),
-            run_queue_ns: target.sched.as_ref().map(|sched| sched.run_queue.sum),
+            run_queue_ns: target.sched.as_ref().map(|sched| sched.run_queue_ns()),
             types: vec![Figures::default(); self.names.len()],
             listeners: Vec::new(),
         };

@@ -1,6 +1,7 @@
 //! The rows on constructed snapshots, and how findings begin and end.
 
 use profiler_common::histogram::Histogram;
+use profiler_common::sched::after;
 
 use super::*;
 use crate::model::snapshot::{
@@ -21,15 +22,7 @@ fn idle() -> TargetSnapshot {
         runtime_version: None,
         running: true,
         status: TargetStatus::default(),
-        sched: Some(SchedSnapshot {
-            voluntary_switches: 0,
-            involuntary_switches: 0,
-            on_cpu_ns: 0,
-            blocked_ns: 0,
-            run_queue: Box::new(Histogram::EMPTY),
-            on_cpu: Box::new(Histogram::EMPTY),
-            blocked: Box::new(Histogram::EMPTY),
-        }),
+        sched: Some(SchedSnapshot::default()),
         listeners: Vec::new(),
         tasks: None,
         threads: None,
@@ -197,7 +190,7 @@ fn starvation_is_found() {
         move |n: u64| {
             let mut target = idle();
             if let Some(sched) = &mut target.sched {
-                sched.run_queue.sum = n * run_queue_ns;
+                sched.run_queue[after::PREEMPTION].sum = n * run_queue_ns;
                 sched.on_cpu_ns = n * on_cpu_ns;
             }
             target

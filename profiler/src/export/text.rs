@@ -50,13 +50,14 @@ fn heading(out: &mut String, target: &TargetSnapshot, color: bool) {
 }
 
 fn run_queue(out: &mut String, sched: &SchedSnapshot) {
+    let wait = sched.all_run_queue();
     let _ = writeln!(
         out,
         "  run queue     wait p50 {}  p99 {}   switches {} voluntary, {} involuntary",
-        quantile(&sched.run_queue, 0.5),
-        quantile(&sched.run_queue, 0.99),
+        quantile(&wait, 0.5),
+        quantile(&wait, 0.99),
         sched.voluntary_switches,
-        sched.involuntary_switches
+        sched.involuntary_switches()
     );
 }
 

@@ -83,10 +83,10 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses one of them.
     fn attach_sched(&mut self, btf: &Btf) -> Result<(), KernelError> {
-        let switch = if self.features.sched_switch_arity == Some(4) {
-            "sched_switch_with_state"
-        } else {
-            "sched_switch_without_state"
+        let switch = match (self.features.sched_switch_arity, self.features.user_registers) {
+            (_, false) => "sched_switch_without_registers",
+            (Some(4), true) => "sched_switch_with_state",
+            (_, true) => "sched_switch_without_state",
         };
         // Forks first, so that no thread is created unseen once scheduling is measured.
         for (program, tracepoint) in [

@@ -125,6 +125,23 @@ impl Btf {
     /// # Errors
     /// There is no such struct or member, or it is a bit field.
     pub fn offset(&self, path: &str) -> Result<u64, KernelError> {
+        let bits = self.bits(path)?;
+        if bits % 8 != 0 {
+            return Err(KernelError::Btf { what: format!("`{path}`"), reason: "a bit field" });
+        }
+        Ok(bits / 8)
+    }
+
+    /// Where a member of one bit is: the offset of its byte, and the byte with this bit set.
+    ///
+    /// # Errors
+    /// There is no such struct or member.
+    pub fn bit(&self, path: &str) -> Result<(u64, u64), KernelError> {
+        let bits = self.bits(path)?;
+        Ok((bits / 8, 1 << (bits % 8)))
+    }
+
+    fn bits(&self, path: &str) -> Result<u64, KernelError> {
         let missing = |reason| KernelError::Btf { what: format!("`{path}`"), reason };
         let mut parts = path.split('.');
         let name = parts.next().unwrap_or_default();
@@ -135,10 +152,7 @@ impl Btf {
             bits += offset;
             id = member;
         }
-        if bits % 8 != 0 {
-            return Err(missing("a bit field"));
-        }
-        Ok(bits / 8)
+        Ok(bits)
     }
 
     /// Number of arguments of a BTF tracepoint; `None` when the kernel has no such tracepoint.

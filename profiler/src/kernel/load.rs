@@ -45,6 +45,7 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("TASK_TGID", &["task_struct.tgid"]),
     ("TASK_STATE", &["task_struct.__state", "task_struct.state"]),
     ("TASK_SIGNAL", &["task_struct.signal"]),
+    ("TASK_FLAGS", &["task_struct.flags"]),
     ("TASK_FILES", &["task_struct.files"]),
     ("TASK_NVCSW", &["task_struct.nvcsw"]),
     ("TASK_SUM_EXEC_RUNTIME", &["task_struct.se.sum_exec_runtime"]),
@@ -53,6 +54,8 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("FILES_FDT", &["files_struct.fdt"]),
     ("FDTABLE_FD", &["fdtable.fd"]),
     ("FILE_PRIVATE_DATA", &["file.private_data"]),
+    ("FILE_INODE", &["file.f_inode"]),
+    ("INODE_MODE", &["inode.i_mode"]),
     ("SOCKET_SK", &["socket.sk"]),
     ("SOCK_NUM", &["sock.__sk_common.skc_num"]),
     ("SOCK_STATE", &["sock.__sk_common.skc_state"]),
@@ -68,6 +71,7 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("REGS_ORIG_AX", &["pt_regs.orig_ax"]),
     ("REGS_SI", &["pt_regs.si"]),
     ("REGS_R10", &["pt_regs.r10"]),
+    ("REGS_CS", &["pt_regs.cs"]),
     ("REGS_SP", &["pt_regs.sp"]),
     ("REGS_IP", &["pt_regs.ip"]),
 ];
@@ -107,6 +111,8 @@ impl Kernel {
         }
         // Unix sockets may be a module, whose types are not here.
         values.push(("UNIX_PEER", btf.offset("unix_sock.peer").unwrap_or(0)));
+        let (byte, mask) = btf.bit("task_struct.in_iowait")?;
+        values.extend([("TASK_IN_IOWAIT", byte), ("TASK_IN_IOWAIT_MASK", mask)]);
         values.push(("RING_WAKEUP_BYTES", u64::from(sizes.ring_bytes / 4)));
         values.push(("REQUESTS_WANTED", u64::from(sizes.requests)));
         drop(btf);

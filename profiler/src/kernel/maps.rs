@@ -4,7 +4,8 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::histogram::Histogram;
-use profiler_common::map::{Listener, SchedStats, Target, Thread, listener_flag};
+use profiler_common::map::{Listener, Target, listener_flag};
+use profiler_common::sched::{SchedStats, Thread};
 
 use super::KernelError;
 use super::load::Kernel;
@@ -60,11 +61,12 @@ impl Kernel {
         }
     }
 
-    /// Forgets a thread.
-    pub fn remove_thread(&mut self, tid: u32) {
-        if let Ok(mut threads) = self.hash::<u32, Value<Thread>>("THREADS") {
-            let _ = threads.remove(&tid);
-        }
+    /// Forgets a thread, and returns what was known of it.
+    pub fn remove_thread(&mut self, tid: u32) -> Option<Thread> {
+        let mut threads = self.hash::<u32, Value<Thread>>("THREADS").ok()?;
+        let known = threads.get(&tid, 0).ok()?.0;
+        threads.remove(&tid).ok()?;
+        Some(known)
     }
 
     /// What a thread does just now.
@@ -78,19 +80,9 @@ impl Kernel {
     /// The map cannot be read.
     pub fn sched(&mut self, slot: u32) -> Result<Box<SchedStats>, KernelError> {
         let map: PerCpuArray<&mut MapData, Value<SchedStats>> = self.per_cpu("SCHED")?;
-        let mut sum = Box::new(SchedStats {
-            voluntary_switches: 0,
-            involuntary_switches: 0,
-            run_queue: Histogram::EMPTY,
-            on_cpu: Histogram::EMPTY,
-            blocked: Histogram::EMPTY,
-        });
+        let mut sum = Box::new(SchedStats::EMPTY);
         for Value(cpu) in map.get(&slot, 0).map_err(failed("SCHED"))?.iter() {
-            sum.voluntary_switches += cpu.voluntary_switches;
-            sum.involuntary_switches += cpu.involuntary_switches;
-            sum.run_queue.merge(&cpu.run_queue);
-            sum.on_cpu.merge(&cpu.on_cpu);
-            sum.blocked.merge(&cpu.blocked);
+            sum.merge(cpu);
         }
         Ok(sum)
     }

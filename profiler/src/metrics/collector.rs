@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use profiler_common::histogram::Histogram;
 use profiler_common::map::wake;
+use profiler_common::sched::{after, cause, preempter};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
@@ -175,15 +176,35 @@ impl<'a> Filler<'_, 'a> {
     }
 
     fn sched(&mut self, sched: &'a SchedSnapshot) {
-        self.histogram(Id::SchedRunQueueSeconds, ["", ""], &sched.run_queue);
+        for (label, wait) in after::LABELS.into_iter().zip(&*sched.run_queue) {
+            self.histogram(Id::SchedRunQueueSeconds, [label, ""], wait);
+        }
         self.histogram(Id::SchedTimesliceSeconds, ["", ""], &sched.on_cpu);
         self.histogram(Id::SchedBlockedSeconds, ["", ""], &sched.blocked);
         let seconds = |ns: u64| scaled(ns, Unit::Seconds);
         self.number(Id::SchedOnCpuSecondsTotal, ["", ""], seconds(sched.on_cpu_ns));
-        self.number(Id::SchedOffCpuSecondsTotal, ["blocked", ""], seconds(sched.blocked_ns));
-        self.number(Id::SchedOffCpuSecondsTotal, ["run_queue", ""], seconds(sched.run_queue.sum));
+        self.number(Id::SchedOffCpuSecondsTotal, ["run_queue", ""], seconds(sched.run_queue_ns()));
+        for (cause, (label, ns)) in cause::LABELS.into_iter().zip(sched.asleep_ns).enumerate() {
+            // Where causes are told, what could not be told is the exception; where they are not, they are not zero.
+            let shown = if cause == cause::UNTOLD { !sched.causes_told || ns > 0 } else { sched.causes_told };
+            if shown {
+                self.number(Id::SchedOffCpuSecondsTotal, [label, ""], seconds(ns));
+            }
+        }
         self.number(Id::SchedSwitchesTotal, ["voluntary", ""], sched.voluntary_switches as f64);
-        self.number(Id::SchedSwitchesTotal, ["involuntary", ""], sched.involuntary_switches as f64);
+        self.number(Id::SchedSwitchesTotal, ["involuntary", ""], sched.involuntary_switches() as f64);
+        for (label, count) in preempter::LABELS.into_iter().zip(sched.preemptions) {
+            self.number(Id::SchedPreemptionsTotal, [label, ""], count as f64);
+        }
+        self.number(Id::SchedMigrationsTotal, ["", ""], sched.migrations as f64);
+        for threads in &sched.threads {
+            let states =
+                [("on_cpu", threads.on_cpu_ns), ("run_queue", threads.run_queue_ns), ("off_cpu", threads.asleep_ns)];
+            for (state, ns) in states {
+                self.number(Id::SchedThreadSecondsTotal, [&threads.name, state], seconds(ns));
+            }
+            self.number(Id::SchedThreads, [&threads.name, ""], threads.threads as f64);
+        }
     }
 
     fn requests(&mut self, requests: &'a RequestsSnapshot) {

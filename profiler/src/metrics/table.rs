@@ -199,11 +199,15 @@ const LISTS: &str =
 const LISTENER: &str = "local addresses that it listens on, as `127.0.0.1:80` or `unix:/run/a.sock` (`#2` and so on where several sockets share one): 100 per target, the rest in `other`";
 const SITES: &str = "tier 1, read from the binary, and from stacks copied at a sample of the spawns";
 const SPAWN_SITE: &str = "`task` as above, without `other`; the 4 most frequent places per task";
+const THREAD: &str = "names of threads, without numbers at their end, `main` for the first of a process: 16 per target, the rest in `other`";
+const THREAD_STATE: &str = "`thread` as in `sched_threads`; `state`: `on_cpu`, `run_queue`, `off_cpu`";
 const TASK: &str = "short names of task types: 100 per target by default, the rest in `other`";
 
 metrics! {
-    SchedRunQueueSeconds "sched_run_queue_seconds" Histogram Seconds RunQueue Target Sum [] "", SCHED,
-        "Time that threads waited from runnable to running.";
+    SchedRunQueueSeconds "sched_run_queue_seconds" Histogram Seconds RunQueue Target Sum ["after"]
+        "`wakeup`, `preemption`", SCHED,
+        "Time that threads waited from runnable to running, after they were woken (or created), or after they lost their \
+         CPU while they could have run on.";
     SchedTimesliceSeconds "sched_timeslice_seconds" Histogram Seconds RunQueue Target Sum [] "", SCHED,
         "Uninterrupted time that threads spent on a CPU.";
     SchedBlockedSeconds "sched_blocked_seconds" Histogram Seconds RunQueue Target Sum [] "", SCHED,
@@ -211,11 +215,25 @@ metrics! {
     SchedOnCpuSecondsTotal "sched_on_cpu_seconds_total" Counter Seconds RunQueue Target Sum [] "", SCHED,
         "Time that threads spent on a CPU, up to now.";
     SchedOffCpuSecondsTotal "sched_off_cpu_seconds_total" Counter Seconds RunQueue Target Sum ["reason"]
-        "`blocked`, `run_queue`", SCHED,
-        "Time that threads spent off a CPU: asleep (blocked) up to now, or in waits for one that have ended (run_queue).";
+        "`run_queue`, and causes of sleep: `epoll` (all waits for events), `futex`, `sleep`, `disk`, `socket`, `accept`, \
+         `page_fault`, `other`; `blocked` where no cause is told", SCHED,
+        "Time that threads spent off a CPU: asleep up to now, by what they waited for, or in waits for a CPU that have \
+         ended (run_queue). The sum of all reasons but run_queue is the time asleep.";
     SchedSwitchesTotal "sched_switches_total" Counter Count RunQueue Target Sum ["kind"]
         "`voluntary`, `involuntary`", SCHED,
         "Switches away from threads that went to sleep (voluntary) or could have run on (involuntary).";
+    SchedPreemptionsTotal "sched_preemptions_total" Counter Count RunQueue Target Sum ["by"]
+        "`self`, `other`, `kernel`, `idle`", SCHED,
+        "Involuntary switches, by who ran instead: a thread of the same process (self), of another one, of the kernel, or \
+         nobody (idle), while a CPU limit held the thread.";
+    SchedMigrationsTotal "sched_migrations_total" Counter Count RunQueue Target Sum [] "", SCHED,
+        "Times that a thread ran on another CPU than the last time.";
+    SchedThreadSecondsTotal "sched_thread_seconds_total" Counter Seconds RunQueue Target Sum ["thread", "state"]
+        THREAD_STATE, SCHED,
+        "Time of threads by their names: on a CPU (on_cpu), waiting for one (run_queue), asleep (off_cpu). The sums over \
+         all names are the target's.";
+    SchedThreads "sched_threads" Gauge Count RunQueue Target Sum ["thread"] THREAD, READ,
+        "Threads that live, by their names.";
     CpuThrottledSeconds "cpu_throttled_seconds" Histogram Seconds RunQueue Target Sum [] "", CGROUP,
         "Time that a CPU limit held the target's cgroup in one period of the limit: the mean of those since the last \
          look, 0.1 s before. CPUs that were held at the same time are added; its threads' run queue waits contain it.";

@@ -11,7 +11,7 @@ use super::*;
 use crate::model::snapshot::{
     BudgetSnapshot, CpuSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, RequestsSnapshot,
     RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
-    ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
+    ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -82,10 +82,19 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         status,
         sched: Some(SchedSnapshot {
             voluntary_switches: 1,
-            involuntary_switches: 2,
+            preemptions: [1, 1, 0, 0],
+            migrations: 1,
             on_cpu_ns: 2000,
-            blocked_ns: 3000,
-            run_queue: recorded(&[1000]),
+            asleep_ns: [0, 500, 2000, 0, 0, 500, 0, 0, 0],
+            causes_told: true,
+            run_queue: Box::new([*recorded(&[1000]), *recorded(&[2000])]),
+            threads: vec![ThreadsSnapshot {
+                name: "main".into(),
+                threads: 1,
+                on_cpu_ns: 2000,
+                run_queue_ns: 3000,
+                asleep_ns: 3000,
+            }],
             on_cpu: recorded(&[2000]),
             blocked: recorded(&[3000]),
         }),
@@ -276,10 +285,24 @@ fn buckets_are_exact_powers_of_two() {
     assert_eq!(depth[16..18], ["\"65536\"} 3", "\"+Inf\"} 4"]);
 }
 
+/// Check that causes of sleep are absent where they are not told, and add up to the time asleep either way.
 #[test]
 fn off_cpu_time_is_the_sum_of_its_histograms() {
-    let page = checked(vec![target(1, &[])], Own::default());
-    assert!(page.contains("profiler_sched_off_cpu_seconds_total{process=\"server\",runtime=\"tokio\",pid=\"1\",reason=\"blocked\"} 0.000003\n"));
+    let sums = |target: TargetSnapshot| {
+        let page = checked(vec![target], Own::default());
+        let series = page.lines().filter_map(|line| line.strip_prefix("profiler_sched_off_cpu_seconds_total{"));
+        let reasons = series.map(|line| line.split_once("reason=\"").expect("a reason").1.to_owned());
+        reasons.collect::<Vec<_>>()
+    };
+    let told = target(1, &[]);
+    let mut untold = target(1, &[]);
+    if let Some(sched) = &mut untold.sched {
+        (sched.causes_told, sched.asleep_ns) = (false, [3000, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+    assert_eq!(sums(untold), ["run_queue\"} 0.000003", "blocked\"} 0.000003"]);
+    let reasons = sums(told);
+    assert_eq!(reasons.len(), 9);
+    assert_eq!(reasons[1..4], ["other\"} 0.0000005", "epoll\"} 0.000002", "futex\"} 0"]);
     assert_eq!(super::table::metric(Id::SchedOnCpuSecondsTotal).name, "sched_on_cpu_seconds_total");
 }
 

@@ -1,6 +1,7 @@
 //! What exporters read: plain data, taken at one moment. Never the live table, never a label policy.
 
 use profiler_common::histogram::Histogram;
+use profiler_common::sched::{after, cause, preempter};
 
 use crate::event::{Outcome, TypeId};
 use crate::status::TargetStatus;
@@ -109,18 +110,75 @@ pub struct TargetSnapshot {
 pub struct SchedSnapshot {
     /// Voluntary switches.
     pub voluntary_switches: u64,
-    /// Involuntary switches.
-    pub involuntary_switches: u64,
+    /// Involuntary switches, by who ran instead, in the order of [`preempter::LABELS`].
+    pub preemptions: [u64; preempter::COUNT],
+    /// Times that a thread ran on another CPU than the last time.
+    pub migrations: u64,
     /// Time on a CPU, of spans that have not ended too.
     pub on_cpu_ns: u64,
-    /// Time asleep, of spans that have not ended too.
-    pub blocked_ns: u64,
-    /// Wait from runnable to running.
-    pub run_queue: Box<Histogram>,
+    /// Time asleep by cause, in the order of [`cause::LABELS`], of spans that have not ended too.
+    pub asleep_ns: [u64; cause::COUNT],
+    /// Whether causes are told.
+    pub causes_told: bool,
+    /// Wait from runnable to running, in the order of [`after::LABELS`].
+    pub run_queue: Box<[Histogram; after::COUNT]>,
     /// Uninterrupted time on a CPU.
     pub on_cpu: Box<Histogram>,
     /// Time asleep.
     pub blocked: Box<Histogram>,
+    /// Its threads, by name, in the order of first sight.
+    pub threads: Vec<ThreadsSnapshot>,
+}
+
+/// The threads of one name. Durations in nanoseconds, of threads that have ended too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ThreadsSnapshot {
+    /// Their name, without numbers at its end; `main` for the first thread of a process.
+    pub name: String,
+    /// How many live.
+    pub threads: u64,
+    /// Time on a CPU, of spans that have not ended too.
+    pub on_cpu_ns: u64,
+    /// Time in the run queue, of waits that have ended.
+    pub run_queue_ns: u64,
+    /// Time asleep, of spans that have not ended too.
+    pub asleep_ns: u64,
+}
+
+impl Default for SchedSnapshot {
+    fn default() -> SchedSnapshot {
+        SchedSnapshot {
+            voluntary_switches: 0,
+            preemptions: [0; preempter::COUNT],
+            migrations: 0,
+            on_cpu_ns: 0,
+            asleep_ns: [0; cause::COUNT],
+            causes_told: false,
+            run_queue: Box::new([Histogram::EMPTY; after::COUNT]),
+            on_cpu: Box::new(Histogram::EMPTY),
+            blocked: Box::new(Histogram::EMPTY),
+            threads: Vec::new(),
+        }
+    }
+}
+
+impl SchedSnapshot {
+    /// Involuntary switches.
+    pub fn involuntary_switches(&self) -> u64 {
+        self.preemptions.iter().sum()
+    }
+
+    /// Time in the run queue, of waits that have ended.
+    pub fn run_queue_ns(&self) -> u64 {
+        self.run_queue.iter().map(|wait| wait.sum).sum()
+    }
+
+    /// All waits from runnable to running.
+    pub fn all_run_queue(&self) -> Histogram {
+        let mut all = Histogram::EMPTY;
+        self.run_queue.iter().for_each(|wait| all.merge(wait));
+        all
+    }
 }
 
 /// What a CPU limit did to a target.

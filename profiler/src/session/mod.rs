@@ -13,6 +13,7 @@ mod sample;
 mod sites;
 mod spending;
 mod target;
+mod threads;
 mod throttle;
 mod unfinished;
 mod walk;
@@ -292,6 +293,13 @@ impl Session {
                 }
                 processes.push(record);
             }
+            Ok(Record::Thread(record)) => {
+                tally.threads_ended += 1;
+                match by_pid.get(&record.header.pid) {
+                    Some(&index) => targets[index].thread_ended(&record),
+                    None => tally.foreign_process += 1,
+                }
+            }
             Ok(Record::Sample(sample)) => {
                 tally.sampled += 1;
                 tally.foreign_process += u64::from(!sample::take(&sample, targets, by_pid, table));
@@ -486,6 +494,7 @@ impl Session {
                 ("process_forked", tally.forked),
                 ("process_execed", tally.execed),
                 ("process_exited", tally.exited),
+                ("thread_ended", tally.threads_ended),
                 ("sample", tally.sampled),
                 ("task_traced", tally.traced),
             ],

@@ -20,6 +20,7 @@ pub(super) struct Tally {
     pub forked: u64,
     pub execed: u64,
     pub exited: u64,
+    pub threads_ended: u64,
     pub sampled: u64,
     pub malformed: u64,
     pub foreign_process: u64,

@@ -5,7 +5,8 @@ mod snapshot;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use profiler_common::event::TaskRecord;
+use profiler_common::event::{Header, TaskRecord, ThreadRecord, kind};
+use profiler_common::sched::cause;
 
 use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
@@ -15,6 +16,7 @@ use super::request::{self, Connections, Hooks};
 use super::runtime::{Runtime, Tasks};
 use super::sample::Clock;
 use super::spending::Spending;
+use super::threads::Threads;
 use super::throttle::Throttling;
 use super::walk::Walker;
 use crate::budget::governor::{Mode, Tier};
@@ -48,6 +50,7 @@ pub(super) struct Watched {
     spending: Option<Spending>,
     walker: Option<Walker>,
     throttling: Throttling,
+    threads: Threads,
     /// Images that it has run.
     images: u32,
     /// What its runtime said last.
@@ -64,7 +67,7 @@ pub(super) struct Watched {
     ended_ns: Option<u64>,
     pub expired: bool,
     /// Totals that were exported: a counter must not fall when a running span ends between two readings.
-    exported: (u64, u64),
+    exported: (u64, [u64; cause::COUNT]),
 }
 
 impl Watched {
@@ -81,6 +84,7 @@ impl Watched {
             spending: None,
             walker: None,
             throttling: Throttling::default(),
+            threads: Threads::default(),
             images: 1,
             figures: None,
             runtime_name: "none",
@@ -93,7 +97,7 @@ impl Watched {
             connections: None,
             ended_ns: None,
             expired: false,
-            exported: (0, 0),
+            exported: (0, [0; cause::COUNT]),
         }
     }
 
@@ -119,6 +123,11 @@ impl Watched {
         if let Some(runtime) = &mut self.runtime {
             runtime.slow_poll(record);
         }
+    }
+
+    /// One of its threads has ended.
+    pub fn thread_ended(&mut self, record: &ThreadRecord) {
+        self.threads.ended(record);
     }
 
     /// The same, to be given its stacks.
@@ -473,7 +482,18 @@ impl Watched {
     /// A child runs another program now.
     pub fn child_left(&mut self, pid: u32, kernel: &mut Kernel) {
         self.members.remove(&pid);
-        process::threads(pid).into_iter().for_each(|tid| kernel.remove_thread(tid));
+        for tid in process::threads(pid) {
+            if let Some(had) = kernel.remove_thread(tid) {
+                // What it had as the target's stays the target's.
+                self.threads.ended(&ThreadRecord {
+                    header: Header { time_ns: 0, pid, tid, kind: kind::THREAD_ENDED, flags: 0, site: 0 },
+                    name: [0; 16],
+                    on_cpu_ns: had.on_cpu_total_ns,
+                    run_queue_ns: had.run_queue_total_ns,
+                    asleep_ns: had.asleep_total_ns,
+                });
+            }
+        }
         if let Some(runtime) = &mut self.runtime {
             drop(runtime.take(pid));
         }

@@ -9,6 +9,7 @@ macro_rules! builds {
 }
 
 mod accept;
+mod asleep;
 mod bad_input;
 mod budget;
 mod diagnosis;
@@ -23,6 +24,7 @@ mod sched;
 mod single_uprobes;
 mod spawn_sites;
 mod tasks;
+mod threads;
 mod throttle;
 mod trace;
 mod unfinished;

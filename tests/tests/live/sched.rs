@@ -25,7 +25,7 @@ fn seen(page: &Page) -> Account {
     let switches = |kind| page.value("profiler_sched_switches_total", &[("kind", kind)]) as u64;
     Account {
         on_cpu_ns: ns("profiler_sched_on_cpu_seconds_total"),
-        wait_ns: ns("profiler_sched_run_queue_seconds_sum"),
+        wait_ns: (page.sum("profiler_sched_run_queue_seconds_sum", &[]) * 1e9).round() as u64,
         voluntary_switches: switches("voluntary"),
         involuntary_switches: switches("involuntary"),
     }

@@ -41,12 +41,9 @@ fn a_snapshot_reads_as_a_table() {
         status: TargetStatus::default(),
         sched: Some(SchedSnapshot {
             voluntary_switches: 100,
-            involuntary_switches: 2,
-            on_cpu_ns: 1,
-            blocked_ns: 1,
-            run_queue: recorded(1 << 13),
-            on_cpu: recorded(1),
-            blocked: recorded(1),
+            preemptions: [0, 1, 1, 0],
+            run_queue: Box::new([*recorded(1 << 13), Histogram::EMPTY]),
+            ..SchedSnapshot::default()
         }),
         listeners: vec![ListenerSnapshot {
             listener: "127.0.0.1:8080".into(),

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use profiler_common::map::SchedStats;
+use profiler_common::sched::{SchedStats, cause};
 use rustc_hash::FxHashMap;
 
-use super::{Slots, Spending, Watched};
+use super::{Slots, Spending, Watched, threads_of};
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
+use crate::session::threads::label;
 use crate::status::ProbeState;
 use crate::target::process;
 
@@ -50,29 +51,34 @@ impl Watched {
     }
 
     fn sched_snapshot(&mut self, kernel: &mut Kernel, now_ns: u64) -> Option<SchedSnapshot> {
-        let (mut running, mut asleep) = (0, 0);
-        if self.running() {
-            for tid in process::threads(self.process.pid) {
-                let Some(thread) = kernel.thread(tid) else { continue };
-                if thread.on_cpu_ns != 0 {
-                    running += now_ns.saturating_sub(thread.on_cpu_ns);
-                } else if thread.off_cpu_ns != 0 && thread.runnable_ns == 0 {
-                    asleep += now_ns.saturating_sub(thread.off_cpu_ns);
-                }
-            }
-        }
-        let SchedStats { voluntary_switches, involuntary_switches, run_queue, on_cpu, blocked } =
+        // The totals before the open spans: one that ends between is in neither, and in both the other way round.
+        let SchedStats { voluntary_switches, preemptions, migrations, mut asleep_ns, run_queue, on_cpu, blocked } =
             *kernel.sched(self.slot).ok()?;
-        self.exported.0 = self.exported.0.max(on_cpu.sum + running);
-        self.exported.1 = self.exported.1.max(blocked.sum + asleep);
+        let mut on_cpu_ns = on_cpu.sum;
+        let live = if self.running() { threads_of(&self.members) } else { Vec::new() };
+        for &tid in &live {
+            let Some(thread) = kernel.thread(tid) else { continue };
+            if thread.on_cpu_ns != 0 {
+                on_cpu_ns += now_ns.saturating_sub(thread.on_cpu_ns);
+            } else if thread.off_cpu_ns != 0 && thread.runnable_ns == 0 {
+                asleep_ns[thread.cause as usize % cause::COUNT] += now_ns.saturating_sub(thread.off_cpu_ns);
+            }
+            let name = || Some(label(self.members.contains(&tid), &process::comm(tid)?));
+            self.threads.lives(tid, &thread, now_ns, name);
+        }
+        self.exported.0 = self.exported.0.max(on_cpu_ns);
+        self.exported.1.iter_mut().zip(asleep_ns).for_each(|(exported, ns)| *exported = (*exported).max(ns));
         Some(SchedSnapshot {
             voluntary_switches,
-            involuntary_switches,
+            preemptions,
+            migrations,
             on_cpu_ns: self.exported.0,
-            blocked_ns: self.exported.1,
+            asleep_ns: self.exported.1,
+            causes_told: kernel.features.user_registers,
             run_queue: Box::new(run_queue),
             on_cpu: Box::new(on_cpu),
             blocked: Box::new(blocked),
+            threads: self.threads.snapshot(&live),
         })
     }
 

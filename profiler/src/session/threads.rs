@@ -1,0 +1,200 @@
+//! Where the threads of a target spent their time, by name. Never which of them a runtime uses, or for what.
+
+use std::collections::{HashMap, HashSet};
+
+use profiler_common::event::ThreadRecord;
+use profiler_common::sched::Thread;
+
+use crate::model::snapshot::ThreadsSnapshot;
+
+/// Names that are told apart per target.
+const NAMES: usize = 16;
+/// What the others share.
+const OTHER: &str = "other";
+/// The first thread of a process: its name is the process's.
+const MAIN: &str = "main";
+/// What stands before and between the numbers at the end of a name.
+const SEPARATORS: [char; 10] = [' ', '-', '_', '.', ':', '/', '#', '(', '[', ')'];
+
+/// What a thread had, nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Time {
+    on_cpu_ns: u64,
+    run_queue_ns: u64,
+    asleep_ns: u64,
+}
+
+impl Time {
+    fn add(&mut self, more: Time) {
+        self.on_cpu_ns += more.on_cpu_ns;
+        self.run_queue_ns += more.run_queue_ns;
+        self.asleep_ns += more.asleep_ns;
+    }
+
+    /// What came since `earlier`. A thread of the same id that has less is another one.
+    fn since(self, earlier: Time) -> Time {
+        if self.on_cpu_ns < earlier.on_cpu_ns || self.run_queue_ns < earlier.run_queue_ns {
+            return self;
+        }
+        Time {
+            on_cpu_ns: self.on_cpu_ns - earlier.on_cpu_ns,
+            run_queue_ns: self.run_queue_ns - earlier.run_queue_ns,
+            asleep_ns: self.asleep_ns.saturating_sub(earlier.asleep_ns),
+        }
+    }
+}
+
+/// A thread as it was looked at last.
+struct Seen {
+    time: Time,
+    name: usize,
+    /// Looks at which it was not there: its end has yet to be reported, once.
+    missed: u32,
+}
+
+/// The sums by name, and what is needed to go on with them.
+#[derive(Default)]
+pub(super) struct Threads {
+    /// In the order of first sight.
+    names: Vec<(String, Time)>,
+    seen: HashMap<u32, Seen>,
+}
+
+impl Threads {
+    /// A thread that lives, at `now_ns`. `name` is asked only where it may have changed: for a thread that has run.
+    pub fn lives(&mut self, tid: u32, thread: &Thread, now_ns: u64, name: impl FnOnce() -> Option<String>) {
+        let open = |since: u64| if since == 0 { 0 } else { now_ns.saturating_sub(since) };
+        let asleep = thread.on_cpu_ns == 0 && thread.runnable_ns == 0;
+        let time = Time {
+            on_cpu_ns: thread.on_cpu_total_ns + open(thread.on_cpu_ns),
+            run_queue_ns: thread.run_queue_total_ns,
+            asleep_ns: thread.asleep_total_ns + if asleep { open(thread.off_cpu_ns) } else { 0 },
+        };
+        let known = self.seen.get(&tid).filter(|seen| seen.time.on_cpu_ns == time.on_cpu_ns).map(|seen| seen.name);
+        let Some(name) = known.or_else(|| Some(self.named(&name()?))) else { return };
+        self.count(tid, name, time);
+    }
+
+    /// A thread that has ended, or is no longer the target's.
+    pub fn ended(&mut self, record: &ThreadRecord) {
+        let header = &record.header;
+        let name = record.name.split(|&byte| byte == 0).next().unwrap_or_default();
+        let name = label(header.tid == header.pid, &String::from_utf8_lossy(name));
+        let name = self.named(&name);
+        let ThreadRecord { on_cpu_ns, run_queue_ns, asleep_ns, .. } = *record;
+        self.count(header.tid, name, Time { on_cpu_ns, run_queue_ns, asleep_ns });
+        self.seen.remove(&header.tid);
+    }
+
+    /// All sums. `live` are the threads that there are now.
+    pub fn snapshot(&mut self, live: &[u32]) -> Vec<ThreadsSnapshot> {
+        let live: HashSet<u32> = live.iter().copied().collect();
+        self.seen.retain(|tid, seen| {
+            seen.missed = if live.contains(tid) { 0 } else { seen.missed + 1 };
+            // The report of an end is taken before the next look: without one it was lost, and is counted there.
+            seen.missed < 2
+        });
+        let alive = |name| self.seen.values().filter(|seen| seen.name == name && seen.missed == 0).count() as u64;
+        let row = |(index, (name, time)): (usize, &(String, Time))| ThreadsSnapshot {
+            name: name.clone(),
+            threads: alive(index),
+            on_cpu_ns: time.on_cpu_ns,
+            run_queue_ns: time.run_queue_ns,
+            asleep_ns: time.asleep_ns,
+        };
+        self.names.iter().enumerate().map(row).collect()
+    }
+
+    fn count(&mut self, tid: u32, name: usize, time: Time) {
+        let seen = self.seen.entry(tid).or_insert(Seen { time: Time::default(), name, missed: 0 });
+        self.names[name].1.add(time.since(seen.time));
+        *seen = Seen { time, name, missed: 0 };
+    }
+
+    /// The place of a name; of the one that all others share once there are as many as are told apart.
+    fn named(&mut self, name: &str) -> usize {
+        let name = match self.names.iter().position(|(known, _)| known == name) {
+            Some(place) => return place,
+            None if self.names.len() >= NAMES => OTHER,
+            None => name,
+        };
+        self.names.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+            self.names.push((name.to_owned(), Time::default()));
+            self.names.len() - 1
+        })
+    }
+}
+
+/// The name under which a thread's time is summed: its own, without the numbers that its pool gave it.
+pub(super) fn label(main: bool, comm: &str) -> String {
+    if main {
+        return MAIN.to_owned();
+    }
+    let is_number = |c: char| c.is_ascii_digit() || SEPARATORS.contains(&c);
+    let comm: String = comm.trim().chars().filter(|c| !c.is_control()).collect();
+    match comm.trim_end_matches(is_number) {
+        "" => comm,
+        group => group.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use profiler_common::event::{Header, kind};
+
+    fn running(on_cpu_total_ns: u64) -> Thread {
+        Thread { on_cpu_total_ns, ..Thread::default() }
+    }
+
+    fn end(tid: u32, comm: &str, on_cpu_ns: u64) -> ThreadRecord {
+        let mut name = [0; 16];
+        name[..comm.len()].copy_from_slice(comm.as_bytes());
+        let header = Header { time_ns: 0, pid: 1, tid, kind: kind::THREAD_ENDED, flags: 0, site: 0 };
+        ThreadRecord { header, name, on_cpu_ns, run_queue_ns: 0, asleep_ns: 0 }
+    }
+
+    fn rows(threads: &mut Threads, live: &[u32]) -> Vec<(String, u64, u64)> {
+        threads.snapshot(live).into_iter().map(|row| (row.name, row.threads, row.on_cpu_ns)).collect()
+    }
+
+    #[test]
+    fn numbers_are_no_part_of_a_name() {
+        for (comm, expected) in [
+            ("tokio-runtime-w", "tokio-runtime-w"),
+            ("puma srv tp 001", "puma srv tp"),
+            ("worker/3:1", "worker"),
+            ("http2", "http"),
+            ("42", "42"),
+        ] {
+            assert_eq!(label(false, comm), expected);
+        }
+        assert_eq!(label(true, "server 1"), "main");
+    }
+
+    #[test]
+    fn what_a_thread_had_is_kept_under_its_name() {
+        let mut threads = Threads::default();
+        threads.lives(2, &running(5), 0, || Some("pool".into()));
+        threads.lives(3, &running(7), 0, || Some("pool".into()));
+        assert_eq!(rows(&mut threads, &[2, 3]), [("pool".to_owned(), 2, 12)]);
+        // It has run, and was renamed: what it had stays.
+        threads.lives(2, &running(6), 0, || Some("job".into()));
+        threads.ended(&end(3, "pool 9", 10));
+        assert_eq!(rows(&mut threads, &[2]), [("pool".to_owned(), 0, 15), ("job".to_owned(), 1, 1)]);
+        // Another thread of the same id.
+        threads.lives(3, &running(1), 0, || Some("pool".into()));
+        assert_eq!(rows(&mut threads, &[2, 3])[0], ("pool".to_owned(), 1, 16));
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let mut threads = Threads::default();
+        for tid in 1..40 {
+            threads.ended(&end(tid + 1, &format!("name{}", char::from(b'A' + tid as u8)), 1));
+        }
+        let rows = rows(&mut threads, &[]);
+        assert_eq!(rows.len(), NAMES + 1);
+        assert_eq!(rows[NAMES], (OTHER.to_owned(), 0, 39 - NAMES as u64));
+    }
+}
