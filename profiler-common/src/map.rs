@@ -14,6 +14,10 @@ pub struct Target {
     pub layout: TaskLayout,
     /// How polls are measured.
     pub polls: PollPolicy,
+    /// The process that is watched: another one is a forked child of it, for as long as that runs the same image.
+    pub root: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// How the polls and wakes of a target are measured, while its flags say [`target_flag::POLLS`].
@@ -465,7 +469,7 @@ pub enum Argument {
 
 const _: () = assert!(size_of::<TaskLayout>() == 40);
 const _: () = assert!(size_of::<PollPolicy>() == 40);
-const _: () = assert!(size_of::<Target>() == 88);
+const _: () = assert!(size_of::<Target>() == 96);
 const _: () = assert!(size_of::<Cost>() == 8 * (3 * PROBES + 1));
 const _: () = assert!(size_of::<PollFrame>() == 56);
 const _: () = assert!(size_of::<TaskKey>() == 16);

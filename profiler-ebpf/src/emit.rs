@@ -43,15 +43,15 @@ pub fn spawn_stack(fill: impl FnOnce(*mut SpawnStack) -> bool) {
     }
 }
 
-/// Submits a process record. These are few, and user space acts on them: it is woken.
+/// Submits a process record. Where user space is to act on it at once, it is `urgent`.
 #[inline(always)]
-pub fn process(record: ProcessRecord) {
+pub fn process(record: ProcessRecord, urgent: bool) {
     let Some(mut entry) = EVENTS.reserve::<ProcessRecord>(0) else {
         count(Counter::RingFullProcess);
         return;
     };
     entry.write(record);
-    entry.submit(BPF_RB_FORCE_WAKEUP);
+    entry.submit(if urgent || is_crowded() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
 }
 
 /// Submits the record of a thread that ended, as those of tasks.

@@ -57,7 +57,7 @@ pub fn hit(ctx: &ProbeContext, probe: Probe) -> Option<Hit> {
     // What a hit costs is paid also where it is of no use.
     if cost::hit(slot, probe) {
         let header = Header { time_ns, pid, tid, kind: kind::HIT_STORM, flags: 0, site: 0 };
-        emit::process(ProcessRecord { header, other: 0, reserved: 0 });
+        emit::process(ProcessRecord { header, other: 0, reserved: 0 }, true);
     }
     if flags & wanted(probe) == 0 {
         count(Counter::IdleHits);

@@ -17,10 +17,11 @@ fn ids(task: *const u8) -> (u32, u32) {
     unsafe { (read::member(task, offsets::task_tgid()), read::member(task, offsets::task_pid())) }
 }
 
+/// Reports what happened to a process. Of the children user space learns in time: some fork a thousand times a second.
 #[inline(always)]
-fn record(kind: u16, pid: u32, tid: u32, other: u32) {
+fn record(kind: u16, pid: u32, tid: u32, other: u32, root: u32) {
     let header = Header { time_ns: now(), pid, tid, kind, flags: 0, site: 0 };
-    emit::process(ProcessRecord { header, other, reserved: 0 });
+    emit::process(ProcessRecord { header, other, reserved: 0 }, pid == root && kind != kind::PROCESS_FORKED);
 }
 
 /// A thread or a process was created.
@@ -41,12 +42,13 @@ pub fn forked(ctx: &BtfTracePointContext, parent: *const u8, child: *const u8) -
             // As rare as a fork, and worse than a number: which process is missing is said.
             warn!(ctx, "no room to follow process {}, forked by {}", child_pid, pid);
         }
-        record(kind::PROCESS_FORKED, pid, child_tid, child_pid);
+        record(kind::PROCESS_FORKED, pid, child_tid, child_pid, target.root);
     }
     0
 }
 
-/// A process replaced its image: its task layout is void until user space has read the new one.
+/// A process replaced its image: its task layout is void until user space has read the new one. A child that does is
+/// another program, and no longer the target's.
 #[inline(always)]
 pub fn execed(task: *const u8, old_tid: u32) -> i32 {
     let (pid, tid) = ids(task);
@@ -63,7 +65,13 @@ pub fn execed(task: *const u8, old_tid: u32) -> i32 {
         // Another thread than the leader called exec: it has taken the leader's id.
         sched::renumbered(pid, old_tid, tid);
     }
-    record(kind::PROCESS_EXECED, pid, tid, 0);
+    // SAFETY: a live map value.
+    let root = unsafe { (*target).root };
+    if pid != root {
+        sched::ended(pid, tid);
+        let _ = TARGETS.remove(pid);
+    }
+    record(kind::PROCESS_EXECED, pid, tid, 0, root);
     0
 }
 
@@ -75,15 +83,15 @@ pub fn exited(task: *const u8) -> i32 {
     if request::wanted() {
         request::thread_ended(tid);
     }
-    if TARGETS.get_ptr(pid).is_none() {
-        return 0;
-    }
+    let Some(target) = TARGETS.get_ptr(pid) else { return 0 };
+    // SAFETY: a live map value.
+    let root = unsafe { (*target).root };
     // SAFETY: `task` is a tracepoint's `task_struct`, the offset is from BTF.
     let signal: u64 = unsafe { read::member(task, offsets::task_signal()) };
     // The count was lowered before this tracepoint: 0 says that no thread is left.
     if read::kernel_u32(signal + offsets::signal_live() as u64) == Some(0) {
         let _ = TARGETS.remove(pid);
-        record(kind::PROCESS_EXITED, pid, tid, 0);
+        record(kind::PROCESS_EXITED, pid, tid, 0, root);
     }
     0
 }

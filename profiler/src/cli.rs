@@ -122,7 +122,7 @@ pub struct Measure {
     /// Attach even when another profiler watches the process already
     #[arg(long)]
     pub force: bool,
-    /// Keep the capabilities that only attaching takes: needed where a target may exec into a program of another runtime
+    /// Keep the capabilities that only attaching takes: needed where a target execs into a program without a C library
     #[arg(long)]
     pub keep_capabilities: bool,
     /// Attach uprobes one by one, as on kernels without links for many

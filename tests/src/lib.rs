@@ -5,6 +5,7 @@ pub mod fixture;
 pub mod histogram;
 pub mod http;
 pub mod kernel;
+pub mod maps;
 pub mod page;
 pub mod place;
 pub mod profiler;

@@ -118,6 +118,7 @@ impl Kernel {
     /// The kernel refuses, or tracefs cannot be read.
     pub fn attach_accept_tracepoints(&mut self) -> Result<Links, KernelError> {
         const PROGRAM: &str = "sys_exit_accept";
+        let remedy = self.remedy();
         let failed = |source: ProgramError| KernelError::Program { program: PROGRAM, source };
         let loaded: &mut TracePoint =
             self.ebpf.program_mut(PROGRAM).ok_or(KernelError::Missing(PROGRAM))?.try_into().map_err(failed)?;
@@ -125,7 +126,7 @@ impl Kernel {
         let program = loaded.fd().map_err(failed)?.as_fd();
         let mut links = Links::default();
         for name in ACCEPT_SYSCALLS {
-            let system = |source| KernelError::System { what: format!("attach to tracepoint {name}"), source };
+            let system = |source| KernelError::System { what: format!("attach to tracepoint {name}{remedy}"), source };
             let event = perf::tracepoint(name).map_err(system)?;
             let link = bpf::link_perf_event(program, event.as_fd(), 0).map_err(system)?;
             links.push(vec![link, event]);

@@ -239,8 +239,8 @@ impl Kernel {
         })
     }
 
-    /// What helps where a program can no longer be loaded.
-    fn remedy(&self) -> &'static str {
+    /// What helps where a program can no longer be loaded or attached.
+    pub(super) fn remedy(&self) -> &'static str {
         if self.unprivileged {
             " (the capabilities for it were given up after attaching: --keep-capabilities keeps them)"
         } else {

@@ -61,14 +61,6 @@ impl Kernel {
         }
     }
 
-    /// Forgets a thread, and returns what was known of it.
-    pub fn remove_thread(&mut self, tid: u32) -> Option<Thread> {
-        let mut threads = self.hash::<u32, Value<Thread>>("THREADS").ok()?;
-        let known = threads.get(&tid, 0).ok()?.0;
-        threads.remove(&tid).ok()?;
-        Some(known)
-    }
-
     /// What a thread does just now.
     pub fn thread(&mut self, tid: u32) -> Option<Thread> {
         Some(self.hash::<u32, Value<Thread>>("THREADS").ok()?.get(&tid, 0).ok()?.0)

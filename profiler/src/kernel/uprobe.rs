@@ -56,6 +56,19 @@ impl Kernel {
         if self.features.uprobe_multi { Mechanism::Multi } else { Mechanism::PerfEvents }
     }
 
+    /// Loads programs that may be wanted when it is no longer permitted to. What cannot be loaded will say so when it is.
+    pub fn load_uprobes(&mut self, programs: impl Iterator<Item = &'static str>) {
+        for program in programs {
+            let loaded = match self.few_uprobes() {
+                Mechanism::Multi => self.multi_program(program),
+                Mechanism::PerfEvents => self.single_program(program),
+            };
+            if let Err(e) = loaded {
+                log::debug!("{e}");
+            }
+        }
+    }
+
     /// Gets everything ready to attach `program` to all `sites` of `file`. Attaches nothing.
     ///
     /// # Errors

@@ -74,6 +74,9 @@ pub(super) struct Returns {
     tracepoints: Option<Result<Links, String>>,
 }
 
+/// The program behind accept in the C library.
+pub(super) const PROGRAM: &str = "accept_return";
+
 /// The probes of one process.
 pub(super) struct Probed {
     sites: AcceptSites,
@@ -133,7 +136,7 @@ impl Probed {
     pub fn add(&mut self, kernel: &mut Kernel, pid: u32) -> Result<(), KernelError> {
         let sites: Vec<Site> = self.sites.offsets.iter().map(|&offset| Site { offset, cookie: 0 }).collect();
         let mechanism = kernel.few_uprobes();
-        let links = kernel.attach_uprobes("accept_return", mechanism, &self.sites.file, &sites, Some(pid))?;
+        let links = kernel.attach_uprobes(PROGRAM, mechanism, &self.sites.file, &sites, Some(pid))?;
         self.links.absorb(links);
         Ok(())
     }

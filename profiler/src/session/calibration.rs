@@ -195,7 +195,7 @@ impl Own {
         let layout =
             TaskLayout { vtable: 16, image_start: header[2], image_end: header[2] + 1, ..TaskLayout::default() };
         let polls = PollPolicy { window: 1, slow_ns: u64::MAX, ..PollPolicy::default() };
-        let entry = Target { slot, flags: target_flag::POLLS, layout, polls };
+        let entry = Target { slot, flags: target_flag::POLLS, layout, polls, root: self.process.pid, reserved: 0 };
         kernel.set_target(self.process.pid, entry)?;
         let mut least: Option<f64> = None;
         let mut before = (0, 0);

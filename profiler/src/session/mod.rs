@@ -200,6 +200,8 @@ impl Session {
         session.refreshed_ns = clock::monotonic_ns();
         trim_heap();
         if !session.options.keep_capabilities {
+            // A target may exec into a program of a runtime that none has now.
+            session.kernel.load_uprobes(probes::programs().chain([accept::PROGRAM]));
             session.kernel.give_up_capabilities()?;
         }
         log::info!("attached in {} ms", started.elapsed().as_millis());
@@ -216,7 +218,7 @@ impl Session {
         watched.open_listeners();
         watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
         for member in watched.members() {
-            self.kernel.set_target(member, TargetEntry { slot, ..TargetEntry::default() })?;
+            self.kernel.set_target(member, TargetEntry { slot, root: pid, ..TargetEntry::default() })?;
             self.by_pid.insert(member, index);
         }
         watched.follow_threads(&mut self.kernel)?;
@@ -353,9 +355,10 @@ impl Session {
                     watched.execed(&mut self.kernel, &mut self.table, record.header.time_ns, self.tasks);
                     watched.sample(&mut self.kernel, &mut self.table, &self.clock);
                 } else {
-                    // A child that runs another program is that program, and not the target.
+                    // A child that runs another program is that program, and not the target. The kernel half knows, unless
+                    // something was to be measured of it just now.
                     self.kernel.remove_target(pid);
-                    watched.child_left(pid, &mut self.kernel);
+                    watched.child_left(pid);
                     self.by_pid.remove(&pid);
                 }
             }

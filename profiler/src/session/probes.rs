@@ -171,6 +171,11 @@ fn cookie(plan: &Plan, number: usize, probe: &ProbeSpec) -> u64 {
     if plan.wants_stacks(probe) { cookie.with_stacks().0 } else { cookie.0 }
 }
 
+/// All programs of task probes.
+pub(super) fn programs() -> impl Iterator<Item = &'static str> {
+    Hook::ALL.into_iter().map(program)
+}
+
 const fn program(hook: Hook) -> &'static str {
     match hook {
         Hook::Spawn => "task_spawn",

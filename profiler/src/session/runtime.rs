@@ -55,6 +55,8 @@ pub(super) struct Runtime {
     /// What finds the spawn sites that only stacks tell.
     sites: SpawnSites,
     slot: u32,
+    /// The process that is watched.
+    root: u32,
     layout: TaskLayout,
     slow_ns: u64,
     /// Whether each poll and wake has a record.
@@ -76,7 +78,7 @@ pub(super) struct Runtime {
 
 impl Runtime {
     /// Everything is ready, and nothing attached.
-    pub fn new(code: Code, probes: Probes, table: TargetId, slot: u32, how: Tasks) -> Runtime {
+    pub fn new(code: Code, probes: Probes, table: TargetId, (slot, root): (u32, u32), how: Tasks) -> Runtime {
         let Code { plan, load_bias, bounds, sites } = code;
         let mut layout = plan.layout;
         (layout.image_start, layout.image_end) = bounds;
@@ -87,6 +89,7 @@ impl Runtime {
             probes,
             sites,
             slot,
+            root,
             layout,
             slow_ns: how.slow_poll_ns,
             trace: how.trace,
@@ -234,6 +237,8 @@ impl Runtime {
             flags,
             layout: self.layout,
             polls: spending.policy(self.window, self.slow_ns),
+            root: self.root,
+            reserved: 0,
         };
         self.probes.pids().try_for_each(|pid| kernel.set_target(pid, entry))
     }

@@ -5,7 +5,7 @@ mod snapshot;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use profiler_common::event::{Header, TaskRecord, ThreadRecord, kind};
+use profiler_common::event::{TaskRecord, ThreadRecord};
 use profiler_common::sched::cause;
 
 use super::accept::{Probed, Returns, Slots};
@@ -321,7 +321,7 @@ impl Watched {
             let types: Arc<[TypeInfo]> = code.plan.types.iter().map(type_info).collect();
             let id = table.add_target(types);
             self.tables.push(id);
-            let mut runtime = Runtime::new(code, probes, id, self.slot, how);
+            let mut runtime = Runtime::new(code, probes, id, (self.slot, self.process.pid), how);
             let pids: Vec<u32> = self.members.iter().copied().collect();
             runtime.attach(kernel, &spending, &pids)?;
             Ok(runtime)
@@ -480,20 +480,8 @@ impl Watched {
     }
 
     /// A child runs another program now.
-    pub fn child_left(&mut self, pid: u32, kernel: &mut Kernel) {
+    pub fn child_left(&mut self, pid: u32) {
         self.members.remove(&pid);
-        for tid in process::threads(pid) {
-            if let Some(had) = kernel.remove_thread(tid) {
-                // What it had as the target's stays the target's.
-                self.threads.ended(&ThreadRecord {
-                    header: Header { time_ns: 0, pid, tid, kind: kind::THREAD_ENDED, flags: 0, site: 0 },
-                    name: [0; 16],
-                    on_cpu_ns: had.on_cpu_total_ns,
-                    run_queue_ns: had.run_queue_total_ns,
-                    asleep_ns: had.asleep_total_ns,
-                });
-            }
-        }
         if let Some(runtime) = &mut self.runtime {
             drop(runtime.take(pid));
         }

@@ -12,6 +12,7 @@ mod accept;
 mod asleep;
 mod bad_input;
 mod budget;
+mod churn;
 mod diagnosis;
 mod endpoint;
 mod polls;

@@ -2,6 +2,7 @@
 //! because a machine was busy.
 
 mod attach;
+mod churn;
 mod compare;
 mod cost;
 mod pairs;
@@ -66,6 +67,7 @@ const MEASUREMENTS: &[(&str, Measurement)] = &[
     ("scrape", attach::scrape),
     ("storm", storm::storm),
     ("runqueue", run_queue::run_queue),
+    ("churn", churn::churn),
     ("http", cost::keep_alive),
     ("spawn", cost::spawning),
     ("pingpong", cost::ping_pong),
