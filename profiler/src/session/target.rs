@@ -240,19 +240,47 @@ impl Watched {
                 slots.release(kernel, socket.cookie);
             }
         }
+        let mut without_slot = Vec::new();
         for socket in &sockets {
             match slots.assign(kernel, socket.cookie, socket.address.port()) {
                 Ok(true) => {}
-                Ok(false) => self.status.set(
-                    "accept_wait",
-                    ProbeState::Broken,
-                    format!("too many listening sockets: {} is not counted", socket.address),
-                ),
+                Ok(false) => without_slot.push(&socket.address),
                 Err(e) => self.status.set("accept_wait", ProbeState::Broken, e.to_string()),
             }
         }
+        self.status.probes.retain(|row| row.probe != "accept_listeners");
+        if let Some(first) = without_slot.first() {
+            let (n, all) = (without_slot.len(), sockets.len());
+            let why =
+                format!("the connections of {n} of {all} listening sockets are not counted, as of {first}: 64 can be");
+            self.status.set("accept_listeners", ProbeState::Broken, why);
+        }
         self.sockets = sockets;
+        self.look_for_unseen_accepts(kernel, slots);
         self.state_unix(without_unix, kernel.features.sk_data_ready);
+    }
+
+    /// Says how many connections it accepted in a way that is not seen.
+    fn look_for_unseen_accepts(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
+        let attached =
+            |probe: &str| self.status.probes.iter().any(|row| row.probe == probe && row.state == ProbeState::Attached);
+        if !attached("accept_depth") || !attached("accept_wait") {
+            return;
+        }
+        let mut unseen = 0;
+        for socket in &self.sockets {
+            match slots.observe(kernel, socket.cookie, socket.length) {
+                Ok(n) => unseen += n,
+                Err(e) => log::warn!("{e}"),
+            }
+        }
+        if unseen > 0 {
+            let why = format!(
+                "{unseen} connections left its accept queues and were not seen to be accepted: by io_uring, or by a process \
+                 that is not watched; their waits are not measured"
+            );
+            self.status.set("accept_unseen", ProbeState::Broken, why);
+        }
     }
 
     /// Says what is known of its unix sockets, where it listens on some or they cannot be listed. `announced` says whether

@@ -263,3 +263,36 @@ fn serving() {
     watched.lost_nothing(&mut table);
     table.finish();
 }
+
+/// Check that accepts which no probe sees are not passed over in silence.
+#[test]
+fn accepted_by_io_uring() {
+    const SEEN: u64 = 40;
+    const UNSEEN: u64 = 50;
+    let mut watched = Watched::start(&["--backlog", "128"]);
+    let mut table = Table::new("accepts by io_uring");
+    let _seen = watched.connect_many(SEEN);
+    watched.fixture.ask(&format!("accept {SEEN}"));
+    // What left the queue before it was looked at twice is no evidence.
+    wait::until("a look at the queue", || match watched.metric(&watched.profiler.page(), "accepted_total", 1) {
+        SEEN => Ok(()),
+        accepted => Err(format!("{accepted} accepted")),
+    });
+    watched.profiler.page();
+    let _unseen = watched.connect_many(UNSEEN);
+    watched.fixture.ask(&format!("accept-uring {UNSEEN}"));
+    let lost = wait::until("a loss", || {
+        let page = watched.profiler.page();
+        let lost = page.value("profiler_events_lost_total", &[("reason", "accept_unseen")]) as u64;
+        if lost > 0 { Ok(lost) } else { Err("none".to_owned()) }
+    });
+    table.equal("unseen", UNSEEN, lost);
+    let page = watched.profiler.page();
+    table.equal("accepted, as seen", SEEN, watched.metric(&page, "accepted_total", 1));
+    table.equal("depths", SEEN + UNSEEN, watched.metric(&page, "accept_queue_depth_count", 1));
+    let status = watched.profiler.status();
+    let row = status.target(watched.fixture.pid()).probe("accept_unseen").map(|(state, why)| format!("{state}: {why}"));
+    let row = row.unwrap_or_default();
+    table.holds("row", "broken, io_uring", &row, row.starts_with("broken") && row.contains("io_uring"));
+    table.finish();
+}
