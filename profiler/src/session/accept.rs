@@ -18,6 +18,8 @@ const ON_THEIR_WAY: i64 = 16;
 #[derive(Default)]
 pub(super) struct Slots {
     by_cookie: HashMap<u64, Slot>,
+    /// The hooks of io_uring, once there is a reason for them.
+    uring: Option<Result<(), String>>,
     /// Connections of sockets that were closed, which nobody was seen to accept.
     unseen: u64,
     free: Vec<u32>,
@@ -102,6 +104,11 @@ impl Slots {
         let stats = kernel.listener(slot.number)?;
         slot.unseen.observe(stats.queued, stats.accepted, length);
         Ok(slot.unseen.count())
+    }
+
+    /// Attaches to accepts by io_uring, for all processes of the machine, when there is a reason for it.
+    pub fn attach_uring(&mut self, kernel: &mut Kernel) -> &Result<(), String> {
+        self.uring.get_or_insert_with(|| kernel.attach_uring_accepts().map_err(|e| e.to_string()))
     }
 
     /// Connections that nobody was seen to accept, of all sockets.

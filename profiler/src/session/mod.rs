@@ -216,6 +216,7 @@ impl Session {
         watched.follow_threads(&mut self.kernel)?;
         watched.find_cgroups();
         watched.attach_accept(&mut self.kernel, &mut self.accept);
+        watched.look_for_uring(&mut self.kernel, &mut self.listener_slots);
         // From here on accepts are seen: two looks tell where to count from.
         (0..2).for_each(|_| watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots));
         watched.follow_requests(&mut self.kernel, self.requests.as_ref());

@@ -27,7 +27,7 @@ use crate::model::table::{Table, TargetId};
 use crate::model::task::{SiteInfo, TypeInfo};
 use crate::runtime::{SpawnSite, TaskType};
 use crate::status::{ProbeRow, ProbeState, TargetStatus};
-use crate::target::listener::{Listeners, ListeningSocket};
+use crate::target::listener::{Listeners, ListeningSocket, has_io_uring};
 use crate::target::process::{self, Process};
 
 /// Rows of the status that the budget switches, by tier.
@@ -260,6 +260,20 @@ impl Watched {
         self.state_unix(without_unix, kernel.features.sk_data_ready);
     }
 
+    /// Attaches to accepts by io_uring, where it has one.
+    pub fn look_for_uring(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
+        if self.members.iter().any(|&pid| has_io_uring(pid)) {
+            self.attach_uring(kernel, slots);
+        }
+    }
+
+    fn attach_uring(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
+        match slots.attach_uring(kernel) {
+            Ok(()) => self.status.set("accept_uring", ProbeState::Attached, "by BTF tracepoints of io_uring"),
+            Err(why) => self.status.set("accept_uring", ProbeState::Unsupported, why),
+        }
+    }
+
     /// Says how many connections it accepted in a way that is not seen.
     fn look_for_unseen_accepts(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
         let attached =
@@ -280,6 +294,7 @@ impl Watched {
                  that is not watched; their waits are not measured"
             );
             self.status.set("accept_unseen", ProbeState::Broken, why);
+            self.attach_uring(kernel, slots);
         }
     }
 
