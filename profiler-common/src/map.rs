@@ -179,6 +179,16 @@ pub struct Listener {
     pub wait: Histogram,
 }
 
+/// A request of an io_uring that accepts again and again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RingKey {
+    /// Address of the ring.
+    pub ring: u64,
+    /// What the program calls the request.
+    pub user_data: u64,
+}
+
 /// Bits beside a listener's slot.
 pub mod listener_flag {
     /// The arrivals of its connections are not seen.
@@ -473,6 +483,7 @@ const _: () = assert!(size_of::<Target>() == 96);
 const _: () = assert!(size_of::<Cost>() == 8 * (3 * PROBES + 1));
 const _: () = assert!(size_of::<PollFrame>() == 56);
 const _: () = assert!(size_of::<TaskKey>() == 16);
+const _: () = assert!(size_of::<RingKey>() == 16);
 const _: () = assert!(size_of::<Woken>() == 24);
 const _: () = assert!(size_of::<TypeKey>() == 16);
 const _: () = assert!(size_of::<TypeStats>() == 64 + 3 * size_of::<Octaves>());

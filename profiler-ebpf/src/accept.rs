@@ -139,7 +139,7 @@ pub fn syscall_returned(ctx: &TracePointContext) -> u32 {
 
 /// The slot of the target that runs; `None` when it is none.
 #[inline(always)]
-fn target() -> Option<u32> {
+pub fn target() -> Option<u32> {
     let target = TARGETS.get_ptr((bpf_get_current_pid_tgid() >> 32) as u32)?;
     // SAFETY: a live map value.
     Some(unsafe { (*target).slot })
@@ -155,13 +155,20 @@ fn accepted(slot: u32, result: i64, listener: u64) {
     // A descriptor is an `int`: what is above it in the register is not defined.
     let cookie =
         socket_of(task, listener & 0xffff_ffff).and_then(|socket| read::kernel(socket + offsets::sock_cookie() as u64));
-    let Some((stats, unstamped)) = cookie.and_then(stats) else {
+    // No socket has the cookie 0.
+    accepted_from(slot, task, cookie.unwrap_or(0), result as u64);
+}
+
+/// `task` accepted the connection that its descriptor `result` is, from the socket with that cookie.
+#[inline(always)]
+pub fn accepted_from(slot: u32, task: u64, cookie: u64, result: u64) {
+    let Some((stats, unstamped)) = stats(cookie) else {
         count(Counter::AcceptUnknownListener);
         return;
     };
     // SAFETY: a per-CPU map value.
     unsafe { (*stats).accepted += 1 };
-    let connection = socket_of(task, result as u64 & 0xffff_ffff);
+    let connection = socket_of(task, result & 0xffff_ffff);
     if request::wanted()
         && let Some(connection) = connection
     {

@@ -13,6 +13,7 @@ mod poll;
 mod process;
 mod read;
 mod request;
+mod ring;
 mod sample;
 mod sched;
 mod stack;
@@ -85,6 +86,24 @@ fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sock_recv_length")]
 fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
     request::received(ctx.arg(0), ctx.arg(1))
+}
+
+/// A request of an io_uring is handed in.
+#[btf_tracepoint(function = "io_uring_submit_req")]
+fn io_uring_submit_req(ctx: BtfTracePointContext) -> i32 {
+    ring::goes_on(ctx.arg(0))
+}
+
+/// What a request of an io_uring waited for has come.
+#[btf_tracepoint(function = "io_uring_task_add")]
+fn io_uring_task_add(ctx: BtfTracePointContext) -> i32 {
+    ring::goes_on(ctx.arg(0))
+}
+
+/// A request of an io_uring is completed.
+#[btf_tracepoint(function = "io_uring_complete")]
+fn io_uring_complete(ctx: BtfTracePointContext) -> i32 {
+    ring::completed(ctx.arg(0), ctx.arg(1), ctx.arg(2))
 }
 
 /// Where the C library returns from accept(2).

@@ -5,7 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::event::SampleRecord;
-use profiler_common::map::{Cost, Listener, PollStack, Target, TaskKey, TypeKey, TypeStats, Woken};
+use profiler_common::map::{Cost, Listener, PollStack, RingKey, Target, TaskKey, TypeKey, TypeStats, Woken};
 use profiler_common::request::{Connection, Reply, RequestStats};
 use profiler_common::sched::{SchedStats, Thread};
 
@@ -59,6 +59,10 @@ pub static REPLIES: LruHashMap<u32, Reply> = LruHashMap::with_max_entries(1, 0);
 /// Connections and requests, by target slot.
 #[map]
 pub static REQUESTS: PerCpuArray<RequestStats> = PerCpuArray::with_max_entries(1, 0);
+
+/// Cookies of the listening sockets on which rings accept. The least recent one is evicted: who accepts comes here again.
+#[map]
+pub static RING_ACCEPTS: LruHashMap<RingKey, u64> = LruHashMap::with_max_entries(1024, 0);
 
 /// Polled tasks by thread id, where poll probes are attached.
 #[map]

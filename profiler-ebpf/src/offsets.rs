@@ -80,6 +80,22 @@ offsets! {
     unix_peer = UNIX_PEER;
     /// `pt_regs.di`
     regs_di = REGS_DI;
+    /// `io_kiocb.ctx`
+    io_kiocb_ctx = IO_KIOCB_CTX;
+    /// `io_kiocb.opcode`
+    io_kiocb_opcode = IO_KIOCB_OPCODE;
+    /// `io_kiocb.file`
+    io_kiocb_file = IO_KIOCB_FILE;
+    /// `io_kiocb.flags`
+    io_kiocb_flags = IO_KIOCB_FLAGS;
+    /// `io_kiocb.cqe.fd`: the descriptor, until the file is looked up
+    io_kiocb_fd = IO_KIOCB_FD;
+    /// `io_kiocb.cqe.user_data`
+    io_kiocb_user_data = IO_KIOCB_USER_DATA;
+    /// `io_accept.file_slot`: a request begins with what is its operation's own
+    io_accept_file_slot = IO_ACCEPT_FILE_SLOT;
+    /// `io_uring_cqe.res`
+    io_uring_cqe_res = IO_URING_CQE_RES;
     /// `pt_regs.orig_ax`
     regs_orig_ax = REGS_ORIG_AX;
     /// `pt_regs.si`

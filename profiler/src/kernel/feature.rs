@@ -24,6 +24,8 @@ pub struct Features {
     pub sk_data_ready: bool,
     /// The tracepoints that tell what is sent and received on sockets (6.3 and later).
     pub sock_length: bool,
+    /// The tracepoints that tell of accepts by io_uring.
+    pub uring_accepts: bool,
     /// One link for many uprobes.
     pub uprobe_multi: bool,
     /// A program can ask for the registers of user mode wherever it runs (5.15 and later).
@@ -37,6 +39,7 @@ impl Features {
             sched_switch_arity: btf.tracepoint_arity("sched_switch"),
             sk_data_ready: btf.tracepoint_arity("sk_data_ready").is_some(),
             sock_length: ["sock_send_length", "sock_recv_length"].iter().all(|t| btf.tracepoint_arity(t).is_some()),
+            uring_accepts: super::uring::is_there(btf),
             uprobe_multi: uprobe_multi(),
             user_registers: btf.has_function("bpf_task_pt_regs"),
         }

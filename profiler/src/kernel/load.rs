@@ -13,7 +13,7 @@ use aya_log::EbpfLogger;
 use super::btf::Btf;
 use super::feature::Features;
 use super::holder::Holder;
-use super::{KernelError, bpf, capability, request};
+use super::{KernelError, bpf, capability, request, uring as ring};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf"));
 
@@ -101,13 +101,17 @@ impl Kernel {
         capability::Effective::current()?.require()?;
         let btf = Btf::of_running_kernel()?;
         let features = Features::probe(&btf);
-        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + 3);
+        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + ring::OFFSETS.len() + 3);
         for (global, paths) in OFFSETS {
             let mut offset = btf.offset(paths[0]);
             for path in &paths[1..] {
                 offset = offset.or_else(|_| btf.offset(path));
             }
             values.push((global, offset?));
+        }
+        for (global, path) in ring::OFFSETS {
+            // Where one is missing nothing is attached that would use it.
+            values.push((global, btf.offset(path).unwrap_or(0)));
         }
         // Unix sockets may be a module, whose types are not here.
         values.push(("UNIX_PEER", btf.offset("unix_sock.peer").unwrap_or(0)));

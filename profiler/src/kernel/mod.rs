@@ -14,6 +14,7 @@ pub mod polls;
 pub mod request;
 pub mod ring;
 pub mod uprobe;
+pub mod uring;
 
 use std::path::PathBuf;
 

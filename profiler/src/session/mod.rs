@@ -224,6 +224,9 @@ impl Session {
         watched.follow_threads(&mut self.kernel)?;
         watched.find_cgroups();
         watched.attach_accept(&mut self.kernel, &mut self.accept);
+        watched.look_for_uring(&mut self.kernel, &mut self.listener_slots);
+        // From here on accepts are seen: two looks tell where to count from.
+        (0..2).for_each(|_| watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots));
         watched.follow_requests(&mut self.kernel, self.requests.as_ref());
         watched.attach_runtime(&mut self.kernel, &mut self.table, self.tasks);
         watched.sample(&mut self.kernel, &mut self.table, &self.clock);
@@ -505,6 +508,7 @@ impl Session {
                 ("record_malformed", tally.malformed),
                 ("process_unknown", tally.foreign_process),
                 ("task_vtable_unknown", tally.foreign_vtable),
+                ("accept_unseen", self.listener_slots.unseen()),
             ],
             ..ProfilerSnapshot::default()
         };

@@ -29,7 +29,7 @@ use crate::model::table::{Table, TargetId};
 use crate::model::task::{SiteInfo, TypeInfo};
 use crate::runtime::{SpawnSite, TaskType};
 use crate::status::{ProbeRow, ProbeState, TargetStatus};
-use crate::target::listener::{Listeners, ListeningSocket};
+use crate::target::listener::{Listeners, ListeningSocket, has_io_uring};
 use crate::target::process::{self, Process};
 
 /// Rows of the status that the budget switches, by tier.
@@ -249,19 +249,62 @@ impl Watched {
                 slots.release(kernel, socket.cookie);
             }
         }
+        let mut without_slot = Vec::new();
         for socket in &sockets {
             match slots.assign(kernel, socket.cookie, socket.address.port()) {
                 Ok(true) => {}
-                Ok(false) => self.status.set(
-                    "accept_wait",
-                    ProbeState::Broken,
-                    format!("too many listening sockets: {} is not counted", socket.address),
-                ),
+                Ok(false) => without_slot.push(&socket.address),
                 Err(e) => self.status.set("accept_wait", ProbeState::Broken, e.to_string()),
             }
         }
+        self.status.probes.retain(|row| row.probe != "accept_listeners");
+        if let Some(first) = without_slot.first() {
+            let (n, all) = (without_slot.len(), sockets.len());
+            let why =
+                format!("the connections of {n} of {all} listening sockets are not counted, as of {first}: 64 can be");
+            self.status.set("accept_listeners", ProbeState::Broken, why);
+        }
         self.sockets = sockets;
+        self.look_for_unseen_accepts(kernel, slots);
         self.state_unix(without_unix, kernel.features.sk_data_ready);
+    }
+
+    /// Attaches to accepts by io_uring, where it has one.
+    pub fn look_for_uring(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
+        if self.members.iter().any(|&pid| has_io_uring(pid)) {
+            self.attach_uring(kernel, slots);
+        }
+    }
+
+    fn attach_uring(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
+        match slots.attach_uring(kernel) {
+            Ok(()) => self.status.set("accept_uring", ProbeState::Attached, "by BTF tracepoints of io_uring"),
+            Err(why) => self.status.set("accept_uring", ProbeState::Unsupported, why),
+        }
+    }
+
+    /// Says how many connections it accepted in a way that is not seen.
+    fn look_for_unseen_accepts(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
+        let attached =
+            |probe: &str| self.status.probes.iter().any(|row| row.probe == probe && row.state == ProbeState::Attached);
+        if !attached("accept_depth") || !attached("accept_wait") {
+            return;
+        }
+        let mut unseen = 0;
+        for socket in &self.sockets {
+            match slots.observe(kernel, socket.cookie, socket.length) {
+                Ok(n) => unseen += n,
+                Err(e) => log::warn!("{e}"),
+            }
+        }
+        if unseen > 0 {
+            let why = format!(
+                "{unseen} connections left its accept queues and were not seen to be accepted: by io_uring, or by a process \
+                 that is not watched; their waits are not measured"
+            );
+            self.status.set("accept_unseen", ProbeState::Broken, why);
+            self.attach_uring(kernel, slots);
+        }
     }
 
     /// Says what is known of its unix sockets, where it listens on some or they cannot be listed. `announced` says whether

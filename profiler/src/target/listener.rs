@@ -275,6 +275,14 @@ fn netlink_in_namespace_of(pid: u32) -> Result<io::Result<Socket>, ListenerError
     entered.join().map_err(|_| failed(io::Error::other("the helper thread panicked")))?.map_err(failed)
 }
 
+/// Whether a process has an io_uring: it may accept by it.
+pub fn has_io_uring(pid: u32) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    descriptors
+        .flatten()
+        .any(|entry| fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:[io_uring]"))
+}
+
 fn socket_inodes(pid: u32) -> io::Result<HashSet<u32>> {
     let mut inodes = HashSet::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {

@@ -263,3 +263,73 @@ fn serving() {
     watched.lost_nothing(&mut table);
     table.finish();
 }
+
+/// Check that a program which has an io_uring is seen to accept by it from the start.
+#[test]
+fn accepting_by_io_uring() {
+    const CONNECTIONS: u64 = 60;
+    place::require_root();
+    let mut fixture = Fixture::start(&place::listener(), &["--backlog", "128"]);
+    fixture.ask("ring");
+    let address = (Ipv4Addr::LOCALHOST, number(&fixture.ready["ports"][0]) as u16).into();
+    let profiler = Profiler::attach(fixture.pid());
+    assert!(profiler.status().target(fixture.pid()).is_attached("accept_uring"));
+    let mut watched = Watched { fixture, profiler, address };
+    let mut table = Table::new("accepts by an io_uring that was there");
+    let _clients = watched.connect_many(CONNECTIONS);
+    watched.fixture.ask(&format!("accept-uring {CONNECTIONS} many"));
+    let page = watched.profiler.page();
+    for name in ["accepted_total", "accept_wait_seconds_count", "accept_queue_depth_count"] {
+        table.equal(name, CONNECTIONS, watched.metric(&page, name, 1));
+    }
+    watched.lost_nothing(&mut table);
+    table.finish();
+}
+
+/// Check that accepts by io_uring are not passed over in silence, and are seen from then on.
+#[test]
+fn accepted_by_io_uring() {
+    const SEEN: u64 = 40;
+    const UNSEEN: u64 = 50;
+    let mut watched = Watched::start(&["--backlog", "128"]);
+    let mut table = Table::new("accepts by io_uring");
+    let _seen = watched.connect_many(SEEN);
+    watched.fixture.ask(&format!("accept {SEEN}"));
+    // What left the queue before it was looked at twice is no evidence.
+    wait::until("a look at the queue", || match watched.metric(&watched.profiler.page(), "accepted_total", 1) {
+        SEEN => Ok(()),
+        accepted => Err(format!("{accepted} accepted")),
+    });
+    watched.profiler.page();
+    let _unseen = watched.connect_many(UNSEEN);
+    watched.fixture.ask(&format!("accept-uring {UNSEEN}"));
+    let lost = wait::until("a loss", || {
+        let page = watched.profiler.page();
+        let lost = page.value("profiler_events_lost_total", &[("reason", "accept_unseen")]) as u64;
+        if lost > 0 { Ok(lost) } else { Err("none".to_owned()) }
+    });
+    table.equal("unseen", UNSEEN, lost);
+    let page = watched.profiler.page();
+    table.equal("accepted, as seen", SEEN, watched.metric(&page, "accepted_total", 1));
+    table.equal("depths", SEEN + UNSEEN, watched.metric(&page, "accept_queue_depth_count", 1));
+    let status = watched.profiler.status();
+    let row = status.target(watched.fixture.pid()).probe("accept_unseen").map(|(state, why)| format!("{state}: {why}"));
+    let row = row.unwrap_or_default();
+    table.holds("row", "broken, io_uring", &row, row.starts_with("broken") && row.contains("io_uring"));
+    assert!(status.target(watched.fixture.pid()).is_attached("accept_uring"), "{row}");
+    let mut accepted = SEEN;
+    let mut clients = Vec::new();
+    for way in ["", " many"] {
+        clients.push(watched.connect_many(UNSEEN));
+        watched.fixture.ask(&format!("accept-uring {UNSEEN}{way}"));
+        accepted += UNSEEN;
+        let page = watched.profiler.page();
+        table.equal(format!("accepted by io_uring{way}"), accepted, watched.metric(&page, "accepted_total", 1));
+        let waits = watched.metric(&page, "accept_wait_seconds_count", 1);
+        table.equal(format!("waits by io_uring{way}"), accepted, waits);
+    }
+    let losses =
+        watched.profiler.status().losses().into_iter().map(|(why, n)| format!("{why} {n}")).collect::<Vec<_>>();
+    table.equal("lost", format!("accept_unseen {UNSEEN}"), losses.join(", "));
+    table.finish();
+}
