@@ -43,14 +43,20 @@ pub fn data_ready(socket: *const u8) -> i32 {
     // SAFETY: as above.
     let (cookie, backlog): (u64, u32) =
         unsafe { (read::member(socket, offsets::sock_cookie()), read::member(socket, offsets::sock_ack_backlog())) };
+    queued(cookie, backlog);
+    0
+}
+
+/// A connection was queued at a listening socket, whose queue is so long now.
+#[inline(always)]
+pub fn queued(cookie: u64, length: u32) {
     if let Some(stats) = stats(cookie) {
         // SAFETY: a per-CPU map value.
         unsafe {
             (*stats).queued += 1;
-            (*stats).depth.record(u64::from(backlog));
+            (*stats).depth.record(u64::from(length));
         }
     }
-    0
 }
 
 /// A target's accept or accept4 returned, in its C library.
@@ -88,7 +94,7 @@ pub fn syscall_returned(ctx: &TracePointContext) -> u32 {
 
 /// The slot of the target that runs; `None` when it is none.
 #[inline(always)]
-fn target() -> Option<u32> {
+pub fn target() -> Option<u32> {
     let target = TARGETS.get_ptr((bpf_get_current_pid_tgid() >> 32) as u32)?;
     // SAFETY: a live map value.
     Some(unsafe { (*target).slot })
@@ -108,12 +114,15 @@ fn accepted(result: i64, listener: u64) {
         count(Counter::AcceptUnknownListener);
         return;
     };
+    // A descriptor that leads nowhere is the address of no connection.
+    matched(stats, socket_of(task, result as u64 & 0xffff_ffff).unwrap_or_default());
+}
+
+/// A connection was accepted.
+#[inline(always)]
+pub fn matched(stats: *mut Listener, connection: u64) {
     // SAFETY: a per-CPU map value.
     unsafe { (*stats).accepted += 1 };
-    let Some(connection) = socket_of(task, result as u64 & 0xffff_ffff) else {
-        count(Counter::AcceptUnmatched);
-        return;
-    };
     let Some(arrived) = ARRIVALS.get_ptr(connection) else {
         count(Counter::AcceptUnmatched);
         return;
@@ -123,8 +132,9 @@ fn accepted(result: i64, listener: u64) {
     let _ = ARRIVALS.remove(connection);
 }
 
+/// What is counted of a listening socket; `None` where it is no target's.
 #[inline(always)]
-fn stats(cookie: u64) -> Option<*mut Listener> {
+pub fn stats(cookie: u64) -> Option<*mut Listener> {
     // SAFETY: a live map value.
     let slot = unsafe { *LISTENERS.get_ptr(cookie)? };
     LISTENER_STATS.get_ptr_mut(slot)

@@ -103,7 +103,7 @@ fn options(pids: Vec<u32>, measure: &Measure) -> Options {
             ..Limits::default()
         },
         force: measure.force,
-        perf_events: measure.perf_events,
+        without: measure.without.clone(),
         poll_stack: measure.poll_stack,
         budget: measure.budget,
         trace: measure.trace.as_ref().map(|path| (path.clone(), measure.trace_limit << 20)),

@@ -5,8 +5,8 @@ use std::os::fd::AsFd as _;
 use aya::programs::{PerfEvent, ProgramError};
 
 use super::attach::Links;
-use super::feature::NO_USER_REGISTERS;
 use super::load::Kernel;
+use super::signal::TASK_CPU;
 use super::{KernelError, bpf, perf};
 
 /// 99 Hz: no multiple of the frequencies at which programs and kernels tick.
@@ -19,7 +19,7 @@ const PROGRAM: &str = "cpu_clock";
 pub enum ClockError {
     /// This kernel lacks what its program needs.
     #[error("{0}")]
-    Unsupported(&'static str),
+    Unsupported(String),
     /// The kernel refuses.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -31,9 +31,7 @@ impl Kernel {
     /// # Errors
     /// The kernel cannot sample, or refuses the program.
     pub fn load_clock(&mut self) -> Result<(), ClockError> {
-        if !self.features.user_registers {
-            return Err(ClockError::Unsupported(NO_USER_REGISTERS));
-        }
+        self.signals.way(TASK_CPU).map_err(ClockError::Unsupported)?;
         let program = self.clock_program()?;
         Ok(program.load().map_err(failed)?)
     }
@@ -46,9 +44,8 @@ impl Kernel {
         let program = self.clock_program()?.fd().map_err(failed)?.as_fd();
         let system = |source| KernelError::System { what: format!("open the clock of CPU {cpu}"), source };
         let event = perf::cpu_clock(cpu, PERIOD_NS).map_err(system)?;
-        let link = bpf::link_perf_event(program, event.as_fd(), 0).map_err(system)?;
         let mut links = Links::default();
-        links.push(vec![link, event]);
+        links.push(bpf::attach_perf_event(program, event, 0).map_err(system)?);
         Ok(links)
     }
 

@@ -233,10 +233,8 @@ fn attach(
             Ok(vec![vec![bpf::link_uprobe_multi(program, path, &offsets, &cookies, pid)?]])
         }
         Mechanism::PerfEvents => {
-            let attach = |site: &Site| {
-                let event = perf::uprobe(path, site.offset, pid)?;
-                Ok(vec![bpf::link_perf_event(program, event.as_fd(), site.cookie)?, event])
-            };
+            let attach =
+                |site: &Site| bpf::attach_perf_event(program, perf::uprobe(path, site.offset, pid)?, site.cookie);
             sites.iter().map(attach).collect()
         }
     }

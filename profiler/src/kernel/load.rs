@@ -10,9 +10,11 @@ use aya::programs::UProbe;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 
+use super::attach::Links;
 use super::btf::Btf;
 use super::feature::Features;
 use super::holder::Holder;
+use super::signal::{Signals, Unwanted};
 use super::{KernelError, bpf, capability};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf"));
@@ -66,24 +68,30 @@ pub struct Kernel {
     pub(super) ebpf: Ebpf,
     /// What this kernel can do.
     pub features: Features,
+    /// By which ways signals are measured.
+    pub signals: Signals,
     /// The programs for multi links, loaded when they are first wanted.
     multi: HashMap<&'static str, OwnedFd>,
     /// Maps whose readers take them away, kept by descriptor.
     taken: HashMap<&'static str, OwnedFd>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// Kprobes, which are there for as long as this is.
+    pub(super) kprobes: Links,
     /// The process that holds uprobes, once there are any.
     holder: Option<Arc<Holder>>,
 }
 
 impl Kernel {
-    /// Checks capabilities, reads the kernel's types and loads the object. Nothing is attached.
+    /// Checks capabilities, reads the kernel's types and loads the object. Nothing is attached. `without` are ways that
+    /// are not to be used.
     ///
     /// # Errors
     /// A capability or BTF is missing, or the kernel refuses the object.
-    pub fn load(sizes: Sizes) -> Result<Kernel, KernelError> {
+    pub fn load(sizes: Sizes, without: &[Unwanted]) -> Result<Kernel, KernelError> {
         capability::Effective::current()?.require()?;
         let btf = Btf::of_running_kernel()?;
         let features = Features::probe(&btf);
+        let signals = Signals::evaluate(&features, without);
         let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + 1);
         for (global, paths) in OFFSETS {
             let mut offset = btf.offset(paths[0]);
@@ -114,7 +122,16 @@ impl Kernel {
         }
         // What the kernel half says in words is a help, and not needed to measure.
         let log = EbpfLogger::init(&mut ebpf).inspect_err(|e| log::warn!("the kernel half is mute: {e}")).ok();
-        Ok(Kernel { ebpf, features, multi: HashMap::new(), taken, log, holder: None })
+        Ok(Kernel {
+            ebpf,
+            features,
+            signals,
+            multi: HashMap::new(),
+            taken,
+            log,
+            kprobes: Links::default(),
+            holder: None,
+        })
     }
 
     /// The process that holds uprobes.

@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod btf;
 pub mod capability;
 pub mod clock;
+pub mod enqueue;
 pub mod feature;
 pub mod holder;
 pub mod load;
@@ -12,6 +13,7 @@ pub mod maps;
 pub mod perf;
 pub mod polls;
 pub mod ring;
+pub mod signal;
 pub mod uprobe;
 
 use std::path::PathBuf;

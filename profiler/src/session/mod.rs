@@ -40,6 +40,7 @@ use crate::event::TaskEvent;
 use crate::kernel::attach::Links;
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
+use crate::kernel::signal::Unwanted;
 use crate::kernel::{KernelError, capability};
 use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
@@ -72,8 +73,8 @@ pub struct Options {
     pub limits: Limits,
     /// Watch a process even when another profiler does.
     pub force: bool,
-    /// Attach uprobes one by one by perf events, even where the kernel has links for many.
-    pub perf_events: bool,
+    /// Ways that are not to be used, even where the kernel has them.
+    pub without: Vec<Unwanted>,
     /// Attach poll probes to find parents, even where the thread-local context tells them.
     pub poll_stack: bool,
     /// What probing may cost each target.
@@ -145,8 +146,8 @@ impl Session {
         let trace = options.trace.as_ref().map(|(path, limit)| Trace::create(path, *limit)).transpose()?;
         // One slot more than targets, for the calibration.
         let slots = processes.len() as u32 + 1;
-        let mut kernel = Kernel::load(Sizes { targets: slots, ring_bytes: options.ring_bytes })?;
-        kernel.features.uprobe_multi &= !options.perf_events;
+        let sizes = Sizes { targets: slots, ring_bytes: options.ring_bytes };
+        let mut kernel = Kernel::load(sizes, &options.without)?;
         keep_heap_small();
         let tasks = Tasks {
             budget: options.budget,

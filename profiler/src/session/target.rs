@@ -21,6 +21,7 @@ use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
 use crate::kernel::clock::online_cpus;
 use crate::kernel::load::Kernel;
+use crate::kernel::signal::{ACCEPT_WAIT, RUN_QUEUE, TASK_POLLS};
 use crate::model::snapshot::RuntimeSnapshot;
 use crate::model::table::{Table, TargetId};
 use crate::model::task::{SiteInfo, TypeInfo};
@@ -142,7 +143,10 @@ impl Watched {
                 kernel.add_thread(tid, self.slot)?;
             }
         }
-        self.status.set("run_queue", ProbeState::Attached, "by BTF tracepoints");
+        match kernel.signals.way(RUN_QUEUE) {
+            Ok(way) => self.status.set("run_queue", ProbeState::Attached, way.how),
+            Err(why) => self.status.set("run_queue", ProbeState::Unsupported, why),
+        }
         Ok(())
     }
 
@@ -177,7 +181,7 @@ impl Watched {
             return;
         }
         match &returns.hooks.depth {
-            Ok(()) => self.status.set("accept_depth", ProbeState::Attached, "by BTF tracepoint sk_data_ready"),
+            Ok(way) => self.status.set("accept_depth", ProbeState::Attached, way.how),
             Err(why) => self.status.set("accept_depth", ProbeState::Unsupported, why),
         }
         self.accept_tried = true;
@@ -186,7 +190,11 @@ impl Watched {
                 self.accepts = probed;
                 self.status.set("accept_wait", ProbeState::Attached, how);
             }
-            Err(why) => self.status.set("accept_wait", ProbeState::Broken, why),
+            Err(why) => {
+                let state =
+                    if kernel.signals.way(ACCEPT_WAIT).is_ok() { ProbeState::Broken } else { ProbeState::Unsupported };
+                self.status.set("accept_wait", state, why);
+            }
         }
     }
 
@@ -281,7 +289,9 @@ impl Watched {
         self.status.set("tasks", ProbeState::Attached, runtime.detail());
         if runtime.plan().has_polls() && !runtime.has_polls() {
             for signal in ["task_polls", "task_wakes"] {
-                self.status.set(signal, ProbeState::Unsupported, "this kernel has no uprobe_multi (6.10 and later)");
+                let why = kernel.signals.way(TASK_POLLS).err();
+                let why = why.unwrap_or_else(|| "single uprobes are not detached in time".to_owned());
+                self.status.set(signal, ProbeState::Unsupported, why);
             }
         }
         (self.runtime, self.spending) = (Some(runtime), Some(spending));

@@ -18,6 +18,7 @@ mod queues;
 mod robust;
 mod sample;
 mod sched;
+mod signals;
 mod single_uprobes;
 mod spawn_sites;
 mod tasks;
