@@ -66,6 +66,9 @@ enum Task {
     Kernels {
         /// Only this kernel, as `6.1` [default: all, and the table is written]
         name: Option<String>,
+        /// Only write the table of the runs that were last
+        #[arg(long)]
+        table: bool,
     },
     /// Write the generated documentation again
     Docs,
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
         Task::Bench { name, pairs, slice, settle } => {
             bench::run(name.as_deref(), bench::Effort { pairs, slice, settle })
         }
-        Task::Kernels { name } => kernels::run(name.as_deref()),
+        Task::Kernels { name, table } => kernels::run(name.as_deref(), table),
         Task::Docs => docs::write(),
     };
     match result {

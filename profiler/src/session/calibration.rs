@@ -46,7 +46,8 @@ pub(super) fn traps(kernel: &mut Kernel, slot: u32) -> Result<Traps, KernelError
         let none = Trap { warm_ns: 0.0, cold_ns: 0.0 };
         let interrupt_ns = interrupt();
         let (emulated, stepped) = (none, none);
-        return Ok(Traps { emulated, stepped, tracepoint_ns: TRACEPOINT_NS, interrupt_ns, poll_added_ns: 0.0 });
+        let tracepoint_ns = TRACEPOINT_NS;
+        return Ok(Traps { emulated, stepped, tracepoint_ns, interrupt_ns, accept_traps: true, poll_added_ns: 0.0 });
     }
     let own = Own::find().map_err(|e| KernelError::System {
         what: "look at this process".to_owned(),
@@ -61,7 +62,8 @@ pub(super) fn traps(kernel: &mut Kernel, slot: u32) -> Result<Traps, KernelError
     let poll_added_ns = if polls { own.poll(kernel, slot, &mut links)? } else { 0.0 };
     // Closing a probe waits for every CPU to have left it.
     std::thread::spawn(move || drop(links));
-    let traps = Traps { emulated, stepped, tracepoint_ns: TRACEPOINT_NS, interrupt_ns: interrupt(), poll_added_ns };
+    let (tracepoint_ns, interrupt_ns) = (TRACEPOINT_NS, interrupt());
+    let traps = Traps { emulated, stepped, tracepoint_ns, interrupt_ns, accept_traps: true, poll_added_ns };
     log::debug!("calibrated: {traps:?}");
     Ok(traps)
 }

@@ -40,7 +40,7 @@ use crate::event::TaskEvent;
 use crate::kernel::attach::Links;
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
-use crate::kernel::signal::Unwanted;
+use crate::kernel::signal::{Attach, Unwanted};
 use crate::kernel::{KernelError, capability};
 use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
@@ -149,7 +149,7 @@ impl Session {
         let sizes = Sizes { targets: slots, ring_bytes: options.ring_bytes };
         let mut kernel = Kernel::load(sizes, &options.without)?;
         keep_heap_small();
-        let tasks = Tasks {
+        let mut tasks = Tasks {
             budget: options.budget,
             traps: calibration::traps(&mut kernel, slots - 1)?,
             poll_stack: options.poll_stack,
@@ -158,6 +158,7 @@ impl Session {
         };
         let ring = kernel.ring()?;
         let hooks = kernel.attach()?;
+        tasks.traps.accept_traps = hooks.wait.as_ref().is_ok_and(|way| way.attach != Attach::Fentry);
         let clock = sample::Clock::new(&mut kernel);
         let mut session = Session {
             kernel,
