@@ -19,6 +19,7 @@ fn main() -> Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=../profiler-common/src");
     if let Some(object) = env::var_os(OBJECT_VARIABLE) {
+        println!("cargo:rerun-if-changed={}", object.display());
         let out = env::var("OUT_DIR").context("OUT_DIR is not set")?;
         fs::copy(&object, Path::new(&out).join("profiler-ebpf"))
             .with_context(|| format!("failed to copy `{}` ({OBJECT_VARIABLE})", object.display()))?;

@@ -54,22 +54,29 @@ pub fn data_ready(socket: *const u8) -> i32 {
     // SAFETY: as above.
     let (cookie, family): (u64, u16) =
         unsafe { (read::member(socket, offsets::sock_cookie()), read::member(socket, offsets::sock_family())) };
-    let Some((stats, _)) = stats(cookie) else { return 0 };
     let length = if family == AF_UNIX { offsets::sock_receive_queue_length() } else { offsets::sock_ack_backlog() };
-    // SAFETY: as above; both lengths are half words.
+    // SAFETY: as above; both lengths are half words. A connection of a unix socket is announced after the lock is let go:
+    // it may be gone again.
     let length: u32 = unsafe { read::member(socket, length) };
-    // SAFETY: a per-CPU map value.
-    unsafe {
-        (*stats).queued += 1;
-        // A connection of a unix socket is announced after the lock is let go: it may be gone again.
-        (*stats).depth.record(u64::from(length));
-    }
+    let Some(stats) = queued(cookie, length) else { return 0 };
     if family == AF_UNIX && unix_arrived(socket) {
-        // SAFETY: as above.
+        // SAFETY: a per-CPU map value.
         unsafe { (*stats).wait.record(0) };
         uncount(Counter::AcceptUnmatched);
     }
     0
+}
+
+/// A connection was queued at a listening socket, whose queue is so long now. Returns what is counted of a target's.
+#[inline(always)]
+pub fn queued(cookie: u64, length: u32) -> Option<*mut Listener> {
+    let (stats, _) = stats(cookie)?;
+    // SAFETY: a per-CPU map value.
+    unsafe {
+        (*stats).queued += 1;
+        (*stats).depth.record(u64::from(length));
+    }
+    Some(stats)
 }
 
 /// Stamps the connection that was queued at a unix socket just now; true when it has been accepted before.
@@ -166,9 +173,14 @@ pub fn accepted_from(slot: u32, task: u64, cookie: u64, result: u64) {
         count(Counter::AcceptUnknownListener);
         return;
     };
+    matched(slot, stats, unstamped, socket_of(task, result & 0xffff_ffff));
+}
+
+/// A target accepted a connection; `None` where its descriptor leads nowhere.
+#[inline(always)]
+pub fn matched(slot: u32, stats: *mut Listener, unstamped: bool, connection: Option<u64>) {
     // SAFETY: a per-CPU map value.
     unsafe { (*stats).accepted += 1 };
-    let connection = socket_of(task, result & 0xffff_ffff);
     if request::wanted()
         && let Some(connection) = connection
     {
@@ -197,7 +209,7 @@ pub fn accepted_from(slot: u32, task: u64, cookie: u64, result: u64) {
 
 /// What is counted of a listener, and whether its connections have no time of arrival.
 #[inline(always)]
-fn stats(cookie: u64) -> Option<(*mut Listener, bool)> {
+pub fn stats(cookie: u64) -> Option<(*mut Listener, bool)> {
     // SAFETY: a live map value.
     let slot = unsafe { *LISTENERS.get_ptr(cookie)? };
     Some((LISTENER_STATS.get_ptr_mut(slot & !listener_flag::UNSTAMPED)?, slot & listener_flag::UNSTAMPED != 0))

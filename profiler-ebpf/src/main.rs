@@ -6,6 +6,7 @@ mod accept;
 mod asleep;
 mod cost;
 mod emit;
+mod enqueue;
 mod hit;
 mod maps;
 mod offsets;
@@ -19,8 +20,10 @@ mod sched;
 mod stack;
 mod task;
 
-use aya_ebpf::macros::{btf_tracepoint, perf_event, tracepoint, uprobe};
-use aya_ebpf::programs::{BtfTracePointContext, PerfEventContext, ProbeContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, fentry, fexit, kprobe, perf_event, tracepoint, uprobe};
+use aya_ebpf::programs::{
+    BtfTracePointContext, FEntryContext, FExitContext, PerfEventContext, ProbeContext, TracePointContext,
+};
 use profiler_common::map::wake;
 
 #[btf_tracepoint(function = "sched_wakeup")]
@@ -104,6 +107,38 @@ fn io_uring_task_add(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "io_uring_complete")]
 fn io_uring_complete(ctx: BtfTracePointContext) -> i32 {
     ring::completed(ctx.arg(0), ctx.arg(1), ctx.arg(2))
+}
+
+#[fentry(function = "inet_csk_reqsk_queue_add")]
+fn enqueue_request(ctx: FEntryContext) -> i32 {
+    enqueue::request(&ctx)
+}
+
+#[fentry(function = "inet_csk_complete_hashdance")]
+fn enqueue_handshake(ctx: FEntryContext) -> i32 {
+    enqueue::handshake(&ctx)
+}
+
+#[kprobe(function = "inet_csk_reqsk_queue_add")]
+fn enqueue_request_kprobe(ctx: ProbeContext) -> u32 {
+    enqueue::request_probed(&ctx)
+}
+
+#[kprobe(function = "inet_csk_complete_hashdance")]
+fn enqueue_handshake_kprobe(ctx: ProbeContext) -> u32 {
+    enqueue::handshake_probed(&ctx)
+}
+
+/// Kernels that accept with `(sk, arg)` (6.10 and later).
+#[fexit(function = "inet_csk_accept")]
+fn accept_exit_2(ctx: FExitContext) -> i32 {
+    enqueue::accepted(&ctx, 2)
+}
+
+/// Kernels that accept with `(sk, flags, err, kern)`.
+#[fexit(function = "inet_csk_accept")]
+fn accept_exit_4(ctx: FExitContext) -> i32 {
+    enqueue::accepted(&ctx, 4)
 }
 
 /// Where the C library returns from accept(2).

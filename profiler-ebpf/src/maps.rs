@@ -30,6 +30,10 @@ pub static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static ARRIVALS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65536, 0);
 
+/// The connection that is being enqueued on this CPU.
+#[map]
+pub static ENQUEUED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// Slots of the targets' listening sockets in [`LISTENER_STATS`], by cookie, with `listener_flag`. User space assigns and
 /// frees them.
 #[map]

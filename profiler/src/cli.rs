@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::budget::Budget;
 use crate::export::http;
+use crate::kernel::signal::Unwanted;
 
 /// Largest ring that may be asked for.
 const MAX_RING_MIB: u32 = 1024;
@@ -73,7 +74,14 @@ pub enum Command {
     /// List processes, their runtimes, and what can be measured
     Ps,
     /// Show what this kernel and these privileges permit, and the remedy for what they do not
-    Check,
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// A way of attaching that is not to be used, as for `attach`
+        #[arg(long, hide = true, value_name = "[SIGNAL:]WAY", value_parser = Unwanted::parse)]
+        without: Vec<Unwanted>,
+    },
     /// Hold uprobes for the process at the other end of the standard input
     #[command(hide = true)]
     HoldProbes,
@@ -125,9 +133,9 @@ pub struct Measure {
     /// Keep the capabilities that only attaching takes: needed where a target execs into a program without a C library
     #[arg(long)]
     pub keep_capabilities: bool,
-    /// Attach uprobes one by one, as on kernels without links for many
-    #[arg(long, hide = true)]
-    pub perf_events: bool,
+    /// A way of attaching that is not to be used, as on kernels that do not have it (repeat for several)
+    #[arg(long, hide = true, value_name = "[SIGNAL:]WAY", value_parser = Unwanted::parse)]
+    pub without: Vec<Unwanted>,
     /// Find parents by probes on every poll, also where the thread-local context tells them (costs more)
     #[arg(long, hide = true)]
     pub poll_stack: bool,

@@ -31,10 +31,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             print!("{}", ps::list());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Check => {
-            let report = check::check()?;
-            print!("{}", report.text);
-            Ok(if report.usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Command::Check { json, without } => {
+            let report = check::check(&without)?;
+            print!("{}", if json { format!("{:#}\n", report.document()) } else { report.text() });
+            Ok(if report.usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::HoldProbes => {
             holder::serve().context("failed to hold probes: this command is the profiler's own")?;

@@ -1,6 +1,7 @@
 //! Shared by the integration tests: programs that are started and ended, what they say, and what the kernel says.
 
 pub mod cgroup;
+pub mod check;
 pub mod fixture;
 pub mod histogram;
 pub mod http;

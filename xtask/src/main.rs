@@ -5,6 +5,7 @@ mod build;
 mod demo;
 mod docs;
 mod fixtures;
+mod kernels;
 mod process;
 mod setup;
 mod target;
@@ -61,6 +62,14 @@ enum Task {
         #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
         settle: Duration,
     },
+    /// Run live tests on older and newer kernels, each in a virtual machine (docs/kernels.md)
+    Kernels {
+        /// Only this kernel, as `6.1` [default: all, and the table is written]
+        name: Option<String>,
+        /// Only write the table of the runs that were last
+        #[arg(long)]
+        table: bool,
+    },
     /// Write the generated documentation again
     Docs,
 }
@@ -74,6 +83,7 @@ fn main() -> ExitCode {
         Task::Bench { name, pairs, slice, settle } => {
             bench::run(name.as_deref(), bench::Effort { pairs, slice, settle })
         }
+        Task::Kernels { name, table } => kernels::run(name.as_deref(), table),
         Task::Docs => docs::write(),
     };
     match result {

@@ -62,6 +62,12 @@ const NEEDS: &[Need] = &[
         install: || packages(&["binutils"]),
     },
     Need {
+        name: "QEMU",
+        purpose: "for the tests on other kernels",
+        there: || succeeds("qemu-system-x86_64", &["--version"]),
+        install: || packages(&["qemu-system-x86"]),
+    },
+    Need {
         name: "promtool",
         purpose: "for the tests of the metrics page",
         there: || succeeds("promtool", &["--version"]),

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::process::{self, cargo};
-use crate::{fixtures, setup};
+use crate::{fixtures, kernels, setup};
 
 /// Runs everything, or (with `live`) only the live tests whose name contains it.
 fn live_tests(live: Option<&str>) -> Result<()> {
@@ -37,5 +37,9 @@ pub fn run(live: Option<&str>) -> Result<()> {
     }
     fixtures::all()?;
     process::run(cargo().args(["build", "--release", "--package", "profiler"]))?;
-    live_tests(live)
+    live_tests(live)?;
+    if live.is_none() {
+        kernels::ordinary()?;
+    }
+    Ok(())
 }

@@ -34,6 +34,8 @@ pub struct Traps {
     pub tracepoint_ns: f64,
     /// A tick of the CPU clock: an interrupt, which a virtual machine leaves and enters several times.
     pub interrupt_ns: f64,
+    /// Whether an accept traps in the target: not where the kernel's own function tells of it.
+    pub accept_traps: bool,
     /// What the probes at both ends of a poll add to its measured duration.
     pub poll_added_ns: f64,
 }
@@ -71,6 +73,7 @@ impl Prices {
         let at = probe as usize;
         let trap = match probe {
             Probe::Switch | Probe::Wakeup | Probe::Socket => self.traps.tracepoint_ns,
+            Probe::Accept if !self.traps.accept_traps => self.traps.tracepoint_ns,
             Probe::Sample => self.traps.interrupt_ns,
             _ if self.stepped[at] => self.traps.stepped.ns(self.apart_ns),
             _ => self.traps.emulated.ns(self.apart_ns),
@@ -90,6 +93,7 @@ mod tests {
         stepped: Trap { warm_ns: 9000.0, cold_ns: 9600.0 },
         tracepoint_ns: 20.0,
         interrupt_ns: 40_000.0,
+        accept_traps: true,
         poll_added_ns: 900.0,
     };
 
@@ -107,6 +111,9 @@ mod tests {
         assert_eq!(prices.hit_ns(Probe::Wake, &cost), 9300.0);
         assert_eq!(prices.hit_ns(Probe::Switch, &cost), 320.0);
         assert_eq!(prices.hit_ns(Probe::Sample, &cost), 40_300.0);
+        assert_eq!(prices.hit_ns(Probe::Accept, &cost), 900.0);
+        let by_function = Prices::new(Traps { accept_traps: false, ..TRAPS }, &[]);
+        assert_eq!(by_function.hit_ns(Probe::Accept, &cost), 320.0);
     }
 
     /// Check that a trap is dearer the more its target does besides, up to a limit, and that a tracepoint is not.

@@ -105,7 +105,7 @@ fn options(pids: Vec<u32>, measure: &Measure) -> Options {
         force: measure.force,
         keep_capabilities: measure.keep_capabilities,
         requests: measure.requests,
-        perf_events: measure.perf_events,
+        without: measure.without.clone(),
         poll_stack: measure.poll_stack,
         budget: measure.budget,
         trace: measure.trace.as_ref().map(|path| (path.clone(), measure.trace_limit << 20)),

@@ -1,12 +1,15 @@
 //! Attaches the kernel's own hooks: scheduler, processes, accept queue. Uprobes are in `uprobe.rs`.
 
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::Btf;
 use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
 
+use super::feature::Feature;
 use super::holder::{Held, close};
 use super::load::Kernel;
+use super::signal::{ACCEPT_DEPTH, ACCEPT_WAIT, Attach, Evaluated, RUN_QUEUE, Way};
 use super::{KernelError, bpf, perf};
 
 /// What is attached; dropped, it is not.
@@ -51,15 +54,45 @@ impl Drop for Links {
     }
 }
 
-/// Which of the accept-queue hooks are attached, and why not where one is not.
+/// By which ways the accept queues of all targets are watched, and why not where they are not.
 pub struct AcceptHooks {
     /// The queue length at each enqueue.
-    pub depth: Result<(), String>,
-    /// When a connection was established.
-    pub arrival: Result<(), String>,
+    pub depth: Result<&'static Way, String>,
+    /// When a connection was queued, and that it was accepted: all is attached but what is put into each target.
+    pub wait: Result<&'static Way, String>,
+}
+
+/// What is seen of unix sockets: the kernel's functions that enqueue and accept are those of TCP.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnixHooks {
+    /// That a connection was queued, and the queue's length.
+    pub arrivals: bool,
+    /// That one was accepted.
+    pub accepts: bool,
 }
 
 const ACCEPT_SYSCALLS: [&str; 2] = ["syscalls/sys_exit_accept4", "syscalls/sys_exit_accept"];
+
+/// The best way that can be attached. One that should work and does not is said, and the next one is tried.
+fn best(
+    signal: &Evaluated,
+    mut attach: impl FnMut(&'static Way) -> Result<(), KernelError>,
+) -> Result<&'static Way, String> {
+    let mut failed = None;
+    for way in signal.ways() {
+        match attach(way) {
+            Ok(()) => return Ok(way),
+            Err(e) => {
+                log::warn!("{} is not measured {}: {e}", signal.signal.name, way.how);
+                failed.get_or_insert(e.to_string());
+            }
+        }
+    }
+    match failed {
+        Some(why) => Err(why),
+        None => signal.way(),
+    }
+}
 
 impl Kernel {
     /// Attaches the hooks that concern every target.
@@ -68,14 +101,38 @@ impl Kernel {
     /// The kernel refuses one that follows processes or measures scheduling; those of the accept queue are optional.
     pub fn attach(&mut self) -> Result<AcceptHooks, KernelError> {
         let btf = Btf::from_sys_fs()?;
+        self.signals
+            .way(RUN_QUEUE)
+            .map_err(|why| KernelError::System { what: "follow processes".into(), source: io::Error::other(why) })?;
         self.attach_sched(&btf)?;
-        let depth = if self.features.sk_data_ready {
-            self.attach_btf(&btf, "sk_data_ready", "sk_data_ready").map_err(|e| e.to_string())
-        } else {
-            Err("this kernel has no tracepoint sk_data_ready (6.12 and later)".to_owned())
+        let (depth, wait) = (self.signals.get(ACCEPT_DEPTH).clone(), self.signals.get(ACCEPT_WAIT).clone());
+        // Fentry tells both: where it can be had, that one program at each function does.
+        let mut enqueued = false;
+        let depth = best(&depth, |way| match way.attach {
+            Attach::Fentry => self.attach_enqueue(&btf).inspect(|()| enqueued = true),
+            Attach::BtfTracepoint => self.attach_btf(&btf, "sk_data_ready", "sk_data_ready"),
+            _ => self.attach_enqueue_kprobes(),
+        });
+        let wait = best(&wait, |way| match way.attach {
+            Attach::Fentry if !enqueued => Err(KernelError::Missing("program at the entry of functions")),
+            Attach::Fentry => self.attach_accept_exit(&btf),
+            _ => self.attach_state_changes(&btf),
+        });
+        let is = |way: &Result<&'static Way, String>, attach| way.as_ref().is_ok_and(|way| way.attach == attach);
+        self.unix = UnixHooks {
+            arrivals: is(&depth, Attach::BtfTracepoint),
+            accepts: wait.is_ok() && !is(&wait, Attach::Fentry),
         };
-        let arrival = self.attach_btf(&btf, "inet_sock_set_state", "inet_sock_set_state").map_err(|e| e.to_string());
-        Ok(AcceptHooks { depth, arrival })
+        Ok(AcceptHooks { depth, wait })
+    }
+
+    /// Attaches to changes of TCP sockets' states, once.
+    pub(super) fn attach_state_changes(&mut self, btf: &Btf) -> Result<(), KernelError> {
+        if !self.state_changes {
+            self.attach_btf(btf, "inet_sock_set_state", "inet_sock_set_state")?;
+            self.state_changes = true;
+        }
+        Ok(())
     }
 
     /// Attaches the hooks that follow processes and measure scheduling.
@@ -83,7 +140,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses one of them.
     fn attach_sched(&mut self, btf: &Btf) -> Result<(), KernelError> {
-        let switch = match (self.features.sched_switch_arity, self.features.user_registers) {
+        let switch = match (self.features.sched_switch_arity, self.features.has(Feature::UserRegisters)) {
             (_, false) => "sched_switch_without_registers",
             (Some(4), true) => "sched_switch_with_state",
             (_, true) => "sched_switch_without_state",
@@ -128,8 +185,7 @@ impl Kernel {
         for name in ACCEPT_SYSCALLS {
             let system = |source| KernelError::System { what: format!("attach to tracepoint {name}{remedy}"), source };
             let event = perf::tracepoint(name).map_err(system)?;
-            let link = bpf::link_perf_event(program, event.as_fd(), 0).map_err(system)?;
-            links.push(vec![link, event]);
+            links.push(bpf::attach_perf_event(program, event, 0).map_err(system)?);
         }
         Ok(links)
     }

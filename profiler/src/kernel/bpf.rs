@@ -1,18 +1,23 @@
-//! bpf(2) itself, for what aya does not offer: links to many uprobes at once.
+//! bpf(2) itself, for what aya does not offer: links to many uprobes at once, and trials of what a kernel can do.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+
+use super::perf;
 
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
+const BPF_PROG_TYPE_TRACING: u32 = 26;
+const BPF_TRACE_FENTRY: u32 = 24;
 const BPF_PERF_EVENT: u32 = 41;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
 /// Room for what the verifier says of a program that it refuses.
 const LOG_BYTES: usize = 1 << 20;
 
-/// The head of `union bpf_attr` for BPF_PROG_LOAD, up to `expected_attach_type` (include/uapi/linux/bpf.h).
+/// The head of `union bpf_attr` for BPF_PROG_LOAD, up to `attach_btf_id` (include/uapi/linux/bpf.h).
 #[repr(C)]
 #[derive(Default)]
 struct ProgLoad {
@@ -28,6 +33,23 @@ struct ProgLoad {
     prog_name: [u8; 16],
     prog_ifindex: u32,
     expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    line_info_rec_size: u32,
+    line_info: u64,
+    line_info_cnt: u32,
+    attach_btf_id: u32,
+}
+
+/// `union bpf_attr` for BPF_RAW_TRACEPOINT_OPEN.
+#[repr(C)]
+#[derive(Default)]
+struct RawTracepointOpen {
+    name: u64,
+    prog_fd: u32,
+    reserved: u32,
 }
 
 /// `union bpf_attr` for BPF_LINK_CREATE with `uprobe_multi`.
@@ -73,20 +95,9 @@ fn owned(descriptor: libc::c_long) -> OwnedFd {
 
 /// Loads a uprobe program for a multi link: such a link wants programs that were loaded for it.
 /// `instructions` are relocated already, 8 bytes each.
-pub fn load_uprobe_multi(name: &str, instructions: &[[u8; 8]], license: &CString) -> io::Result<OwnedFd> {
-    let mut prog_name = [0; 16];
-    for (to, from) in prog_name.iter_mut().take(15).zip(name.bytes()) {
-        *to = from;
-    }
-    let mut attributes = ProgLoad {
-        prog_type: BPF_PROG_TYPE_KPROBE,
-        insn_cnt: instructions.len() as u32,
-        insns: instructions.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-        prog_name,
-        expected_attach_type: BPF_TRACE_UPROBE_MULTI,
-        ..ProgLoad::default()
-    };
+pub fn load_uprobe_multi(name: &str, instructions: &[[u8; 8]], license: &CStr) -> io::Result<OwnedFd> {
+    let mut attributes =
+        ProgLoad { expected_attach_type: BPF_TRACE_UPROBE_MULTI, ..program(name, instructions, license) };
     bpf(BPF_PROG_LOAD, &mut attributes).map(owned).map_err(|refused| {
         // Only a refusal is worth the verifier's explanation: writing it takes longer than loading.
         let mut explanation = vec![0_u8; LOG_BYTES];
@@ -101,6 +112,44 @@ pub fn load_uprobe_multi(name: &str, instructions: &[[u8; 8]], license: &CString
             }
         }
     })
+}
+
+/// Loads a program for single uprobes.
+pub fn load_uprobe(name: &str, instructions: &[[u8; 8]], license: &CStr) -> io::Result<OwnedFd> {
+    bpf(BPF_PROG_LOAD, &mut program(name, instructions, license)).map(owned)
+}
+
+/// Loads a program for the entry of a function of the kernel's, given by its number in BTF.
+pub fn load_fentry(name: &str, instructions: &[[u8; 8]], license: &CStr, function: u32) -> io::Result<OwnedFd> {
+    let mut attributes = ProgLoad {
+        prog_type: BPF_PROG_TYPE_TRACING,
+        expected_attach_type: BPF_TRACE_FENTRY,
+        attach_btf_id: function,
+        ..program(name, instructions, license)
+    };
+    bpf(BPF_PROG_LOAD, &mut attributes).map(owned)
+}
+
+/// Attaches a program to the function that it was loaded for.
+pub fn link_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attributes = RawTracepointOpen { prog_fd: program.as_raw_fd() as u32, ..RawTracepointOpen::default() };
+    bpf(BPF_RAW_TRACEPOINT_OPEN, &mut attributes).map(owned)
+}
+
+/// What all programs have, for single uprobes.
+fn program(name: &str, instructions: &[[u8; 8]], license: &CStr) -> ProgLoad {
+    let mut prog_name = [0; 16];
+    for (to, from) in prog_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    ProgLoad {
+        prog_type: BPF_PROG_TYPE_KPROBE,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        prog_name,
+        ..ProgLoad::default()
+    }
 }
 
 /// The end of the verifier's log, where the reason is.
@@ -134,8 +183,20 @@ pub fn link_uprobe_multi(
     bpf(BPF_LINK_CREATE, &mut attributes).map(owned)
 }
 
-/// Links a program to a perf event. Both descriptors must stay open.
-pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>, cookie: u64) -> io::Result<OwnedFd> {
+/// Puts a program on a perf event, for as long as all that is returned is open. A kernel without such links (before
+/// 5.15) keeps the program with the event; it knows no cookies either, nor a program that asks for one.
+pub fn attach_perf_event(program: BorrowedFd<'_>, event: OwnedFd, cookie: u64) -> io::Result<Vec<OwnedFd>> {
+    match link_perf_event(program, event.as_fd(), cookie) {
+        Ok(link) => Ok(vec![link, event]),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            perf::set_program(event.as_fd(), program)?;
+            Ok(vec![event])
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>, cookie: u64) -> io::Result<OwnedFd> {
     let mut attributes = LinkCreatePerfEvent {
         prog_fd: program.as_raw_fd() as u32,
         target_fd: event.as_raw_fd() as u32,
@@ -146,6 +207,7 @@ pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>, cookie: u
     bpf(BPF_LINK_CREATE, &mut attributes).map(owned)
 }
 
-const _: () = assert!(size_of::<ProgLoad>() == 72);
+const _: () = assert!(size_of::<ProgLoad>() == 112);
+const _: () = assert!(size_of::<RawTracepointOpen>() == 16);
 const _: () = assert!(size_of::<LinkCreateUprobeMulti>() == 64);
 const _: () = assert!(size_of::<LinkCreatePerfEvent>() == 24);

@@ -166,7 +166,18 @@ impl Btf {
 
     /// Whether the kernel has a function of this name.
     pub fn has_function(&self, name: &str) -> bool {
-        self.find(kind::FUNC, name).is_some()
+        self.function(name).is_some()
+    }
+
+    /// The number by which programs are loaded for a function.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.find(kind::FUNC, name)
+    }
+
+    /// Number of a function's parameters.
+    pub fn parameters(&self, name: &str) -> Option<usize> {
+        let function = self.ty(self.function(name)?)?;
+        Some(self.ty(function.size_or_type).filter(|t| t.kind == kind::FUNC_PROTO)?.vlen)
     }
 
     fn find(&self, kind: u32, name: &str) -> Option<u32> {
@@ -283,6 +294,8 @@ mod tests {
         let btf = running();
         assert!(btf.has_function("schedule"));
         assert!(!btf.has_function("no_such_function"));
+        assert_eq!(btf.parameters("tcp_v4_rcv"), Some(1));
+        assert_eq!(btf.parameters("no_such_function"), None);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use profiler_common::event::SAMPLE_PERIOD_NS;
 
 use super::KernelError;
 use super::attach::Links;
-use super::feature::NO_USER_REGISTERS;
 use super::load::Kernel;
+use super::signal::TASK_CPU;
 
 const PROGRAM: &str = "cpu_clock";
 
@@ -17,7 +17,7 @@ const PROGRAM: &str = "cpu_clock";
 pub enum ClockError {
     /// This kernel lacks what its program needs.
     #[error("{0}")]
-    Unsupported(&'static str),
+    Unsupported(String),
     /// The kernel refuses.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -29,9 +29,7 @@ impl Kernel {
     /// # Errors
     /// The kernel cannot sample, or refuses the program.
     pub fn load_clock(&mut self) -> Result<(), ClockError> {
-        if !self.features.user_registers {
-            return Err(ClockError::Unsupported(NO_USER_REGISTERS));
-        }
+        self.signals.way(TASK_CPU).map_err(ClockError::Unsupported)?;
         let program = self.clock_program()?;
         Ok(program.load().map_err(failed)?)
     }

@@ -240,8 +240,7 @@ fn perform(request: Request, program: Option<OwnedFd>, links: &Mutex<Links>) -> 
         Request::Clock { cpu, period_ns } => {
             let program = program.ok_or(io::ErrorKind::InvalidData)?;
             let event = perf::cpu_clock(cpu, period_ns)?;
-            let link = bpf::link_perf_event(program.as_fd(), event.as_fd(), 0)?;
-            Ok(lock(links).hold(vec![vec![link, event]]))
+            Ok(lock(links).hold(vec![bpf::attach_perf_event(program.as_fd(), event, 0)?]))
         }
         Request::Release { id } => {
             let released = lock(links).by_id.remove(&id);
@@ -264,10 +263,8 @@ fn attach(
             Ok(vec![vec![bpf::link_uprobe_multi(program, path, &offsets, &cookies, pid)?]])
         }
         Mechanism::PerfEvents => {
-            let attach = |site: &Site| {
-                let event = perf::uprobe(path, site.offset, pid)?;
-                Ok(vec![bpf::link_perf_event(program, event.as_fd(), site.cookie)?, event])
-            };
+            let attach =
+                |site: &Site| bpf::attach_perf_event(program, perf::uprobe(path, site.offset, pid)?, site.cookie);
             sites.iter().map(attach).collect()
         }
     }

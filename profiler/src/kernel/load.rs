@@ -10,9 +10,11 @@ use aya::programs::UProbe;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 
+use super::attach::{Links, UnixHooks};
 use super::btf::Btf;
 use super::feature::Features;
 use super::holder::Holder;
+use super::signal::{Signals, Unwanted};
 use super::{KernelError, bpf, capability, request, uring as ring};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf"));
@@ -81,11 +83,19 @@ pub struct Kernel {
     pub(super) ebpf: Ebpf,
     /// What this kernel can do.
     pub features: Features,
+    /// By which ways signals are measured.
+    pub signals: Signals,
     /// The programs for multi links, loaded when they are first wanted.
     multi: HashMap<&'static str, OwnedFd>,
     /// Maps whose readers take them away, kept by descriptor.
     taken: HashMap<&'static str, OwnedFd>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// What is seen of unix sockets.
+    pub unix: UnixHooks,
+    /// Whether inet_sock_set_state is attached.
+    pub(super) state_changes: bool,
+    /// Kprobes, which are there for as long as this is.
+    pub(super) kprobes: Links,
     /// The process that holds uprobes and clocks, once there are any.
     holder: Option<Arc<Holder>>,
     /// Whether what it takes to load a program was given up.
@@ -93,14 +103,16 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Checks capabilities, reads the kernel's types and loads the object. Nothing is attached.
+    /// Checks capabilities, reads the kernel's types and loads the object. Nothing is attached. `without` are ways that
+    /// are not to be used.
     ///
     /// # Errors
     /// A capability or BTF is missing, or the kernel refuses the object.
-    pub fn load(sizes: Sizes) -> Result<Kernel, KernelError> {
+    pub fn load(sizes: Sizes, without: &[Unwanted]) -> Result<Kernel, KernelError> {
         capability::Effective::current()?.require()?;
         let btf = Btf::of_running_kernel()?;
         let features = Features::probe(&btf);
+        let signals = Signals::evaluate(&features, without);
         let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + ring::OFFSETS.len() + 3);
         for (global, paths) in OFFSETS {
             let mut offset = btf.offset(paths[0]);
@@ -146,7 +158,19 @@ impl Kernel {
         }
         // What the kernel half says in words is a help, and not needed to measure.
         let log = EbpfLogger::init(&mut ebpf).inspect_err(|e| log::warn!("the kernel half is mute: {e}")).ok();
-        Ok(Kernel { ebpf, features, multi: HashMap::new(), taken, log, holder: None, unprivileged: false })
+        Ok(Kernel {
+            ebpf,
+            features,
+            signals,
+            multi: HashMap::new(),
+            taken,
+            log,
+            unix: UnixHooks::default(),
+            state_changes: false,
+            kprobes: Links::default(),
+            holder: None,
+            unprivileged: false,
+        })
     }
 
     /// The process that holds uprobes.

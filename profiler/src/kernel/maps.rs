@@ -85,7 +85,7 @@ impl Kernel {
     /// A map is full.
     pub fn set_listener(&mut self, cookie: u64, port: Option<u16>, slot: u32) -> Result<(), KernelError> {
         // Connections of a socket without a port are stamped where they are announced.
-        let unstamped = port.is_none() && !self.features.sk_data_ready;
+        let unstamped = port.is_none() && !self.unix.arrivals;
         let value = if unstamped { slot | listener_flag::UNSTAMPED } else { slot };
         self.hash::<u64, u32>("LISTENERS")?.insert(cookie, value, 0).map_err(failed("LISTENERS"))?;
         let Some(port) = port else { return Ok(()) };

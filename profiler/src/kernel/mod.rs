@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod btf;
 pub mod capability;
 pub mod clock;
+pub mod enqueue;
 pub mod feature;
 pub mod holder;
 pub mod load;
@@ -13,6 +14,7 @@ pub mod perf;
 pub mod polls;
 pub mod request;
 pub mod ring;
+pub mod signal;
 pub mod uprobe;
 pub mod uring;
 

@@ -1,16 +1,19 @@
-//! perf_event_open(2): single uprobes, tracepoints by number, and sampling clocks.
+//! perf_event_open(2): single uprobes, kprobes, tracepoints by number, and sampling clocks.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
 const PERF_TYPE_SOFTWARE: u32 = 1;
 const PERF_TYPE_TRACEPOINT: u32 = 2;
 const PERF_COUNT_SW_CPU_CLOCK: u64 = 0;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
-const UPROBE_TYPE: &str = "/sys/bus/event_source/devices/uprobe/type";
+/// Is there where the kernel has uprobes.
+pub(super) const UPROBE_TYPE: &str = "/sys/bus/event_source/devices/uprobe/type";
+const KPROBE_TYPE: &str = "/sys/bus/event_source/devices/kprobe/type";
+const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 /// `struct perf_event_attr` of 136 bytes (PERF_ATTR_SIZE_VER8): only the fields that are used have names.
@@ -43,10 +46,8 @@ fn open(mut attributes: Attributes, pid: i32, cpu: i32) -> io::Result<OwnedFd> {
 
 /// Opens a uprobe at a file offset, for one process or (`None`) for all.
 pub fn uprobe(path: &CString, offset: u64, pid: Option<u32>) -> io::Result<OwnedFd> {
-    let kind = fs::read_to_string(UPROBE_TYPE)?;
-    let kind = kind.trim().parse().map_err(|_| io::Error::other(format!("`{UPROBE_TYPE}` holds no number")))?;
     let attributes = Attributes {
-        kind,
+        kind: kind(UPROBE_TYPE)?,
         size: 0,
         config: 0,
         sample_period: 0,
@@ -59,6 +60,33 @@ pub fn uprobe(path: &CString, offset: u64, pid: Option<u32>) -> io::Result<Owned
         Some(pid) => open(attributes, pid as i32, -1),
         None => open(attributes, -1, 0),
     }
+}
+
+fn kind(path: &str) -> io::Result<u32> {
+    let kind = fs::read_to_string(path)?;
+    kind.trim().parse().map_err(|_| io::Error::other(format!("`{path}` holds no number")))
+}
+
+/// Opens a kprobe at the entry of a function of the kernel's.
+pub fn kprobe(function: &CStr) -> io::Result<OwnedFd> {
+    let attributes = Attributes {
+        kind: kind(KPROBE_TYPE)?,
+        size: 0,
+        config: 0,
+        sample_period: 0,
+        unused_1: [0; 4],
+        config1: function.as_ptr() as u64,
+        config2: 0,
+        unused_2: [0; 8],
+    };
+    open(attributes, -1, 0)
+}
+
+/// Has a program run at each hit of an event, for as long as that is open.
+pub(super) fn set_program(event: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: live descriptors; the command takes the program's as a number.
+    let result = unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_SET_BPF, program.as_raw_fd()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Opens a clock that ticks each `period_ns` of one CPU's time.

@@ -27,6 +27,8 @@ impl Kernel {
     /// The kernel refuses.
     pub fn attach_requests(&mut self) -> Result<(), KernelError> {
         let btf = Btf::from_sys_fs()?;
+        // They tell of new connections and of their ends.
+        self.attach_state_changes(&btf)?;
         HOOKS.iter().try_for_each(|hook| self.attach_btf(&btf, hook, hook))
     }
 

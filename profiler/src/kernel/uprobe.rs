@@ -12,6 +12,7 @@ use super::KernelError;
 use super::attach::Links;
 use super::holder::Holder;
 use super::load::Kernel;
+use super::signal::{ACCEPT_WAIT, Attach, TASKS};
 
 /// Detaching one perf-event uprobe takes 100 ms and more, during which the target's exit waits: no more than these.
 pub const MAX_PERF_EVENTS: usize = 20;
@@ -40,7 +41,8 @@ impl Kernel {
     /// # Errors
     /// It has no multi links, and there are too many sites for perf events.
     pub fn uprobe_mechanism(&self, sites: usize) -> Result<Mechanism, String> {
-        if self.features.uprobe_multi {
+        let way = self.signals.way(TASKS)?;
+        if way.attach == Attach::UprobeMulti {
             Ok(Mechanism::Multi)
         } else if sites <= MAX_PERF_EVENTS {
             Ok(Mechanism::PerfEvents)
@@ -53,7 +55,8 @@ impl Kernel {
 
     /// How this kernel attaches a handful of uprobes.
     pub fn few_uprobes(&self) -> Mechanism {
-        if self.features.uprobe_multi { Mechanism::Multi } else { Mechanism::PerfEvents }
+        let multi = self.signals.get(ACCEPT_WAIT).permits(Attach::UprobeMulti);
+        if multi { Mechanism::Multi } else { Mechanism::PerfEvents }
     }
 
     /// Loads programs that may be wanted when it is no longer permitted to. What cannot be loaded will say so when it is.

@@ -4,6 +4,7 @@ use aya::Btf as KernelTypes;
 
 use super::KernelError;
 use super::btf::Btf;
+use super::feature::Feature;
 use super::load::Kernel;
 
 /// Global of the object, and where BTF tells its value.
@@ -33,7 +34,7 @@ impl Kernel {
     /// # Errors
     /// The kernel has them not, or in another form, or refuses.
     pub fn attach_uring_accepts(&mut self) -> Result<(), KernelError> {
-        if !self.features.uring_accepts {
+        if !self.features.has(Feature::Uring) {
             let what = "see accepts by io_uring".to_owned();
             let source =
                 std::io::Error::other("this kernel's tracepoints of io_uring have another form, or there are none");

@@ -7,6 +7,7 @@ use crate::kernel::KernelError;
 use crate::kernel::attach::{AcceptHooks, Links};
 use crate::kernel::load::Kernel;
 use crate::kernel::maps::LISTENER_SLOTS;
+use crate::kernel::signal::{ACCEPT_WAIT, Attach};
 use crate::kernel::uprobe::Site;
 use crate::target::accept_site::{self, AcceptSites};
 use crate::target::process::Process;
@@ -161,10 +162,14 @@ impl Returns {
         process: &Process,
         pids: &[u32],
     ) -> Result<(Option<Probed>, String), String> {
-        if let Err(why) = &self.hooks.arrival {
-            return Err(why.clone());
+        let way = self.hooks.wait.clone()?;
+        if way.attach == Attach::Fentry {
+            return Ok((None, way.how.to_owned()));
         }
-        if let Some(sites) = accept_site::find(process) {
+        let signal = kernel.signals.get(ACCEPT_WAIT);
+        let uprobes = signal.permits(Attach::UprobeMulti) || signal.permits(Attach::Uprobe);
+        let tracepoint = signal.permits(Attach::Tracepoint);
+        if let Some(sites) = accept_site::find(process).filter(|_| uprobes) {
             let mut probed = Probed { sites, links: Links::default() };
             for &pid in pids {
                 probed.add(kernel, pid).map_err(|e| e.to_string())?;
@@ -172,6 +177,11 @@ impl Returns {
             let detail =
                 format!("by {} uprobes behind accept in `{}`", probed.sites.offsets.len(), probed.sites.file.display());
             return Ok((Some(probed), detail));
+        }
+        if !tracepoint {
+            return Err("this program has no C library whose accept could be probed, and no other way is there: see \
+                        `profiler check`"
+                .to_owned());
         }
         let attach = || kernel.attach_accept_tracepoints().map_err(|e| e.to_string());
         match self.tracepoints.get_or_insert_with(attach) {

@@ -9,8 +9,10 @@ use profiler_common::map::{Argument, Cookie, IdPlace, PollPolicy, Target, TaskLa
 use crate::budget::price::{Trap, Traps};
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
+use crate::kernel::feature::Feature;
 use crate::kernel::load::Kernel;
 use crate::kernel::perf;
+use crate::kernel::signal::TASKS;
 use crate::kernel::uprobe::Site;
 use crate::target::process::{Process, ProcessError};
 
@@ -39,6 +41,14 @@ const TRACEPOINT_NS: f64 = 25.0;
 /// # Errors
 /// The kernel refuses a probe on this very process.
 pub(super) fn traps(kernel: &mut Kernel, slot: u32) -> Result<Traps, KernelError> {
+    if !kernel.features.has(Feature::Uprobe) {
+        // Nothing will ever trap.
+        let none = Trap { warm_ns: 0.0, cold_ns: 0.0 };
+        let interrupt_ns = interrupt();
+        let (emulated, stepped) = (none, none);
+        let tracepoint_ns = TRACEPOINT_NS;
+        return Ok(Traps { emulated, stepped, tracepoint_ns, interrupt_ns, accept_traps: true, poll_added_ns: 0.0 });
+    }
     let own = Own::find().map_err(|e| KernelError::System {
         what: "look at this process".to_owned(),
         source: std::io::Error::other(e.to_string()),
@@ -47,10 +57,13 @@ pub(super) fn traps(kernel: &mut Kernel, slot: u32) -> Result<Traps, KernelError
     links.absorb(own.probe(kernel, "empty", moves)?);
     let emulated = trap(pushes, bare_pushes);
     let stepped = trap(moves, bare_moves);
-    let poll_added_ns = own.poll(kernel, slot, &mut links)?;
+    // Where polls cannot be seen there is nothing that probes would add to them.
+    let polls = kernel.signals.way(TASKS).is_ok();
+    let poll_added_ns = if polls { own.poll(kernel, slot, &mut links)? } else { 0.0 };
     // Closing a probe waits for every CPU to have left it.
     std::thread::spawn(move || drop(links));
-    let traps = Traps { emulated, stepped, tracepoint_ns: TRACEPOINT_NS, interrupt_ns: interrupt(), poll_added_ns };
+    let (tracepoint_ns, interrupt_ns) = (TRACEPOINT_NS, interrupt());
+    let traps = Traps { emulated, stepped, tracepoint_ns, interrupt_ns, accept_traps: true, poll_added_ns };
     log::debug!("calibrated: {traps:?}");
     Ok(traps)
 }

@@ -42,6 +42,7 @@ use crate::event::TaskEvent;
 use crate::kernel::attach::Links;
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
+use crate::kernel::signal::{Attach, Unwanted};
 use crate::kernel::{KernelError, capability};
 use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
@@ -78,8 +79,8 @@ pub struct Options {
     pub force: bool,
     /// Keep the capabilities that only attaching takes.
     pub keep_capabilities: bool,
-    /// Attach uprobes one by one by perf events, even where the kernel has links for many.
-    pub perf_events: bool,
+    /// Ways that are not to be used, even where the kernel has them.
+    pub without: Vec<Unwanted>,
     /// Attach poll probes to find parents, even where the thread-local context tells them.
     pub poll_stack: bool,
     /// What probing may cost each target.
@@ -153,11 +154,10 @@ impl Session {
         let trace = options.trace.as_ref().map(|(path, limit)| Trace::create(path, *limit)).transpose()?;
         // One slot more than targets, for the calibration.
         let slots = processes.len() as u32 + 1;
-        let mut kernel =
-            Kernel::load(Sizes { targets: slots, ring_bytes: options.ring_bytes, requests: options.requests })?;
-        kernel.features.uprobe_multi &= !options.perf_events;
+        let sizes = Sizes { targets: slots, ring_bytes: options.ring_bytes, requests: options.requests };
+        let mut kernel = Kernel::load(sizes, &options.without)?;
         keep_heap_small();
-        let tasks = Tasks {
+        let mut tasks = Tasks {
             budget: options.budget,
             traps: calibration::traps(&mut kernel, slots - 1)?,
             poll_stack: options.poll_stack,
@@ -167,6 +167,7 @@ impl Session {
         let ring = kernel.ring()?;
         let hooks = kernel.attach()?;
         let requests = options.requests.then(|| request::attach(&mut kernel));
+        tasks.traps.accept_traps = hooks.wait.as_ref().is_ok_and(|way| way.attach != Attach::Fentry);
         let clock = sample::Clock::new(&mut kernel);
         let mut session = Session {
             kernel,

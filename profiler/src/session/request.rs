@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use crate::kernel::feature::NO_SOCK_LENGTH;
 use crate::kernel::load::Kernel;
+use crate::kernel::signal::REQUESTS;
 use crate::model::snapshot::RequestsSnapshot;
 use crate::status::ProbeState;
 use crate::target::listener::Listeners;
@@ -17,9 +17,7 @@ pub(super) const HOW: &str = "by BTF tracepoints sock_send_length and sock_recv_
 
 /// Attaches, for the whole machine.
 pub(super) fn attach(kernel: &mut Kernel) -> Hooks {
-    if !kernel.features.sock_length {
-        return Err((ProbeState::Unsupported, NO_SOCK_LENGTH.to_owned()));
-    }
+    kernel.signals.way(REQUESTS).map_err(|why| (ProbeState::Unsupported, why))?;
     kernel.attach_requests().map_err(|e| (ProbeState::Broken, e.to_string()))
 }
 

@@ -21,9 +21,10 @@ use super::throttle::Throttling;
 use super::walk::Walker;
 use crate::budget::governor::{Mode, Tier};
 use crate::kernel::KernelError;
-use crate::kernel::attach::Links;
+use crate::kernel::attach::{Links, UnixHooks};
 use crate::kernel::clock::online_cpus;
 use crate::kernel::load::Kernel;
+use crate::kernel::signal::{ACCEPT_WAIT, RUN_QUEUE, TASK_POLLS};
 use crate::model::snapshot::RuntimeSnapshot;
 use crate::model::table::{Table, TargetId};
 use crate::model::task::{SiteInfo, TypeInfo};
@@ -154,7 +155,10 @@ impl Watched {
                 kernel.add_thread(tid, self.slot)?;
             }
         }
-        self.status.set("run_queue", ProbeState::Attached, "by BTF tracepoints");
+        match kernel.signals.way(RUN_QUEUE) {
+            Ok(way) => self.status.set("run_queue", ProbeState::Attached, way.how),
+            Err(why) => self.status.set("run_queue", ProbeState::Unsupported, why),
+        }
         Ok(())
     }
 
@@ -189,7 +193,7 @@ impl Watched {
             return;
         }
         match &returns.hooks.depth {
-            Ok(()) => self.status.set("accept_depth", ProbeState::Attached, "by BTF tracepoint sk_data_ready"),
+            Ok(way) => self.status.set("accept_depth", ProbeState::Attached, way.how),
             Err(why) => self.status.set("accept_depth", ProbeState::Unsupported, why),
         }
         self.accept_tried = true;
@@ -198,7 +202,11 @@ impl Watched {
                 self.accepts = probed;
                 self.status.set("accept_wait", ProbeState::Attached, how);
             }
-            Err(why) => self.status.set("accept_wait", ProbeState::Broken, why),
+            Err(why) => {
+                let state =
+                    if kernel.signals.way(ACCEPT_WAIT).is_ok() { ProbeState::Broken } else { ProbeState::Unsupported };
+                self.status.set("accept_wait", state, why);
+            }
         }
     }
 
@@ -266,7 +274,7 @@ impl Watched {
         }
         self.sockets = sockets;
         self.look_for_unseen_accepts(kernel, slots);
-        self.state_unix(without_unix, kernel.features.sk_data_ready);
+        self.state_unix(without_unix, kernel.unix);
     }
 
     /// Attaches to accepts by io_uring, where it has one.
@@ -307,18 +315,17 @@ impl Watched {
         }
     }
 
-    /// Says what is known of its unix sockets, where it listens on some or they cannot be listed. `announced` says whether
-    /// the kernel tells of each connection.
-    fn state_unix(&mut self, without: Option<String>, announced: bool) {
+    /// Says what is known of its unix sockets, where it listens on some or they cannot be listed.
+    fn state_unix(&mut self, without: Option<String>, hooks: UnixHooks) {
         let (state, detail) = match without {
             Some(why) => (ProbeState::Broken, why),
             None if self.sockets.iter().all(|socket| socket.address.port().is_some()) => return,
-            None if announced => {
+            None if hooks.arrivals && hooks.accepts => {
                 (ProbeState::Attached, "by sock_diag at each scrape, and BTF tracepoint sk_data_ready".to_owned())
             }
             None => {
-                let why = "length and limit by sock_diag; no depths and no waits, since this kernel has no tracepoint \
-                           sk_data_ready (6.12 and later)";
+                let why = "length and limit by sock_diag; no depths and no waits: they take the tracepoint sk_data_ready (6.12 \
+                           and later), and fentry, which is used here for TCP, does not tell of unix sockets";
                 (ProbeState::Unsupported, why.to_owned())
             }
         };
@@ -382,7 +389,9 @@ impl Watched {
         self.status.set("tasks", ProbeState::Attached, runtime.detail());
         if runtime.plan().has_polls() && !runtime.has_polls() {
             for signal in ["task_polls", "task_wakes"] {
-                self.status.set(signal, ProbeState::Unsupported, "this kernel has no uprobe_multi (6.10 and later)");
+                let why = kernel.signals.way(TASK_POLLS).err();
+                let why = why.unwrap_or_else(|| "single uprobes are not detached in time".to_owned());
+                self.status.set(signal, ProbeState::Unsupported, why);
             }
         }
         (self.runtime, self.spending) = (Some(runtime), Some(spending));

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::Command;
 
 use serde_json::Value;
+use tests::check::Check;
 use tests::fixture::Fixture;
 use tests::kernel;
 use tests::page::Page;
@@ -23,6 +24,11 @@ struct Watched {
 
 impl Watched {
     fn start(arguments: &[&str]) -> Watched {
+        Watched::start_without(&[], arguments)
+    }
+
+    /// The same, where some ways to attach are not to be used.
+    fn start_without(ways: &[&str], arguments: &[&str]) -> Watched {
         place::require_root();
         let fixture = Fixture::start(&place::listener(), arguments);
         let port = number(&fixture.ready["ports"][0]) as u16;
@@ -30,7 +36,8 @@ impl Watched {
             true => (Ipv6Addr::LOCALHOST, port).into(),
             false => (Ipv4Addr::LOCALHOST, port).into(),
         };
-        let profiler = Profiler::attach(fixture.pid());
+        let flags: Vec<&str> = ways.iter().flat_map(|way| ["--without", way]).collect();
+        let profiler = Profiler::attach_with(fixture.pid(), &flags);
         let status = profiler.status();
         for probe in ["accept_queue", "accept_depth", "accept_wait"] {
             let target = status.target(fixture.pid());
@@ -242,23 +249,41 @@ fn reuseport() {
     table.finish();
 }
 
-/// Check that every connection of an event loop is counted.
+/// Check that every connection of an event loop is counted, by the best way that this kernel has.
 #[test]
 fn serving() {
-    const CONNECTIONS: u64 = 10_000;
-    let mut watched = Watched::start(&["--backlog", "511"]);
-    let mut table = Table::new("a serving event loop");
+    check_serving(&[], 10_000);
+}
+
+/// The same by each of the other ways: what is better is left out, one after the other.
+#[test]
+fn serving_by_other_ways() {
+    let check = Check::run(&[]);
+    for signal in ["accept_depth", "accept_wait"] {
+        let ways = check.ways(signal);
+        for (n, way) in ways.iter().enumerate().skip(1) {
+            let without: Vec<String> = ways[..n].iter().map(|better| format!("{signal}:{better}")).collect();
+            let without: Vec<&str> = without.iter().map(String::as_str).collect();
+            assert_eq!(Check::run(&without).way(signal), Some(way.as_str()));
+            check_serving(&without, 1_000);
+        }
+    }
+}
+
+fn check_serving(without: &[&str], connections: u64) {
+    let mut watched = Watched::start_without(without, &["--backlog", "511"]);
+    let mut table = Table::new(format!("a serving event loop, without {without:?}"));
     watched.fixture.ask("serve");
-    for _ in 0..CONNECTIONS {
+    for _ in 0..connections {
         drop(watched.connect());
     }
     wait::until("an empty queue", || {
         let accepted = number(&watched.fixture.ask("truth")["accepted"][0]);
-        if accepted == CONNECTIONS { Ok(()) } else { Err(format!("{accepted} accepted")) }
+        if accepted == connections { Ok(()) } else { Err(format!("{accepted} accepted")) }
     });
     let page = watched.profiler.page();
     for name in ["accepted_total", "accept_wait_seconds_count", "accept_queue_depth_count"] {
-        table.equal(name, CONNECTIONS, watched.metric(&page, name, 1));
+        table.equal(name, connections, watched.metric(&page, name, 1));
     }
     watched.lost_nothing(&mut table);
     table.finish();

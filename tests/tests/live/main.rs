@@ -22,6 +22,7 @@ mod requests;
 mod robust;
 mod sample;
 mod sched;
+mod signals;
 mod single_uprobes;
 mod spawn_sites;
 mod tasks;

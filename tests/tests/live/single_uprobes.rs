@@ -17,7 +17,7 @@ fn few_are_attached() {
     let fixture = Fixture::tokio("latest", "release", &["tasks"]);
     let mut watched = Profiler::attach(fixture.pid());
     let pid = watched.program().pid();
-    let profiler = Profiler::attach_with(pid, &["--perf-events"]);
+    let profiler = Profiler::attach_with(pid, &["--without", "uprobe_multi"]);
     let status = profiler.status();
     let (_, how) = status.target(pid).probe("tasks").expect("a row");
     table.holds("attached", "by perf events", how, how.contains("perf-event"));
@@ -46,7 +46,7 @@ fn many_are_refused() {
     let mut table = Table::new("too many single uprobes");
     let fixture = Fixture::tokio("latest", "release", &["tasks"]);
     let pid = fixture.pid();
-    let profiler = Profiler::attach_with(pid, &["--perf-events"]);
+    let profiler = Profiler::attach_with(pid, &["--without", "uprobe_multi"]);
     let status = profiler.status();
     for probe in ["tasks", "task_spawn", "task_complete"] {
         let (state, why) = status.target(pid).probe(probe).expect("a row");

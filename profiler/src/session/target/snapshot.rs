@@ -6,6 +6,7 @@ use profiler_common::sched::{SchedStats, cause};
 use rustc_hash::FxHashMap;
 
 use super::{Slots, Spending, Watched, threads_of};
+use crate::kernel::feature::Feature;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
@@ -74,7 +75,7 @@ impl Watched {
             migrations,
             on_cpu_ns: self.exported.0,
             asleep_ns: self.exported.1,
-            causes_told: kernel.features.user_registers,
+            causes_told: kernel.features.has(Feature::UserRegisters),
             run_queue: Box::new(run_queue),
             on_cpu: Box::new(on_cpu),
             blocked: Box::new(blocked),
@@ -94,18 +95,17 @@ impl Watched {
             *nth += 1;
             let listener = if *nth == 1 { address } else { format!("{address}#{nth}") };
             let stats = slots.get(socket.cookie).and_then(|slot| kernel.listener(slot).ok());
+            let tcp = socket.address.port().is_some();
+            let (depth, accepted) = (depth && (tcp || kernel.unix.arrivals), wait && (tcp || kernel.unix.accepts));
             snapshots.push(ListenerSnapshot {
                 listener,
                 length: Some(u64::from(socket.length)),
                 limit: Some(u64::from(socket.limit)),
                 overflows: socket.drops.map(u64::from),
-                accepted: stats.as_ref().filter(|_| wait).map(|s| s.accepted),
+                accepted: stats.as_ref().filter(|_| accepted).map(|s| s.accepted),
                 depth: stats.as_ref().filter(|_| depth).map(|s| Box::new(s.depth)),
                 // Connections of a unix socket are stamped where their depth is recorded.
-                wait: stats
-                    .as_ref()
-                    .filter(|_| wait && (depth || socket.address.port().is_some()))
-                    .map(|s| Box::new(s.wait)),
+                wait: stats.as_ref().filter(|_| accepted && (depth || tcp)).map(|s| Box::new(s.wait)),
             });
         }
         snapshots

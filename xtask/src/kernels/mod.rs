@@ -1,0 +1,132 @@
+//! `cargo xtask kernels`: the live tests on other kernels than this host's, each in a virtual machine.
+
+mod archive;
+mod contents;
+mod image;
+mod machine;
+mod table;
+
+use anyhow::{Result, bail};
+
+use crate::setup;
+use image::{KERNELS, Kernel};
+use machine::{Outcome, Verdict};
+
+/// A live test that runs on every kernel, or on those with a feature that `profiler check` names.
+struct Check {
+    test: &'static str,
+    needs: Option<&'static str>,
+    /// What it shows.
+    shows: &'static str,
+}
+
+const fn check(test: &'static str, shows: &'static str) -> Check {
+    Check { test, needs: None, shows }
+}
+
+const fn check_with(needs: &'static str, test: &'static str, shows: &'static str) -> Check {
+    Check { test, needs: Some(needs), shows }
+}
+
+/// What a kernel cannot do these tests expect to be said, or they are left out. Those that trap most come last.
+const PLAN: &[Check] = &[
+    check("signals::check_and_attach_agree", "each signal is attached by the way that `check` says"),
+    check("signals::check_and_attach_agree_without_the_best_ways", "the same with ways left out"),
+    check("accept::queue_v4", "length, depth and wait of each connection, IPv4"),
+    check("accept::queue_v6", "the same, IPv6"),
+    check("accept::full_and_overflowing", "a full queue, and overflows equal to the kernel's"),
+    check("accept::reuseport", "two sockets of one address apart"),
+    check("accept::serving", "10,000 connections, every one matched"),
+    check("accept::serving_by_other_ways", "1,000 connections by each other way"),
+    check("sched::spinning_thread", "time on CPU and switches equal to schedstat"),
+    check("sched::contending_threads", "waits in the run queue equal to schedstat"),
+    check("sched::forked_children", "forks and exits followed"),
+    check("signals::tasks_or_the_reason", "tasks are counted exactly, or it is said why not"),
+    check_with("uprobe_multi", "sched::replaced_image", "exec replaces the plan"),
+    check_with("uprobe_multi", "tasks::latest_release", "tasks by type, outcome and parent, exact"),
+    check_with("attach_cookie", "single_uprobes::few_are_attached", "tasks by single uprobes, exact"),
+    check("single_uprobes::many_are_refused", "too many single uprobes are refused"),
+];
+
+/// The kernel that runs among this host's tests: it boots fastest, and has what this host may not have.
+const ORDINARY: &str = "6.12";
+
+/// The task: one kernel, or all, whose table is written then.
+///
+/// # Errors
+/// A kernel cannot be had, or a test fails on one.
+pub fn run(name: Option<&str>, table: bool) -> Result<()> {
+    setup::run(false)?;
+    let chosen: Vec<&Kernel> = KERNELS.iter().filter(|kernel| name.is_none_or(|name| kernel.name == name)).collect();
+    if chosen.is_empty() {
+        let names: Vec<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        bail!("no kernel {}: there are {}", name.unwrap_or_default(), names.join(", "));
+    }
+    if table {
+        return again();
+    }
+    let contents = contents::build()?;
+    let mut outcomes = Vec::new();
+    for kernel in chosen {
+        let image = kernel.image()?;
+        eprintln!("kernels: booting {}", image.release);
+        let outcome = machine::run(kernel.name, &image, &contents, &plan())?;
+        report(&image.release, &outcome);
+        outcomes.push((image.release, outcome));
+    }
+    if name.is_none() {
+        table::write(&outcomes)?;
+    }
+    let failed = outcomes.iter().flat_map(|(_, outcome)| &outcome.tests).filter(|test| test.failed()).count();
+    if failed > 0 {
+        bail!("{failed} tests failed");
+    }
+    Ok(())
+}
+
+/// Writes the table of the machines that ran last.
+fn again() -> Result<()> {
+    let mut outcomes = Vec::new();
+    for kernel in KERNELS {
+        outcomes.push((kernel.image()?.release, machine::last(kernel.name, &plan())?));
+    }
+    table::write(&outcomes)
+}
+
+/// The kernel that runs among this host's tests.
+///
+/// # Errors
+/// As for [`run`].
+pub fn ordinary() -> Result<()> {
+    run(Some(ORDINARY), false)
+}
+
+/// As the guest reads it.
+fn plan() -> String {
+    let line = |check: &Check| match check.needs {
+        Some(needs) => format!("{} {needs}\n", check.test),
+        None => format!("{}\n", check.test),
+    };
+    PLAN.iter().map(line).collect()
+}
+
+/// Shows what came of a kernel.
+fn report(release: &str, outcome: &Outcome) {
+    println!("\nkernel {release}, {:.0} s", outcome.took.as_secs_f64());
+    for test in &outcome.tests {
+        let word = match &test.verdict {
+            Verdict::Passed => "ok",
+            Verdict::LeftOut(why) => why,
+            Verdict::Failed(_) => "FAILED",
+        };
+        println!("  {:<56} {word}", test.name);
+    }
+    for test in &outcome.tests {
+        if let Verdict::Failed(words) = &test.verdict {
+            println!("\n{} on {release}:\n{words}", test.name);
+        }
+    }
+    if outcome.tests.iter().any(machine::TestResult::failed) {
+        println!("\nthe console is in {}", outcome.console.display());
+    }
+}
