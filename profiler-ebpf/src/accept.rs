@@ -9,7 +9,7 @@ use profiler_common::map::{Listener, Probe};
 
 use crate::maps::{ARRIVALS, LISTENER_STATS, LISTENERS, PORTS, TARGETS, count};
 use crate::sched::now;
-use crate::{cost, offsets, read};
+use crate::{cost, hit, offsets, read};
 
 const TCP_ESTABLISHED: u32 = 1;
 const TCP_SYN_RECV: u32 = 3;
@@ -62,6 +62,7 @@ pub fn queued(cookie: u64, length: u32) {
 /// A target's accept or accept4 returned, in its C library.
 #[inline(always)]
 pub fn returned(ctx: &ProbeContext) -> u32 {
+    hit::stay_on_kernel_stack(ctx);
     let time = now();
     let Some(slot) = target() else {
         count(Counter::ForeignHits);

@@ -1,7 +1,7 @@
 //! All maps. Sizes are the defaults; user space sets those that depend on the targets before load.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::event::SampleRecord;
 use profiler_common::map::{Cost, Listener, PollStack, SchedStats, Target, TaskKey, Thread, TypeKey, TypeStats, Woken};
@@ -30,6 +30,10 @@ pub static ARRIVALS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65536, 
 /// The connection that is being enqueued on this CPU.
 #[map]
 pub static ENQUEUED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Programs that are never called: see [`crate::hit::stay_on_kernel_stack`].
+#[map]
+pub static NO_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// Slots of the targets' listening sockets in [`LISTENER_STATS`], by cookie. User space assigns and frees them.
 #[map]

@@ -100,6 +100,7 @@ impl Kernel {
             }
             values.push((global, offset?));
         }
+        values.push(("NEVER", 0));
         values.push(("RING_WAKEUP_BYTES", u64::from(sizes.ring_bytes / 4)));
         drop(btf);
         let mut loader = EbpfLoader::new();
@@ -214,6 +215,7 @@ impl Kernel {
             | Map::LruHashMap(data)
             | Map::PerCpuArray(data)
             | Map::PerCpuHashMap(data)
+            | Map::ProgramArray(data)
             | Map::RingBuf(data) => data,
             _ => return None,
         };
