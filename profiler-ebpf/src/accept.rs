@@ -9,7 +9,7 @@ use profiler_common::map::{Listener, Probe, listener_flag};
 
 use crate::maps::{ARRIVALS, LISTENER_STATS, LISTENERS, PORTS, TARGETS, count, uncount};
 use crate::sched::now;
-use crate::{cost, offsets, read, request};
+use crate::{cost, hit, offsets, read, request};
 
 pub const TCP_ESTABLISHED: u32 = 1;
 const TCP_SYN_RECV: u32 = 3;
@@ -114,6 +114,7 @@ fn unix_connection(listener: *const u8) -> Option<u64> {
 /// A target's accept or accept4 returned, in its C library.
 #[inline(always)]
 pub fn returned(ctx: &ProbeContext) -> u32 {
+    hit::stay_on_kernel_stack(ctx);
     let time = now();
     let Some(slot) = target() else {
         count(Counter::ForeignHits);

@@ -10,9 +10,9 @@ use profiler_common::counter::Counter;
 use profiler_common::event::{Header, ProcessRecord, kind};
 use profiler_common::map::{Argument, Cookie, Probe, Target, target_flag};
 
-use crate::maps::{TARGETS, count};
+use crate::maps::{NO_PROGRAMS, TARGETS, count};
 use crate::sched::now;
-use crate::{cost, emit, read};
+use crate::{cost, emit, offsets, read};
 
 /// What every task probe needs first: the target, the thread, and the task pointer of this site.
 pub struct Hit {
@@ -42,9 +42,22 @@ impl Hit {
     }
 }
 
+/// Keeps a uprobe's program off the stack that kernels since 6.13 give to larger programs, one per CPU: where a hit is
+/// preempted, and another one comes on that CPU, both would work on one stack (uprobe_prog_run in
+/// kernel/trace/bpf_trace.c does not look for that, as all other kinds of programs' callers do). A program that may call
+/// another one runs on the thread's own stack (check_max_stack_depth in kernel/bpf/verifier.c). This one never does.
+#[inline(always)]
+pub fn stay_on_kernel_stack(ctx: &ProbeContext) {
+    if offsets::never() != 0 {
+        // SAFETY: the map is a live one; an empty place in it is no call.
+        unsafe { NO_PROGRAMS.tail_call(ctx, 0) };
+    }
+}
+
 /// Takes a hit; `None` where nothing is to be measured.
 #[inline(always)]
 pub fn hit(ctx: &ProbeContext, probe: Probe) -> Option<Hit> {
+    stay_on_kernel_stack(ctx);
     let time_ns = now();
     let ids = bpf_get_current_pid_tgid();
     let (pid, tid) = ((ids >> 32) as u32, ids as u32);

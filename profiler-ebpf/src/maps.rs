@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::event::SampleRecord;
 use profiler_common::map::{Cost, Listener, PollStack, RingKey, Target, TaskKey, TypeKey, TypeStats, Woken};
@@ -33,6 +33,10 @@ pub static ARRIVALS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65536, 
 /// The connection that is being enqueued on this CPU.
 #[map]
 pub static ENQUEUED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Programs that are never called: see [`crate::hit::stay_on_kernel_stack`].
+#[map]
+pub static NO_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// Slots of the targets' listening sockets in [`LISTENER_STATS`], by cookie, with `listener_flag`. User space assigns and
 /// frees them.

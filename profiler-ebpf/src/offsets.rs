@@ -108,6 +108,8 @@ offsets! {
     regs_sp = REGS_SP;
     /// `pt_regs.ip`
     regs_ip = REGS_IP;
+    /// Not an offset: always 0, which the verifier knows and the compiler does not.
+    never = NEVER;
     /// Not an offset: the ring holds this many bytes when its reader is woken.
     ring_wakeup_bytes = RING_WAKEUP_BYTES;
     /// Not an offset: 1 where connections and requests are measured, else 0.

@@ -129,6 +129,7 @@ impl Kernel {
         values.push(("UNIX_PEER", btf.offset("unix_sock.peer").unwrap_or(0)));
         let (byte, mask) = btf.bit("task_struct.in_iowait")?;
         values.extend([("TASK_IN_IOWAIT", byte), ("TASK_IN_IOWAIT_MASK", mask)]);
+        values.push(("NEVER", 0));
         values.push(("RING_WAKEUP_BYTES", u64::from(sizes.ring_bytes / 4)));
         values.push(("REQUESTS_WANTED", u64::from(sizes.requests)));
         drop(btf);
@@ -286,6 +287,7 @@ impl Kernel {
             | Map::LruHashMap(data)
             | Map::PerCpuArray(data)
             | Map::PerCpuHashMap(data)
+            | Map::ProgramArray(data)
             | Map::RingBuf(data) => data,
             _ => return None,
         };

@@ -15,6 +15,8 @@ use crate::process::{Ended, root};
 
 /// Emulated: a machine within a machine has no KVM.
 const QEMU: &str = "qemu-system-x86_64";
+/// By one thread: with one per CPU, code that the kernel changes while it runs is sometimes seen half-changed.
+const ACCELERATOR: &str = "tcg,thread=single";
 /// All that is emulated, but cmpxchg16b: QEMU 7.2 loses the flags where an interrupt comes right behind it.
 const CPU: &str = "max,-cx16";
 const MEMORY_MIB: &str = "1024";
@@ -106,7 +108,7 @@ pub fn run(name: &str, image: &Image, contents: &Contents, plan: &str) -> Result
     let begin = Instant::now();
     let mut machine = Ended(
         Command::new(QEMU)
-            .args(["-accel", "tcg", "-cpu", CPU, "-m", MEMORY_MIB, "-smp", CPUS])
+            .args(["-accel", ACCELERATOR, "-cpu", CPU, "-m", MEMORY_MIB, "-smp", CPUS])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .arg("-kernel")
             .arg(&image.kernel)
