@@ -6,6 +6,7 @@ mod accept;
 mod asleep;
 mod cost;
 mod emit;
+mod event_loop;
 mod hit;
 mod maps;
 mod offsets;

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
 use crate::model::snapshot::{
-    BudgetSnapshot, DiagnosisSnapshot, EdgeParent, Evidence, ListenerSnapshot, LongRunSnapshot, PollSnapshot,
-    ProbeCost, RuntimeSnapshot, Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
+    BudgetSnapshot, DiagnosisSnapshot, EdgeParent, Evidence, ListenerSnapshot, LongRunSnapshot, LoopSnapshot,
+    PollSnapshot, ProbeCost, RuntimeSnapshot, Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
 };
 
 /// The document. What was not measured is `null`.
@@ -62,10 +62,26 @@ fn target(target: &TargetSnapshot) -> Value {
         "threads": target.threads,
         "probes": target.status.probes,
         "listeners": target.listeners.iter().map(listener).collect::<Vec<_>>(),
+        "loops": target.sched.iter().flat_map(|sched| &sched.loops).map(event_loop).collect::<Vec<_>>(),
         "tasks": target.tasks.as_ref().map(tasks),
         "budget": target.budget.as_ref().map(budget),
         "figures": target.figures.as_ref().map(figures),
     })
+}
+
+fn event_loop(event_loop: &LoopSnapshot) -> Value {
+    json!({
+        "thread": event_loop.name,
+        "active_seconds": event_loop.active_ns as f64 / 1e9,
+        "idle_seconds": event_loop.idle_ns as f64 / 1e9,
+        "iteration": quantiles(&event_loop.iteration),
+        "delay": quantiles(&event_loop.delay),
+    })
+}
+
+fn quantiles(histogram: &Histogram) -> Value {
+    json!({ "count": histogram.count, "p50_ns": histogram.quantile(0.5), "p90_ns": histogram.quantile(0.9),
+            "p99_ns": histogram.quantile(0.99) })
 }
 
 fn budget(budget: &BudgetSnapshot) -> Value {
@@ -89,10 +105,6 @@ fn budget(budget: &BudgetSnapshot) -> Value {
 
 /// `null` where they are not measured.
 fn polls(polls: &PollSnapshot) -> Value {
-    let quantiles = |histogram: &Histogram| {
-        json!({ "count": histogram.count, "p50_ns": histogram.quantile(0.5), "p90_ns": histogram.quantile(0.9),
-                "p99_ns": histogram.quantile(0.99) })
-    };
     json!({
         "polls": polls.polls,
         "busy_seconds": polls.busy_ns as f64 / 1e9,

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod feature;
 pub mod holder;
 pub mod load;
+pub mod loops;
 pub mod maps;
 pub mod perf;
 pub mod polls;

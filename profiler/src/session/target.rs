@@ -5,12 +5,14 @@ mod snapshot;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use profiler_common::event::{Header, TaskRecord, ThreadRecord, kind};
+use profiler_common::event::{Header, TaskRecord, ThreadRecord, kind, thread_flag};
+use profiler_common::event_loop::score;
 use profiler_common::sched::cause;
 
 use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
+use super::loops::Loops;
 use super::probes::Probes;
 use super::runtime::{Runtime, Tasks};
 use super::sample::Clock;
@@ -35,6 +37,10 @@ use crate::target::process::{self, Process};
 const LIFECYCLE: &[&str] = &["task_spawn", "task_complete", "task_parent", "task_outcome"];
 const POLLS: &[&str] = &["task_polls", "task_wakes"];
 
+/// Rows of the status that need the registers of user mode.
+const OFF_CPU: &[&str] = &["sleep_cause", "event_loop"];
+const NO_REGISTERS: &str = "no helper bpf_task_pt_regs (it came with 5.15): time asleep is not told by cause";
+
 /// A watched process.
 pub(super) struct Watched {
     pub process: Process,
@@ -50,6 +56,7 @@ pub(super) struct Watched {
     walker: Option<Walker>,
     throttling: Throttling,
     threads: Threads,
+    loops: Loops,
     /// Images that it has run.
     images: u32,
     /// What its runtime said last.
@@ -83,6 +90,7 @@ impl Watched {
             walker: None,
             throttling: Throttling::default(),
             threads: Threads::default(),
+            loops: Loops::default(),
             images: 1,
             figures: None,
             runtime_name: "none",
@@ -124,7 +132,15 @@ impl Watched {
 
     /// One of its threads has ended.
     pub fn thread_ended(&mut self, record: &ThreadRecord) {
-        self.threads.ended(record);
+        let name = self.threads.ended(record);
+        if record.header.flags & thread_flag::LOOP != 0 {
+            self.loops.ended(record.header.tid, name);
+        }
+    }
+
+    /// Takes what loops had whose threads have ended.
+    pub fn collect_ended_loops(&mut self, kernel: &mut Kernel) {
+        self.loops.collect_ended(kernel);
     }
 
     /// The same, to be given its stacks.
@@ -152,6 +168,12 @@ impl Watched {
             }
         }
         self.status.set("run_queue", ProbeState::Attached, "by BTF tracepoints");
+        for &row in OFF_CPU {
+            match kernel.features.user_registers {
+                true => self.status.set(row, ProbeState::Attached, "by the registers of user mode at each switch"),
+                false => self.status.set(row, ProbeState::Unsupported, NO_REGISTERS),
+            }
+        }
         Ok(())
     }
 
@@ -436,8 +458,9 @@ impl Watched {
         for tid in process::threads(pid) {
             if let Some(had) = kernel.remove_thread(tid) {
                 // What it had as the target's stays the target's.
-                self.threads.ended(&ThreadRecord {
-                    header: Header { time_ns: 0, pid, tid, kind: kind::THREAD_ENDED, flags: 0, site: 0 },
+                let flags = if had.loop_score & score::EVER != 0 { thread_flag::LOOP } else { 0 };
+                self.thread_ended(&ThreadRecord {
+                    header: Header { time_ns: 0, pid, tid, kind: kind::THREAD_ENDED, flags, site: 0 },
                     name: [0; 16],
                     on_cpu_ns: had.on_cpu_total_ns,
                     run_queue_ns: had.run_queue_total_ns,

@@ -14,6 +14,7 @@ mod bad_input;
 mod budget;
 mod diagnosis;
 mod endpoint;
+mod loops;
 mod polls;
 mod queues;
 mod robust;
