@@ -41,10 +41,12 @@ pub enum Counter {
     ConnectionUnknown = 16,
     /// Ends of threads that found the ring full: what they had since the last scrape is in no thread's sum.
     RingFullThread = 17,
+    /// Event loops that found the map of loops full.
+    LoopsFull = 18,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 18;
+pub const COUNTERS: usize = 19;
 
 impl Counter {
     /// All counters, in the order of their numbers.
@@ -67,6 +69,7 @@ impl Counter {
         Counter::SpawnStacksSkipped,
         Counter::ConnectionUnknown,
         Counter::RingFullThread,
+        Counter::LoopsFull,
     ];
 
     /// The label value of this counter where it counts something lost; `None` where it counts hits.
@@ -80,6 +83,7 @@ impl Counter {
             Counter::AcceptUnknownListener => "accept_listener_unknown",
             Counter::RingFullSample => "ring_full_sample",
             Counter::RingFullThread => "ring_full_thread",
+            Counter::LoopsFull => "loop_map_full",
             Counter::TargetMemory => "target_memory_unreadable",
             Counter::PollStackDeep => "poll_stack_deep",
             Counter::TypesFull => "type_map_full",

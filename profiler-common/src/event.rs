@@ -54,6 +54,12 @@ pub mod sample_flag {
     pub const REGISTERS_KNOWN: u16 = 4;
 }
 
+/// Bits of [`Header::flags`] of ends of threads.
+pub mod thread_flag {
+    /// It is, or was, an event loop.
+    pub const LOOP: u16 = 1;
+}
+
 /// The head of every record. 24 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 
 pub mod counter;
 pub mod event;
+pub mod event_loop;
 pub mod histogram;
 pub mod map;
 pub mod request;

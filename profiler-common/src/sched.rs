@@ -70,8 +70,10 @@ pub struct Thread {
     pub cpu: u32,
     /// Why it went to sleep last: see [`cause`].
     pub cause: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// How sure it is that it is an event loop: see [`crate::event_loop::score`].
+    pub loop_score: u32,
+    /// When it was woken from a wait for events; 0 while it is in one. Nanoseconds.
+    pub active_ns: u64,
 }
 
 /// What a wait in the run queue follows: positions in [`SchedStats::run_queue`].
@@ -194,7 +196,7 @@ pub mod cause {
     ];
 }
 
-const _: () = assert!(size_of::<Thread>() == 64);
+const _: () = assert!(size_of::<Thread>() == 72);
 const _: () = assert!(
     size_of::<SchedStats>() == 8 * (2 + preempter::COUNT + cause::COUNT) + (after::COUNT + 2) * size_of::<Histogram>()
 );

@@ -7,6 +7,7 @@ mod asleep;
 mod cost;
 mod emit;
 mod enqueue;
+mod event_loop;
 mod hit;
 mod maps;
 mod offsets;

@@ -5,6 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::event::SampleRecord;
+use profiler_common::event_loop::LoopStats;
 use profiler_common::map::{Cost, Listener, PollStack, RingKey, Target, TaskKey, TypeKey, TypeStats, Woken};
 use profiler_common::request::{Connection, Reply, RequestStats};
 use profiler_common::sched::{SchedStats, Thread};
@@ -20,6 +21,10 @@ pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(32768, 0);
 /// Scheduling by target slot.
 #[map]
 pub static SCHED: PerCpuArray<SchedStats> = PerCpuArray::with_max_entries(1, 0);
+
+/// Event loops of targets by thread id. Allocated beforehand: an allocation at a switch may fail.
+#[map]
+pub static LOOPS: HashMap<u32, LoopStats> = HashMap::with_max_entries(128, 0);
 
 /// Local ports on which a target listens, so that other connections are not stamped.
 #[map]

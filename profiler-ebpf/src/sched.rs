@@ -4,12 +4,13 @@ use core::ptr::write_volatile;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_smp_processor_id};
-use profiler_common::event::{Header, ThreadRecord, kind};
+use profiler_common::event::{Header, ThreadRecord, kind, thread_flag};
+use profiler_common::event_loop::score;
 use profiler_common::map::Probe;
 use profiler_common::sched::{Thread, after, cause, preempter};
 
 use crate::maps::{POLL_STACKS, SCHED, THREADS};
-use crate::{asleep, cost, emit, offsets, read, request};
+use crate::{asleep, cost, emit, event_loop, offsets, read, request};
 
 /// `PF_KTHREAD`, include/linux/sched.h.
 const KERNEL_THREAD: u32 = 0x0020_0000;
@@ -70,6 +71,11 @@ pub fn switch<const CAUSES: bool>(preempted: u64, previous: *const u8, next: *co
             switched_out(thread, time, cpu, Leaving::Asleep(cause));
             if request::wanted() {
                 request::sleeps(time);
+            }
+            if CAUSES {
+                // SAFETY: `previous` is a tracepoint's `task_struct`, the offset is from BTF.
+                let tid: u32 = unsafe { read::member(previous, offsets::task_pid()) };
+                event_loop::sleeps(thread, tid, cause, time);
             }
         }
     }
@@ -192,6 +198,9 @@ fn switched_in(thread: *mut Thread, time: u64, cpu: u32) {
             if cause < cause::COUNT {
                 (*stats).asleep_ns[cause] += slept;
             }
+            if cause == cause::EPOLL {
+                (*thread).active_ns = runnable;
+            }
         }
     }
 }
@@ -226,6 +235,7 @@ pub fn renumbered(pid: u32, old_tid: u32, tid: u32) {
         let mut thread = unsafe { *thread };
         report(&thread, now(), pid, old_tid);
         (thread.on_cpu_total_ns, thread.run_queue_total_ns, thread.asleep_total_ns) = (0, 0, 0);
+        thread.loop_score = 0;
         let _ = THREADS.insert(tid, thread, 0);
         let _ = THREADS.remove(old_tid);
         let _ = POLL_STACKS.remove(old_tid);
@@ -235,8 +245,9 @@ pub fn renumbered(pid: u32, old_tid: u32, tid: u32) {
 /// Reports what the current thread had.
 #[inline(always)]
 fn report(thread: &Thread, time_ns: u64, pid: u32, tid: u32) {
+    let flags = if thread.loop_score & score::EVER != 0 { thread_flag::LOOP } else { 0 };
     emit::thread(ThreadRecord {
-        header: Header { time_ns, pid, tid, kind: kind::THREAD_ENDED, flags: 0, site: 0 },
+        header: Header { time_ns, pid, tid, kind: kind::THREAD_ENDED, flags, site: 0 },
         name: bpf_get_current_comm().unwrap_or_default(),
         on_cpu_ns: thread.on_cpu_total_ns,
         run_queue_ns: thread.run_queue_total_ns,

@@ -45,6 +45,22 @@ pub fn forker() -> PathBuf {
     built(fixtures().join("forker/release/forker"), "cargo xtask test --live sched")
 }
 
+/// The fixture that is an event loop.
+///
+/// # Panics
+/// It was not built.
+pub fn looper() -> PathBuf {
+    built(fixtures().join("looper/release/looper"), "cargo xtask test --live loops")
+}
+
+/// Node, as the distribution has it.
+///
+/// # Panics
+/// It is not installed.
+pub fn node() -> PathBuf {
+    built(PathBuf::from("/usr/bin/node"), "cargo xtask setup")
+}
+
 /// Live tests attach to programs.
 ///
 /// # Panics

@@ -16,7 +16,7 @@ pub const PROFILES: [&str; 3] = ["release", "thin", "fat"];
 /// The folder of the twin that is built with `--cfg tokio_unstable`.
 const UNSTABLE: &str = "latest-unstable";
 /// Fixtures without Tokio.
-const PLAIN: [&str; 2] = ["listener", "forker"];
+const PLAIN: [&str; 3] = ["listener", "forker", "looper"];
 
 /// The fixture built against a version of Tokio with a profile.
 pub fn tokio(version: &str, profile: &str) -> Result<PathBuf> {

@@ -68,6 +68,12 @@ const NEEDS: &[Need] = &[
         install: || packages(&["qemu-system-x86"]),
     },
     Need {
+        name: "node",
+        purpose: "for the tests of event loops",
+        there: || succeeds("node", &["--version"]),
+        install: || packages(&["nodejs"]),
+    },
+    Need {
         name: "promtool",
         purpose: "for the tests of the metrics page",
         there: || succeeds("promtool", &["--version"]),

@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
 use crate::model::snapshot::{
-    BudgetSnapshot, DiagnosisSnapshot, EdgeParent, Evidence, ListenerSnapshot, LongRunSnapshot, PollSnapshot,
-    ProbeCost, RequestsSnapshot, RuntimeSnapshot, Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot,
-    TierSnapshot,
+    BudgetSnapshot, DiagnosisSnapshot, EdgeParent, Evidence, ListenerSnapshot, LongRunSnapshot, LoopSnapshot,
+    PollSnapshot, ProbeCost, RequestsSnapshot, RuntimeSnapshot, Snapshot, SpawnSiteSnapshot, TargetSnapshot,
+    TasksSnapshot, TierSnapshot,
 };
 
 /// The document. What was not measured is `null`.
@@ -64,9 +64,20 @@ fn target(target: &TargetSnapshot) -> Value {
         "probes": target.status.probes,
         "listeners": target.listeners.iter().map(listener).collect::<Vec<_>>(),
         "requests": target.requests.as_ref().map(requests),
+        "loops": target.sched.iter().flat_map(|sched| &sched.loops).map(event_loop).collect::<Vec<_>>(),
         "tasks": target.tasks.as_ref().map(tasks),
         "budget": target.budget.as_ref().map(budget),
         "figures": target.figures.as_ref().map(figures),
+    })
+}
+
+fn event_loop(event_loop: &LoopSnapshot) -> Value {
+    json!({
+        "thread": event_loop.name,
+        "active_seconds": event_loop.active_ns as f64 / 1e9,
+        "idle_seconds": event_loop.idle_ns as f64 / 1e9,
+        "iteration": quantiles(&event_loop.iteration),
+        "delay": quantiles(&event_loop.delay),
     })
 }
 

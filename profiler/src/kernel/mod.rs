@@ -9,6 +9,7 @@ pub mod enqueue;
 pub mod feature;
 pub mod holder;
 pub mod load;
+pub mod loops;
 pub mod maps;
 pub mod perf;
 pub mod polls;

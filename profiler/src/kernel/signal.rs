@@ -85,6 +85,10 @@ const fn way(attach: Attach, needs: &'static [Feature], how: &'static str, lacks
 /// Names of signals that are asked for by name.
 pub const RUN_QUEUE: &str = "run_queue";
 /// See [`RUN_QUEUE`].
+pub const SLEEP_CAUSE: &str = "sleep_cause";
+/// See [`RUN_QUEUE`].
+pub const EVENT_LOOP: &str = "event_loop";
+/// See [`RUN_QUEUE`].
 pub const ACCEPT_QUEUE: &str = "accept_queue";
 /// See [`RUN_QUEUE`].
 pub const ACCEPT_DEPTH: &str = "accept_depth";
@@ -107,6 +111,28 @@ pub const SIGNALS: &[Signal] = &[
         measures: "waits for a CPU, time on it, switches",
         ways: &[way(Attach::BtfTracepoint, &[Feature::SchedSwitch], "by BTF tracepoints", "")],
         without: "neither scheduling nor the forks of a target are seen",
+    },
+    Signal {
+        name: SLEEP_CAUSE,
+        measures: "time asleep by cause",
+        ways: &[way(
+            Attach::BtfTracepoint,
+            &[Feature::SchedSwitch, Feature::UserRegisters],
+            "by the registers of user mode at each switch",
+            "",
+        )],
+        without: "time asleep is not told by cause",
+    },
+    Signal {
+        name: EVENT_LOOP,
+        measures: "event loops: active and idle time, iterations, delays",
+        ways: &[way(
+            Attach::BtfTracepoint,
+            &[Feature::SchedSwitch, Feature::UserRegisters],
+            "by the registers of user mode at each switch",
+            "",
+        )],
+        without: "event loops are not recognised",
     },
     Signal {
         name: ACCEPT_QUEUE,

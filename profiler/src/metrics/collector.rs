@@ -197,6 +197,14 @@ impl<'a> Filler<'_, 'a> {
             self.number(Id::SchedPreemptionsTotal, [label, ""], count as f64);
         }
         self.number(Id::SchedMigrationsTotal, ["", ""], sched.migrations as f64);
+        for event_loop in &sched.loops {
+            let name = event_loop.name.as_str();
+            for (state, ns) in [("active", event_loop.active_ns), ("idle", event_loop.idle_ns)] {
+                self.number(Id::LoopSecondsTotal, [name, state], seconds(ns));
+            }
+            self.histogram(Id::LoopIterationSeconds, [name, ""], &event_loop.iteration);
+            self.histogram(Id::LoopDelaySeconds, [name, ""], &event_loop.delay);
+        }
         for threads in &sched.threads {
             let states =
                 [("on_cpu", threads.on_cpu_ns), ("run_queue", threads.run_queue_ns), ("off_cpu", threads.asleep_ns)];

@@ -52,6 +52,8 @@ impl Unit {
 pub enum Area {
     /// Scheduling.
     RunQueue,
+    /// Event loops.
+    EventLoop,
     /// Listening sockets.
     AcceptQueue,
     /// Accepted connections and what is asked on them.
@@ -68,13 +70,22 @@ pub enum Area {
 
 impl Area {
     /// All areas, in the order of the document.
-    pub const ALL: [Area; 7] =
-        [Area::RunQueue, Area::AcceptQueue, Area::Requests, Area::Tasks, Area::Runtime, Area::Profiler, Area::Process];
+    pub const ALL: [Area; 8] = [
+        Area::RunQueue,
+        Area::EventLoop,
+        Area::AcceptQueue,
+        Area::Requests,
+        Area::Tasks,
+        Area::Runtime,
+        Area::Profiler,
+        Area::Process,
+    ];
 
     /// Heading of its section.
     pub const fn heading(self) -> &'static str {
         match self {
             Area::RunQueue => "Run queue",
+            Area::EventLoop => "Event loops",
             Area::AcceptQueue => "Accept queue",
             Area::Requests => "Connections and requests",
             Area::Tasks => "Tasks",
@@ -201,6 +212,9 @@ const SITES: &str = "tier 1, read from the binary, and from stacks copied at a s
 const SPAWN_SITE: &str = "`task` as above, without `other`; the 4 most frequent places per task";
 const THREAD: &str = "names of threads, without numbers at their end, `main` for the first of a process: 16 per target, the rest in `other`";
 const THREAD_STATE: &str = "`thread` as in `sched_threads`; `state`: `on_cpu`, `run_queue`, `off_cpu`";
+const LOOP: &str = "tier 0, scheduler tracepoints; every wait of threads that mostly wait for events; absent where causes of sleep are not told";
+const LOOP_THREAD: &str = "names of threads as in `sched_threads`, of loops only: 16 per target, the rest in `other`";
+const LOOP_STATE: &str = "`thread` as in `loop_iteration_seconds`; `state`: `active`, `idle`";
 const TASK: &str = "short names of task types: 100 per target by default, the rest in `other`";
 
 metrics! {
@@ -239,6 +253,14 @@ metrics! {
          look, 0.1 s before. CPUs that were held at the same time are added; its threads' run queue waits contain it.";
     CpuThrottledSecondsTotal "cpu_throttled_seconds_total" Counter Seconds RunQueue Target Sum [] "", CGROUP,
         "Time that a CPU limit held the target's cgroup, CPUs added.";
+
+    LoopSecondsTotal "loop_seconds_total" Counter Seconds EventLoop Target Sum ["thread", "state"]
+        LOOP_STATE, LOOP,
+        "Time of event loops: waiting for events (idle), or from the wake-up to the next wait (active), up to now.";
+    LoopIterationSeconds "loop_iteration_seconds" Histogram Seconds EventLoop Target Sum ["thread"] LOOP_THREAD, LOOP,
+        "Time from a wake-up of an event loop to its next wait: several rounds where it found work without waiting.";
+    LoopDelaySeconds "loop_delay_seconds" Histogram Seconds EventLoop Target Sum ["thread"] LOOP_THREAD, LOOP,
+        "How late a timer would have fired that is set to 10 ms again and again: 0 where the loop was idle then.";
 
     AcceptQueueLength "accept_queue_length" Gauge Count AcceptQueue Target Sum ["listener"] LISTENER, SOCKET,
         "Connections that are established and wait to be accepted.";

@@ -9,9 +9,9 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    BudgetSnapshot, CpuSnapshot, ListenerSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, RequestsSnapshot,
-    RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
-    ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
+    BudgetSnapshot, CpuSnapshot, ListenerSnapshot, LoopSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot,
+    RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot,
+    TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -88,6 +88,13 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
             asleep_ns: [0, 500, 2000, 0, 0, 500, 0, 0, 0],
             causes_told: true,
             run_queue: Box::new([*recorded(&[1000]), *recorded(&[2000])]),
+            loops: vec![LoopSnapshot {
+                name: "main".into(),
+                active_ns: 2000,
+                idle_ns: 2000,
+                iteration: recorded(&[2000]),
+                delay: recorded(&[0, 500]),
+            }],
             threads: vec![ThreadsSnapshot {
                 name: "main".into(),
                 threads: 1,

@@ -128,6 +128,23 @@ pub struct SchedSnapshot {
     pub blocked: Box<Histogram>,
     /// Its threads, by name, in the order of first sight.
     pub threads: Vec<ThreadsSnapshot>,
+    /// Its event loops, by the names of their threads, in the order of first sight.
+    pub loops: Vec<LoopSnapshot>,
+}
+
+/// The event loops of one name, those that have ended among them. Durations in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct LoopSnapshot {
+    /// Name of their threads.
+    pub name: String,
+    /// Time from wake-ups to the next waits, up to now.
+    pub active_ns: u64,
+    /// Time in waits, up to now.
+    pub idle_ns: u64,
+    /// Times from a wake-up to the next wait.
+    pub iteration: Box<Histogram>,
+    /// How late a timer would have fired.
+    pub delay: Box<Histogram>,
 }
 
 /// The threads of one name. Durations in nanoseconds, of threads that have ended too.
@@ -158,6 +175,7 @@ impl Default for SchedSnapshot {
             on_cpu: Box::new(Histogram::EMPTY),
             blocked: Box::new(Histogram::EMPTY),
             threads: Vec::new(),
+            loops: Vec::new(),
         }
     }
 }

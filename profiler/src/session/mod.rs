@@ -5,6 +5,7 @@ mod accept;
 mod calibration;
 mod claim;
 mod image;
+mod loops;
 mod probes;
 mod records;
 mod request;
@@ -424,6 +425,7 @@ impl Session {
         for watched in &mut self.targets {
             watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
             watched.adopt_children(&mut self.kernel);
+            watched.collect_ended_loops(&mut self.kernel);
             watched.find_cgroups();
             watched.attach_accept(&mut self.kernel, &mut self.accept);
             watched.look_for_stuck(&mut self.kernel, now);

@@ -5,12 +5,13 @@ mod snapshot;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use profiler_common::event::{TaskRecord, ThreadRecord};
+use profiler_common::event::{TaskRecord, ThreadRecord, thread_flag};
 use profiler_common::sched::cause;
 
 use super::accept::{Probed, Returns, Slots};
 use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
+use super::loops::Loops;
 use super::probes::Probes;
 use super::request::{self, Connections, Hooks};
 use super::runtime::{Runtime, Tasks};
@@ -24,7 +25,7 @@ use crate::kernel::KernelError;
 use crate::kernel::attach::{Links, UnixHooks};
 use crate::kernel::clock::online_cpus;
 use crate::kernel::load::Kernel;
-use crate::kernel::signal::{ACCEPT_WAIT, RUN_QUEUE, TASK_POLLS};
+use crate::kernel::signal::{ACCEPT_WAIT, EVENT_LOOP, RUN_QUEUE, SLEEP_CAUSE, TASK_POLLS};
 use crate::model::snapshot::RuntimeSnapshot;
 use crate::model::table::{Table, TargetId};
 use crate::model::task::{SiteInfo, TypeInfo};
@@ -52,6 +53,7 @@ pub(super) struct Watched {
     walker: Option<Walker>,
     throttling: Throttling,
     threads: Threads,
+    loops: Loops,
     /// Images that it has run.
     images: u32,
     /// What its runtime said last.
@@ -86,6 +88,7 @@ impl Watched {
             walker: None,
             throttling: Throttling::default(),
             threads: Threads::default(),
+            loops: Loops::default(),
             images: 1,
             figures: None,
             runtime_name: "none",
@@ -128,7 +131,15 @@ impl Watched {
 
     /// One of its threads has ended.
     pub fn thread_ended(&mut self, record: &ThreadRecord) {
-        self.threads.ended(record);
+        let name = self.threads.ended(record);
+        if record.header.flags & thread_flag::LOOP != 0 {
+            self.loops.ended(record.header.tid, name);
+        }
+    }
+
+    /// Takes what loops had whose threads have ended.
+    pub fn collect_ended_loops(&mut self, kernel: &mut Kernel) {
+        self.loops.collect_ended(kernel);
     }
 
     /// The same, to be given its stacks.
@@ -155,9 +166,11 @@ impl Watched {
                 kernel.add_thread(tid, self.slot)?;
             }
         }
-        match kernel.signals.way(RUN_QUEUE) {
-            Ok(way) => self.status.set("run_queue", ProbeState::Attached, way.how),
-            Err(why) => self.status.set("run_queue", ProbeState::Unsupported, why),
+        for signal in [RUN_QUEUE, SLEEP_CAUSE, EVENT_LOOP] {
+            match kernel.signals.way(signal) {
+                Ok(way) => self.status.set(signal, ProbeState::Attached, way.how),
+                Err(why) => self.status.set(signal, ProbeState::Unsupported, why),
+            }
         }
         Ok(())
     }

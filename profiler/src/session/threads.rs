@@ -76,14 +76,16 @@ impl Threads {
     }
 
     /// A thread that has ended, or is no longer the target's.
-    pub fn ended(&mut self, record: &ThreadRecord) {
+    /// Returns its name.
+    pub fn ended(&mut self, record: &ThreadRecord) -> String {
         let header = &record.header;
         let name = record.name.split(|&byte| byte == 0).next().unwrap_or_default();
         let name = label(header.tid == header.pid, &String::from_utf8_lossy(name));
-        let name = self.named(&name);
+        let place = self.named(&name);
         let ThreadRecord { on_cpu_ns, run_queue_ns, asleep_ns, .. } = *record;
-        self.count(header.tid, name, Time { on_cpu_ns, run_queue_ns, asleep_ns });
+        self.count(header.tid, place, Time { on_cpu_ns, run_queue_ns, asleep_ns });
         self.seen.remove(&header.tid);
+        name
     }
 
     /// All sums. `live` are the threads that there are now.

@@ -65,6 +65,7 @@ impl Watched {
                 asleep_ns[thread.cause as usize % cause::COUNT] += now_ns.saturating_sub(thread.off_cpu_ns);
             }
             let name = || Some(label(self.members.contains(&tid), &process::comm(tid)?));
+            self.loops.lives(tid, thread.loop_score, name);
             self.threads.lives(tid, &thread, now_ns, name);
         }
         self.exported.0 = self.exported.0.max(on_cpu_ns);
@@ -80,6 +81,7 @@ impl Watched {
             on_cpu: Box::new(on_cpu),
             blocked: Box::new(blocked),
             threads: self.threads.snapshot(&live),
+            loops: self.loops.snapshot(kernel, now_ns),
         })
     }
 

@@ -1,0 +1,52 @@
+//! Threads that are event loops: counted when they go to wait for events. Never why a thread sleeps.
+
+use core::ptr::write_volatile;
+
+use profiler_common::counter::Counter;
+use profiler_common::event_loop::{LoopStats, score};
+use profiler_common::sched::{Thread, cause};
+
+use crate::maps::{LOOPS, count};
+
+static NEW: LoopStats = LoopStats::EMPTY;
+const NO_OVERWRITE: u64 = 1;
+
+/// A thread goes to sleep, for one of [`cause`].
+#[inline(always)]
+pub fn sleeps(thread: *mut Thread, tid: u32, why: usize, time: u64) {
+    // SAFETY: live map values; a thread is switched by the one CPU that runs it.
+    unsafe {
+        let before = (*thread).loop_score;
+        if why != cause::EPOLL {
+            if before != 0 {
+                (*thread).loop_score = score::after_other(before);
+            }
+            return;
+        }
+        let active = (*thread).active_ns;
+        write_volatile(&raw mut (*thread).active_ns, 0);
+        let now = score::after_wait(before);
+        (*thread).loop_score = now;
+        if now & score::IS_LOOP == 0 {
+            return;
+        }
+        let Some(stats) = LOOPS.get_ptr_mut(tid) else {
+            let _ = LOOPS.insert(tid, &NEW, NO_OVERWRITE);
+            match LOOPS.get_ptr_mut(tid) {
+                Some(stats) => (*stats).begin(time),
+                None => {
+                    count(Counter::LoopsFull);
+                    // Not at every wait, but after as many as it took until now.
+                    (*thread).loop_score = 0;
+                }
+            }
+            return;
+        };
+        if before & score::IS_LOOP == 0 || active == 0 {
+            (*stats).begin(time);
+        } else {
+            (*stats).idle_until(active);
+            (*stats).busy_until(time);
+        }
+    }
+}
