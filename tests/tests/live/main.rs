@@ -14,6 +14,7 @@ mod budget;
 mod diagnosis;
 mod endpoint;
 mod polls;
+mod puma;
 mod queues;
 mod requests;
 mod robust;
