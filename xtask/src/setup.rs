@@ -79,6 +79,12 @@ const NEEDS: &[Need] = &[
         there: || succeeds("promtool", &["--version"]),
         install: || packages(&["prometheus"]),
     },
+    Need {
+        name: "puma",
+        purpose: "for the tests of requests to a server of Ruby",
+        there: || succeeds("puma", &["--version"]),
+        install: || packages(&["puma", "ruby-rack"]),
+    },
 ];
 
 /// Installs what is missing; with `check` only reports it.

@@ -1,5 +1,6 @@
 //! One watched process with its forked children: what is attached to it, and what is measured on it.
 
+mod listening;
 mod snapshot;
 
 use std::collections::{BTreeSet, HashSet};
@@ -13,7 +14,7 @@ use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
 use super::loops::Loops;
 use super::probes::Probes;
-use super::request::{self, Connections, Hooks};
+use super::request::Connections;
 use super::runtime::{Runtime, Tasks};
 use super::sample::Clock;
 use super::spending::Spending;
@@ -22,7 +23,7 @@ use super::throttle::Throttling;
 use super::walk::Walker;
 use crate::budget::governor::{Mode, Tier};
 use crate::kernel::KernelError;
-use crate::kernel::attach::{Links, UnixHooks};
+use crate::kernel::attach::Links;
 use crate::kernel::clock::online_cpus;
 use crate::kernel::load::Kernel;
 use crate::kernel::signal::{ACCEPT_WAIT, EVENT_LOOP, RUN_QUEUE, SLEEP_CAUSE, TASK_POLLS};
@@ -30,8 +31,8 @@ use crate::model::snapshot::RuntimeSnapshot;
 use crate::model::table::{Table, TargetId};
 use crate::model::task::{SiteInfo, TypeInfo};
 use crate::runtime::{SpawnSite, TaskType};
-use crate::status::{ProbeRow, ProbeState, TargetStatus};
-use crate::target::listener::{Listeners, ListeningSocket, has_io_uring};
+use crate::status::{ProbeState, TargetStatus};
+use crate::target::listener::{Listeners, ListeningSocket};
 use crate::target::process::{self, Process};
 
 /// Rows of the status that the budget switches, by tier.
@@ -223,32 +224,6 @@ impl Watched {
         }
     }
 
-    /// Measures connections and requests from now on, where that was asked for.
-    pub fn follow_requests(&mut self, kernel: &mut Kernel, hooks: Option<&Hooks>) {
-        let Some(hooks) = hooks else {
-            return self.status.set("requests", ProbeState::NotApplicable, "not asked for: see --requests");
-        };
-        let seen = |row: &ProbeRow| row.probe == "accept_wait" && row.state == ProbeState::Attached;
-        let (state, detail) = match (hooks, &mut self.listeners) {
-            (Err((state, why)), _) => (*state, why.clone()),
-            _ if !self.status.probes.iter().any(seen) => {
-                (ProbeState::Broken, "its accepts are not seen: see `accept_wait`".to_owned())
-            }
-            (Ok(()), None) => (ProbeState::Broken, "its sockets cannot be listed: see `accept_queue`".to_owned()),
-            (Ok(()), Some(listeners)) => {
-                let pids: Vec<u32> = self.members.iter().copied().collect();
-                match Connections::find(kernel, listeners, &pids, self.slot) {
-                    Ok(connections) => {
-                        self.connections = Some(connections);
-                        (ProbeState::Attached, request::HOW.to_owned())
-                    }
-                    Err(why) => (ProbeState::Broken, why),
-                }
-            }
-        };
-        self.status.set("requests", state, detail);
-    }
-
     /// Looks at the listening sockets: new ones get a slot, closed ones give theirs back.
     pub fn refresh_listeners(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
         if !self.running() {
@@ -288,61 +263,6 @@ impl Watched {
         self.sockets = sockets;
         self.look_for_unseen_accepts(kernel, slots);
         self.state_unix(without_unix, kernel.unix);
-    }
-
-    /// Attaches to accepts by io_uring, where it has one.
-    pub fn look_for_uring(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
-        if self.members.iter().any(|&pid| has_io_uring(pid)) {
-            self.attach_uring(kernel, slots);
-        }
-    }
-
-    fn attach_uring(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
-        match slots.attach_uring(kernel) {
-            Ok(()) => self.status.set("accept_uring", ProbeState::Attached, "by BTF tracepoints of io_uring"),
-            Err(why) => self.status.set("accept_uring", ProbeState::Unsupported, why),
-        }
-    }
-
-    /// Says how many connections it accepted in a way that is not seen.
-    fn look_for_unseen_accepts(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
-        let attached =
-            |probe: &str| self.status.probes.iter().any(|row| row.probe == probe && row.state == ProbeState::Attached);
-        if !attached("accept_depth") || !attached("accept_wait") {
-            return;
-        }
-        let mut unseen = 0;
-        for socket in &self.sockets {
-            match slots.observe(kernel, socket.cookie, socket.length) {
-                Ok(n) => unseen += n,
-                Err(e) => log::warn!("{e}"),
-            }
-        }
-        if unseen > 0 {
-            let why = format!(
-                "{unseen} connections left its accept queues and were not seen to be accepted: by io_uring, or by a process \
-                 that is not watched; their waits are not measured"
-            );
-            self.status.set("accept_unseen", ProbeState::Broken, why);
-            self.attach_uring(kernel, slots);
-        }
-    }
-
-    /// Says what is known of its unix sockets, where it listens on some or they cannot be listed.
-    fn state_unix(&mut self, without: Option<String>, hooks: UnixHooks) {
-        let (state, detail) = match without {
-            Some(why) => (ProbeState::Broken, why),
-            None if self.sockets.iter().all(|socket| socket.address.port().is_some()) => return,
-            None if hooks.arrivals && hooks.accepts => {
-                (ProbeState::Attached, "by sock_diag at each scrape, and BTF tracepoint sk_data_ready".to_owned())
-            }
-            None => {
-                let why = "length and limit by sock_diag; no depths and no waits: they take the tracepoint sk_data_ready (6.12 \
-                           and later), and fentry, which is used here for TCP, does not tell of unix sockets";
-                (ProbeState::Unsupported, why.to_owned())
-            }
-        };
-        self.status.set("accept_unix", state, detail);
     }
 
     /// Recognises the runtime and attaches its probes. What cannot be attached is a row of the status.

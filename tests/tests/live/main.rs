@@ -18,6 +18,7 @@ mod endpoint;
 mod loops;
 mod polls;
 mod privileges;
+mod puma;
 mod queues;
 mod requests;
 mod robust;

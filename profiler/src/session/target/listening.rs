@@ -1,0 +1,92 @@
+//! What becomes of the connections to a watched process: which of them are not seen, and whether requests are measured.
+//! Never which sockets it listens on.
+
+use super::super::request::{self, Connections, Hooks};
+use super::{Slots, Watched};
+use crate::kernel::attach::UnixHooks;
+use crate::kernel::load::Kernel;
+use crate::status::{ProbeRow, ProbeState};
+use crate::target::listener::has_io_uring;
+
+impl Watched {
+    /// Measures connections and requests from now on, where that was asked for.
+    pub fn follow_requests(&mut self, kernel: &mut Kernel, hooks: Option<&Hooks>) {
+        let Some(hooks) = hooks else {
+            return self.status.set("requests", ProbeState::NotApplicable, "not asked for: see --requests");
+        };
+        let seen = |row: &ProbeRow| row.probe == "accept_wait" && row.state == ProbeState::Attached;
+        let (state, detail) = match (hooks, &mut self.listeners) {
+            (Err((state, why)), _) => (*state, why.clone()),
+            _ if !self.status.probes.iter().any(seen) => {
+                (ProbeState::Broken, "its accepts are not seen: see `accept_wait`".to_owned())
+            }
+            (Ok(()), None) => (ProbeState::Broken, "its sockets cannot be listed: see `accept_queue`".to_owned()),
+            (Ok(()), Some(listeners)) => {
+                let pids: Vec<u32> = self.members.iter().copied().collect();
+                match Connections::find(kernel, listeners, &pids, self.slot) {
+                    Ok(connections) => {
+                        self.connections = Some(connections);
+                        (ProbeState::Attached, request::HOW.to_owned())
+                    }
+                    Err(why) => (ProbeState::Broken, why),
+                }
+            }
+        };
+        self.status.set("requests", state, detail);
+    }
+
+    /// Attaches to accepts by io_uring, where it has one.
+    pub fn look_for_uring(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
+        if self.members.iter().any(|&pid| has_io_uring(pid)) {
+            self.attach_uring(kernel, slots);
+        }
+    }
+
+    fn attach_uring(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
+        match slots.attach_uring(kernel) {
+            Ok(()) => self.status.set("accept_uring", ProbeState::Attached, "by BTF tracepoints of io_uring"),
+            Err(why) => self.status.set("accept_uring", ProbeState::Unsupported, why),
+        }
+    }
+
+    /// Says how many connections it accepted in a way that is not seen.
+    pub(super) fn look_for_unseen_accepts(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
+        let attached =
+            |probe: &str| self.status.probes.iter().any(|row| row.probe == probe && row.state == ProbeState::Attached);
+        if !attached("accept_depth") || !attached("accept_wait") {
+            return;
+        }
+        let mut unseen = 0;
+        for socket in &self.sockets {
+            match slots.observe(kernel, socket.cookie, socket.length) {
+                Ok(n) => unseen += n,
+                Err(e) => log::warn!("{e}"),
+            }
+        }
+        if unseen > 0 {
+            let why = format!(
+                "{unseen} connections left its accept queues and were not seen to be accepted: by io_uring, or by a process \
+                 that is not watched; their waits are not measured"
+            );
+            self.status.set("accept_unseen", ProbeState::Broken, why);
+            self.attach_uring(kernel, slots);
+        }
+    }
+
+    /// Says what is known of its unix sockets, where it listens on some or they cannot be listed.
+    pub(super) fn state_unix(&mut self, without: Option<String>, hooks: UnixHooks) {
+        let (state, detail) = match without {
+            Some(why) => (ProbeState::Broken, why),
+            None if self.sockets.iter().all(|socket| socket.address.port().is_some()) => return,
+            None if hooks.arrivals && hooks.accepts => {
+                (ProbeState::Attached, "by sock_diag at each scrape, and BTF tracepoint sk_data_ready".to_owned())
+            }
+            None => {
+                let why = "length and limit by sock_diag; no depths and no waits: they take the tracepoint sk_data_ready (6.12 \
+                           and later), and fentry, which is used here for TCP, does not tell of unix sockets";
+                (ProbeState::Unsupported, why.to_owned())
+            }
+        };
+        self.status.set("accept_unix", state, detail);
+    }
+}
