@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::{root, run, succeeds};
+use crate::process::{output, root, run, succeeds};
 
 /// A kernel of the matrix.
 pub struct Kernel {
@@ -29,7 +29,6 @@ pub const KERNELS: &[Kernel] = &[
 
 /// The flavour that boots fastest.
 const FLAVOUR: &str = "-cloud-amd64";
-const ARCHIVE: &str = "http://deb.debian.org";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Modules that are needed, in the order in which they are loaded. What a kernel has built in is no module.
 const MODULES: [&str; 3] = ["inet_diag", "tcp_diag", "unix_diag"];
@@ -112,10 +111,9 @@ impl Apt {
             fs::create_dir_all(folder.join(part))?;
         }
         fs::write(folder.join("status"), "")?;
-        fs::write(
-            folder.join("etc/sources.list"),
-            format!("deb [signed-by={KEYRING}] {ARCHIVE}/{archive} {suite} main\n"),
-        )?;
+        let site = site(archive)?;
+        let source = format!("deb [signed-by={KEYRING}] {site} {suite} main\n");
+        fs::write(folder.join("etc/sources.list"), source)?;
         let apt = Apt { folder };
         run(apt.command("apt-get").args(["--quiet", "update"]))?;
         Ok(apt)
@@ -158,6 +156,17 @@ impl Apt {
         }
         fs::remove_dir_all(debs)?;
         Ok(unpacked)
+    }
+}
+
+/// Where this host has an archive's folder from.
+fn site(archive: &str) -> Result<String> {
+    let sites = output("apt-get", &["indextargets", "--format", "$(SITE)"]).unwrap_or_default();
+    match sites.lines().find(|site| site.trim_end_matches('/').ends_with(&format!("/{archive}"))) {
+        Some(site) => Ok(site.to_owned()),
+        None => {
+            bail!("this host's apt has no source that ends in /{archive}: add one to its sources, and run this again")
+        }
     }
 }
 
