@@ -44,6 +44,8 @@ enum Request {
     Attach { path: Vec<u8>, mechanism: Mechanism, pid: Option<u32>, sites: Vec<Site> },
     /// Let a program run at each tick of a clock on this CPU.
     Clock { cpu: u32, period_ns: u64 },
+    /// Let a program run at the tracepoint that it was loaded for.
+    Tracing,
     /// Detach what was attached under this number.
     Release { id: u64 },
 }
@@ -103,6 +105,14 @@ impl Holder {
     pub fn clock(self: &Arc<Holder>, program: BorrowedFd<'_>, cpu: u32, period_ns: u64) -> io::Result<Held> {
         let id = self.ask(&Request::Clock { cpu, period_ns }, Some(program))?;
         Ok(Held { holder: Arc::clone(self), id })
+    }
+
+    /// Lets a program run at the tracepoint that it was loaded for, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn tracing(self: &Arc<Holder>, program: BorrowedFd<'_>) -> io::Result<Held> {
+        Ok(Held { id: self.ask(&Request::Tracing, Some(program))?, holder: Arc::clone(self) })
     }
 
     /// Whether it is there. When it is not, nothing is attached any more.
@@ -241,6 +251,10 @@ fn perform(request: Request, program: Option<OwnedFd>, links: &Mutex<Links>) -> 
             let program = program.ok_or(io::ErrorKind::InvalidData)?;
             let event = perf::cpu_clock(cpu, period_ns)?;
             Ok(lock(links).hold(vec![bpf::attach_perf_event(program.as_fd(), event, 0)?]))
+        }
+        Request::Tracing => {
+            let program = program.ok_or(io::ErrorKind::InvalidData)?;
+            Ok(lock(links).hold(vec![vec![bpf::link_tracing(program.as_fd())?]]))
         }
         Request::Release { id } => {
             let released = lock(links).by_id.remove(&id);

@@ -1,8 +1,12 @@
 //! The hooks that see accepts by io_uring, and what the kernel must have for them.
 
+use std::os::fd::AsFd as _;
+
 use aya::Btf as KernelTypes;
+use aya::programs::BtfTracePoint;
 
 use super::KernelError;
+use super::attach::Links;
 use super::btf::Btf;
 use super::feature::Feature;
 use super::load::Kernel;
@@ -29,11 +33,11 @@ pub(super) fn is_there(btf: &Btf) -> bool {
 }
 
 impl Kernel {
-    /// Attaches to the requests of all io_urings of the machine.
+    /// Loads what sees the requests of all io_urings of the machine, to be attached when there is a reason for it.
     ///
     /// # Errors
-    /// The kernel has them not, or in another form, or refuses.
-    pub fn attach_uring_accepts(&mut self) -> Result<(), KernelError> {
+    /// The kernel has the tracepoints not, or in another form, or refuses.
+    pub fn load_uring_accepts(&mut self) -> Result<(), KernelError> {
         if !self.features.has(Feature::Uring) {
             let what = "see accepts by io_uring".to_owned();
             let source =
@@ -41,6 +45,34 @@ impl Kernel {
             return Err(KernelError::System { what, source });
         }
         let types = KernelTypes::from_sys_fs()?;
-        HOOKS.iter().try_for_each(|(hook, _)| self.attach_btf(&types, hook, hook))
+        for (hook, _) in HOOKS {
+            let program = self.tracepoint(hook)?;
+            if program.fd().is_err() {
+                program.load(hook, &types).map_err(|source| KernelError::Program { program: hook, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches it.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn attach_uring_accepts(&mut self) -> Result<Links, KernelError> {
+        self.load_uring_accepts()?;
+        let holder = self.holder()?;
+        let mut held = Vec::with_capacity(HOOKS.len());
+        for (hook, _) in HOOKS {
+            let failed = |source| KernelError::Program { program: hook, source };
+            let program = self.tracepoint(hook)?.fd().map_err(failed)?.as_fd();
+            let system = |source| KernelError::System { what: format!("attach to tracepoint {hook}"), source };
+            held.push(holder.tracing(program).map_err(system)?);
+        }
+        Ok(Links::of(held))
+    }
+
+    fn tracepoint(&mut self, name: &'static str) -> Result<&mut BtfTracePoint, KernelError> {
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
+        program.try_into().map_err(|source| KernelError::Program { program: name, source })
     }
 }

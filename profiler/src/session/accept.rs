@@ -20,7 +20,7 @@ const ON_THEIR_WAY: i64 = 16;
 pub(super) struct Slots {
     by_cookie: HashMap<u64, Slot>,
     /// The hooks of io_uring, once there is a reason for them.
-    uring: Option<Result<(), String>>,
+    uring: Option<Result<Links, String>>,
     /// Connections of sockets that were closed, which nobody was seen to accept.
     unseen: u64,
     free: Vec<u32>,
@@ -108,7 +108,7 @@ impl Slots {
     }
 
     /// Attaches to accepts by io_uring, for all processes of the machine, when there is a reason for it.
-    pub fn attach_uring(&mut self, kernel: &mut Kernel) -> &Result<(), String> {
+    pub fn attach_uring(&mut self, kernel: &mut Kernel) -> &Result<Links, String> {
         self.uring.get_or_insert_with(|| kernel.attach_uring_accepts().map_err(|e| e.to_string()))
     }
 

@@ -204,6 +204,9 @@ impl Session {
         if !session.options.keep_capabilities {
             // A target may exec into a program of a runtime that none has now.
             session.kernel.load_uprobes(probes::programs().chain([accept::PROGRAM]));
+            if let Err(e) = session.kernel.load_uring_accepts() {
+                log::debug!("{e}");
+            }
             session.kernel.give_up_capabilities()?;
         }
         log::info!("attached in {} ms", started.elapsed().as_millis());

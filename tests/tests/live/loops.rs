@@ -123,7 +123,8 @@ fn node() {
     compare(&mut table, "idle, s", (grown("idle_ns"), seen.idle), 2.0, (seen.waited, 0.0));
     let waited = (seen.waited / seen.fired, seen.waited / seen.fired);
     let means = (seconds(&truth, "interval_mean_ns"), TIMER + seen.late / seen.fired);
-    compare(&mut table, "mean interval of a 10 ms timer, s", means, 2.0, waited);
+    // Node's timers go by the clock of the loop, which stands still within an iteration and has whole milliseconds.
+    compare(&mut table, "mean interval of a 10 ms timer, s", means, 6.0, waited);
     let p99s = (seconds(&truth, "interval_p99_ns"), TIMER + p99(&profiler, fixture.pid()));
     compare(&mut table, "p99 of that interval, s", p99s, 15.0, waited);
     table.finish();
