@@ -11,6 +11,8 @@ use super::load::Kernel;
 use super::signal::TASK_CPU;
 
 const PROGRAM: &str = "cpu_clock";
+/// Debian's kernels want more than CAP_PERFMON for any perf event there.
+const REMEDY: &str = " (where kernel.perf_event_paranoid is 3, CAP_SYS_ADMIN is needed)";
 
 /// Why the clock does not tick.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +45,7 @@ impl Kernel {
         let program = self.clock_program()?.fd().map_err(failed)?.as_fd();
         let held = holder
             .clock(program, cpu, SAMPLE_PERIOD_NS)
-            .map_err(|source| KernelError::System { what: format!("open the clock of CPU {cpu}"), source })?;
+            .map_err(|source| KernelError::System { what: format!("open the clock of CPU {cpu}{REMEDY}"), source })?;
         Ok(Links::of(vec![held]))
     }
 

@@ -209,7 +209,8 @@ pub fn serve() -> io::Result<()> {
                 && !limited
             {
                 // Perf-event uprobes take more than CAP_PERFMON.
-                capability::keep_only(|_| true, *mechanism == Mechanism::PerfEvents)?;
+                let admin = *mechanism == Mechanism::PerfEvents || !clocks_without_admin();
+                capability::keep_only(|_| true, admin)?;
                 limited = true;
             }
             scope.spawn(move || reply(&answer, perform(request, program, links)));
@@ -219,6 +220,17 @@ pub fn serve() -> io::Result<()> {
     let links = links.into_inner().unwrap_or_else(PoisonError::into_inner);
     close(links.by_id.into_values().flatten());
     Ok(())
+}
+
+/// Whether a CPU's clock can be opened without CAP_SYS_ADMIN. CAP_PERFMON is enough for the kernel, but not where
+/// `kernel.perf_event_paranoid` is 3, as Debian's has it. A thread tries, since capabilities are each thread's own.
+fn clocks_without_admin() -> bool {
+    const PERIOD_NS: u64 = 1_000_000_000;
+    let tried = thread::spawn(|| {
+        capability::keep_only(|_| true, false)?;
+        perf::cpu_clock(rustix::thread::sched_getcpu() as u32, PERIOD_NS)
+    });
+    tried.join().is_ok_and(|clock| clock.is_ok())
 }
 
 /// The next request; `None` when the parent has ended.
