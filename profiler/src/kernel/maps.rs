@@ -61,6 +61,19 @@ impl Kernel {
         }
     }
 
+    /// Forgets the threads that have ended unseen: those of which `lives` says that they do not live.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn forget_threads(&mut self, lives: impl Fn(u32) -> bool) -> Result<(), KernelError> {
+        let mut threads = self.hash::<u32, Value<Thread>>("THREADS")?;
+        let known: Vec<u32> = threads.keys().collect::<Result<_, _>>().map_err(failed("THREADS"))?;
+        for tid in known.into_iter().filter(|&tid| !lives(tid)) {
+            let _ = threads.remove(&tid);
+        }
+        Ok(())
+    }
+
     /// What a thread does just now.
     pub fn thread(&mut self, tid: u32) -> Option<Thread> {
         Some(self.hash::<u32, Value<Thread>>("THREADS").ok()?.get(&tid, 0).ok()?.0)

@@ -179,13 +179,13 @@ pub const SIGNALS: &[Signal] = &[
                 Attach::UprobeMulti,
                 &[Feature::SetState, Feature::UprobeMulti],
                 "by BTF tracepoint inet_sock_set_state, and uprobes behind accept in the C library",
-                "each accept costs a trap; what is accepted otherwise (io_uring) is not matched",
+                "each accept costs a trap",
             ),
             way(
                 Attach::Uprobe,
                 &[Feature::SetState, Feature::Uprobe],
                 "by BTF tracepoint inet_sock_set_state, and uprobes behind accept in the C library",
-                "each accept costs a trap; what is accepted otherwise (io_uring) is not matched",
+                "each accept costs a trap",
             ),
             way(
                 Attach::Tracepoint,

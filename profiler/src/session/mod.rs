@@ -22,7 +22,7 @@ mod walk;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use profiler_common::counter::Counter;
@@ -49,7 +49,7 @@ use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
 use crate::runtime::FoundTask;
 use crate::status::ProbeState;
-use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
+use crate::target::process::{self, Process, ProcessError, require_init_pid_namespace};
 use crate::trace::{Trace, TraceError};
 
 /// Records that are taken at once, before anything else gets its turn.
@@ -272,6 +272,28 @@ impl Session {
         }
     }
 
+    /// Ends of processes that nobody reported: where BPF programs can be preempted, the kernel leaves out one that comes
+    /// while another of its kind runs on that CPU.
+    fn notice_unseen_exits(&mut self) -> Result<(), KernelError> {
+        let gone: Vec<u32> = self.by_pid.keys().copied().filter(|&pid| !process::is_running(pid)).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        // Whose end was reported is known after this: a process is reported before it is gone.
+        while self.drain() {}
+        let before = self.tally.exits_unseen;
+        for pid in gone {
+            let Some(index) = self.by_pid.remove(&pid) else { continue };
+            self.tally.exits_unseen += 1;
+            self.kernel.remove_target(pid);
+            self.targets[index].exited(pid, &mut self.table, clock::monotonic_ns());
+        }
+        if self.tally.exits_unseen > before {
+            self.kernel.forget_threads(|tid| Path::new(&format!("/proc/{tid}")).exists())?;
+        }
+        Ok(())
+    }
+
     /// A descriptor that becomes readable when the ring should be drained at once.
     ///
     /// # Errors
@@ -424,6 +446,7 @@ impl Session {
         }
         self.kernel.check_probes()?;
         self.refreshed_ns = now;
+        self.notice_unseen_exits()?;
         self.kernel.flush_log();
         for watched in &mut self.targets {
             watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
@@ -513,6 +536,7 @@ impl Session {
             lost: vec![
                 ("record_malformed", tally.malformed),
                 ("process_unknown", tally.foreign_process),
+                ("process_exit_unseen", tally.exits_unseen),
                 ("task_vtable_unknown", tally.foreign_vtable),
                 ("accept_unseen", self.listener_slots.unseen()),
             ],

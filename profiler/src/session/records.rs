@@ -21,6 +21,8 @@ pub(super) struct Tally {
     pub execed: u64,
     pub exited: u64,
     pub threads_ended: u64,
+    /// Ends of processes that the kernel half did not report.
+    pub exits_unseen: u64,
     pub sampled: u64,
     pub malformed: u64,
     pub foreign_process: u64,

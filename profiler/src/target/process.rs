@@ -209,6 +209,12 @@ impl Process {
     }
 }
 
+/// Whether a process with this id runs: neither none, nor its corpse. Its first thread may have ended before others.
+pub fn is_running(pid: u32) -> bool {
+    let state = open(pid).ok().and_then(|p| p.stat().ok()).map(|stat| stat.state);
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X') || threads(pid).len() > 1)
+}
+
 /// Ids of all threads of a process; none once it has ended.
 pub fn threads(pid: u32) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };

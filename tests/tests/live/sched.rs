@@ -134,10 +134,12 @@ fn forked_children() {
     let page = profiler.page();
     let events = |kind| page.value("profiler_events_total", &[("kind", kind)]) as usize;
     table.equal("forks", 3 * CHILDREN, events("process_forked"));
-    table.equal("exits", 3 * CHILDREN, events("process_exited"));
     let status = profiler.status();
-    let losses = status.losses();
-    table.holds("lost", "nothing", format!("{losses:?}"), losses.is_empty());
+    let mut losses = status.losses();
+    // Kernels that preempt BPF programs may leave one out: then it is counted when the child is found to be gone.
+    let unseen = losses.remove("process_exit_unseen").unwrap_or_default() as usize;
+    table.equal("exits, seen and unseen", 3 * CHILDREN, events("process_exited") + unseen);
+    table.holds("lost", "nothing else", format!("{losses:?}"), losses.is_empty());
     table.finish();
 }
 
