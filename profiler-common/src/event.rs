@@ -188,14 +188,17 @@ pub const SAMPLE_PERIOD_NS: u64 = 10_101_010;
 /// No more ticks are missed than would come in this time, nanoseconds: behind a longer gap the clock was off.
 const LONGEST_GAP_NS: u64 = 1_000_000_000;
 
-/// How many ticks were missed between two that came at these times, nanoseconds; `last_ns` is 0 before the first.
+/// How many ticks a CPU has missed when one comes at `now_ns`, and when the last one was due: what is to be passed as
+/// `due_ns` the next time, 0 before the first. A late tick does not make the next one late: they are due a period apart,
+/// and one that comes sooner than that shows that the last one was late itself.
 #[inline(always)]
-pub fn missed_ticks(last_ns: u64, now_ns: u64) -> u32 {
-    let gap_ns = now_ns.saturating_sub(last_ns);
-    if last_ns == 0 || gap_ns > LONGEST_GAP_NS {
-        return 0;
+pub fn missed_ticks(due_ns: u64, now_ns: u64) -> (u32, u64) {
+    let gap_ns = now_ns.saturating_sub(due_ns);
+    if due_ns == 0 || !(SAMPLE_PERIOD_NS..=LONGEST_GAP_NS).contains(&gap_ns) {
+        return (0, now_ns);
     }
-    ((gap_ns + SAMPLE_PERIOD_NS / 2) / SAMPLE_PERIOD_NS).saturating_sub(1) as u32
+    let ticks = gap_ns / SAMPLE_PERIOD_NS;
+    ((ticks - 1) as u32, due_ns + ticks * SAMPLE_PERIOD_NS)
 }
 
 /// The longest sample. 8264 bytes.
@@ -219,13 +222,36 @@ const _: () = assert!(size_of::<SpawnStack>() == 104 + STACK_BYTES);
 mod tests {
     use super::*;
 
-    /// Check that a tick stands for those that did not come, and not for the time in which no clock was on.
+    /// Ticks that come at these times, in periods, and how many each has missed.
+    fn check(times: &[f64], expected: &[u32]) {
+        let mut due_ns = 0;
+        let missed = times.iter().map(|time| {
+            let (missed, due) = missed_ticks(due_ns, 7 + (time * SAMPLE_PERIOD_NS as f64) as u64);
+            due_ns = due;
+            missed
+        });
+        assert!(missed.eq(expected.iter().copied()), "{times:?}");
+    }
+
+    /// Check that a tick stands for those that did not come.
     #[test]
     fn ticks_that_did_not_come_are_missed() {
-        let after = |gap: f64| missed_ticks(7, 7 + (gap * SAMPLE_PERIOD_NS as f64) as u64);
-        assert_eq!(missed_ticks(0, 5 * SAMPLE_PERIOD_NS), 0);
-        assert_eq!([0.0, 0.4, 1.0, 1.4, 1.6, 2.0, 5.1].map(after), [0, 0, 0, 0, 1, 1, 4]);
-        assert_eq!([98.0, 100.0].map(after), [97, 0]);
-        assert_eq!(missed_ticks(7, 3), 0);
+        check(&[1.0, 2.001, 3.0, 4.002], &[0; 4]);
+        check(&[1.0, 4.3, 5.0], &[0, 2, 0]);
+        // The first one was late.
+        check(&[1.7, 2.0, 3.0, 6.1], &[0, 0, 0, 2]);
+    }
+
+    /// Check that ticks that come late, and the next one in time, are no more than there are.
+    #[test]
+    fn late_ticks_are_not_missed() {
+        check(&[1.0, 2.9, 3.0, 4.6, 5.0, 6.0], &[0; 6]);
+        check(&[1.0, 2.6, 3.6, 4.0], &[0; 4]);
+    }
+
+    /// Check that nothing is missed in the time in which no clock was on.
+    #[test]
+    fn a_long_gap_is_no_gap() {
+        check(&[1.0, 99.0, 300.0, 301.0], &[0, 97, 0, 0]);
     }
 }

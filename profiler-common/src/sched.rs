@@ -74,6 +74,8 @@ pub struct Thread {
     pub loop_score: u32,
     /// When it was woken from a wait for events; 0 while it is in one. Nanoseconds.
     pub active_ns: u64,
+    /// CPU time that the scheduler had charged it with when it left the CPU last; 0 before. Nanoseconds.
+    pub charged_ns: u64,
 }
 
 /// What a wait in the run queue follows: positions in [`SchedStats::run_queue`].
@@ -196,7 +198,7 @@ pub mod cause {
     ];
 }
 
-const _: () = assert!(size_of::<Thread>() == 72);
+const _: () = assert!(size_of::<Thread>() == 80);
 const _: () = assert!(
     size_of::<SchedStats>() == 8 * (2 + preempter::COUNT + cause::COUNT) + (after::COUNT + 2) * size_of::<Histogram>()
 );

@@ -93,7 +93,7 @@ pub static TYPES: PerCpuHashMap<TypeKey, TypeStats> = PerCpuHashMap::with_max_en
 #[map]
 pub static COSTS: PerCpuArray<Cost> = PerCpuArray::with_max_entries(1, 0);
 
-/// When the sampling clock ticked last.
+/// When the last tick of the sampling clock was due.
 #[map]
 pub static TICKS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 

@@ -37,8 +37,11 @@ pub fn taken(ctx: &PerfEventContext) -> u32 {
 fn missed(time_ns: u64) -> u32 {
     let Some(tick) = TICKS.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own value: the clock does not interrupt itself.
-    let last_ns = unsafe { core::mem::replace(&mut *tick, time_ns) };
-    missed_ticks(last_ns, time_ns)
+    unsafe {
+        let (missed, due_ns) = missed_ticks(*tick, time_ns);
+        *tick = due_ns;
+        missed
+    }
 }
 
 #[inline(always)]

@@ -61,6 +61,8 @@ pub fn switch<const CAUSES: bool>(preempted: u64, previous: *const u8, next: *co
     // SAFETY: the helper has no precondition.
     let cpu = unsafe { bpf_get_smp_processor_id() } + 1;
     if let Some(thread) = out {
+        // SAFETY: `previous` is a tracepoint's `task_struct`, the offset is from BTF.
+        arrived_unseen(thread, time, cpu, unsafe { read::member(previous, offsets::task_sum_exec_runtime()) });
         // `bool` and `unsigned int` arguments: what is above them is not defined.
         if preempted as u8 != 0 || state as u32 == 0 {
             switched_out(thread, time, cpu, Leaving::Runnable(preempter(previous, next)));
@@ -131,6 +133,23 @@ fn preempter(previous: *const u8, next: *const u8) -> usize {
     }
 }
 
+/// A thread is about to leave its CPU, `charged` with so much CPU time so far. Some kernels do not report every switch:
+/// of 375 that Linux 6.18 counted its tracepoint told 356. Where the thread was not seen to come, what it was charged
+/// with since it left the last time tells when it did.
+#[inline(always)]
+fn arrived_unseen(thread: *mut Thread, time: u64, cpu: u32, charged: u64) {
+    // SAFETY: live map values; a thread is switched by the one CPU that runs it.
+    unsafe {
+        let (before, off) = ((*thread).charged_ns, (*thread).off_cpu_ns);
+        (*thread).charged_ns = charged;
+        if (*thread).on_cpu_ns == 0 && off != 0 && before != 0 {
+            let came = time.saturating_sub(charged.saturating_sub(before));
+            let earliest = if (*thread).runnable_ns > off { (*thread).runnable_ns } else { off };
+            switched_in(thread, if came > earliest { came } else { earliest }, cpu);
+        }
+    }
+}
+
 #[inline(always)]
 fn switched_out(thread: *mut Thread, time: u64, cpu: u32, how: Leaving) {
     // SAFETY: live map values; a thread is switched by the one CPU that runs it.
@@ -168,7 +187,8 @@ fn switched_out(thread: *mut Thread, time: u64, cpu: u32, how: Leaving) {
     }
 }
 
-#[inline(always)]
+/// Not inlined: there are two callers, and the verifier does not follow what becomes of two copies.
+#[inline(never)]
 fn switched_in(thread: *mut Thread, time: u64, cpu: u32) {
     // SAFETY: live map values; a thread is switched by the one CPU that runs it.
     unsafe {
