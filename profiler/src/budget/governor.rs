@@ -28,6 +28,8 @@ const LASTING: f64 = 1.5;
 const LASTING_NS: f64 = 1e9;
 /// CPU time after which it is known what hooks cost that are always on, nanoseconds.
 const KNOWN_NS: f64 = 100e6;
+/// CPU time between two observations of which one tells much, nanoseconds.
+const TELLING_NS: f64 = 1e6;
 /// Over this time shares are averaged for people, nanoseconds.
 const AVERAGED_NS: f64 = 10e9;
 
@@ -218,10 +220,12 @@ impl Governor {
             return;
         }
         let weight = (cpu / 50e6).min(1.0);
+        // Two births in the first microseconds of a target's work are no density.
+        let least = if cpu < TELLING_NS { 0.0 } else { 0.2 };
         self.always += (always / own - self.always) * weight;
         for (state, cost) in self.tiers.iter_mut().zip(tiers) {
             if state.attached {
-                state.density += (cost / own - state.density) * weight.max(0.2);
+                state.density += (cost / own - state.density) * weight.max(least);
             }
         }
     }
