@@ -9,8 +9,8 @@ use profiler_common::counter::Counter;
 use profiler_common::map::Probe;
 use profiler_common::request::{Connection, Reply};
 
-use crate::accept::{AF_UNIX, TCP_ESTABLISHED, socket_of};
-use crate::maps::{CONNECTIONS, REPLIES, REQUESTS, TARGETS, UNIX_ACCEPTED, UNIX_CONNECTIONS, count};
+use crate::accept::{AF_UNIX, TCP_ESTABLISHED, socket_of, target};
+use crate::maps::{CONNECTIONS, REPLIES, REQUESTS, UNIX_ACCEPTED, UNIX_CONNECTIONS, count};
 use crate::sched::now;
 use crate::{cost, offsets, read};
 
@@ -160,14 +160,6 @@ fn ended(connection: *mut Connection) {
         }
         ((*connection).read_ns, (*connection).written_ns) = (0, 0);
     }
-}
-
-/// The slot of the target that runs; `None` when it is none.
-#[inline(always)]
-fn target() -> Option<u32> {
-    let target = TARGETS.get_ptr((bpf_get_current_pid_tgid() >> 32) as u32)?;
-    // SAFETY: a live map value.
-    Some(unsafe { (*target).slot })
 }
 
 /// What is known of a socket, if a target accepted it.

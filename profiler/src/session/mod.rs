@@ -4,6 +4,7 @@
 mod accept;
 mod calibration;
 mod claim;
+mod gone;
 mod image;
 mod loops;
 mod probes;
@@ -22,7 +23,7 @@ mod walk;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use profiler_common::counter::Counter;
@@ -49,7 +50,7 @@ use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
 use crate::runtime::FoundTask;
 use crate::status::ProbeState;
-use crate::target::process::{self, Process, ProcessError, require_init_pid_namespace};
+use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
 use crate::trace::{Trace, TraceError};
 
 /// Records that are taken at once, before anything else gets its turn.
@@ -257,41 +258,6 @@ impl Session {
             trim_heap();
         }
         self.targets[index].put_walker(walker, image);
-    }
-
-    /// A process that ended before the kernel half knew of it is reported by nobody.
-    fn notice_gone(&mut self) {
-        let gone: Vec<u32> =
-            self.targets.iter().map(|watched| &watched.process).filter(|p| !p.is_running()).map(|p| p.pid).collect();
-        // Whose end was reported is not running any more after this.
-        while self.drain() {}
-        let now = clock::monotonic_ns();
-        for watched in self.targets.iter_mut().filter(|w| w.running() && gone.contains(&w.process.pid)) {
-            self.by_pid.remove(&watched.process.pid);
-            watched.exited(watched.process.pid, &mut self.table, now);
-        }
-    }
-
-    /// Ends of processes that nobody reported: where BPF programs can be preempted, the kernel leaves out one that comes
-    /// while another of its kind runs on that CPU.
-    fn notice_unseen_exits(&mut self) -> Result<(), KernelError> {
-        let gone: Vec<u32> = self.by_pid.keys().copied().filter(|&pid| !process::is_running(pid)).collect();
-        if gone.is_empty() {
-            return Ok(());
-        }
-        // Whose end was reported is known after this: a process is reported before it is gone.
-        while self.drain() {}
-        let before = self.tally.exits_unseen;
-        for pid in gone {
-            let Some(index) = self.by_pid.remove(&pid) else { continue };
-            self.tally.exits_unseen += 1;
-            self.kernel.remove_target(pid);
-            self.targets[index].exited(pid, &mut self.table, clock::monotonic_ns());
-        }
-        if self.tally.exits_unseen > before {
-            self.kernel.forget_threads(|tid| Path::new(&format!("/proc/{tid}")).exists())?;
-        }
-        Ok(())
     }
 
     /// A descriptor that becomes readable when the ring should be drained at once.
