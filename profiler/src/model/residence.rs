@@ -26,23 +26,46 @@ const WAIT_NS: u64 = 500_000_000;
 const REMEMBERED: usize = 256;
 /// A thread that was not sampled for so long is forgotten, nanoseconds.
 const FORGET_NS: u64 = 10_000_000_000;
-/// How likely by chance a run may be that counts, on a thread of which nothing else is known.
-const CHANCE: f64 = 1e-3;
+/// How likely by chance a run may be that counts, per sample: at 100 a second, one in four months of a thread.
+const CHANCE: f64 = 1e-9;
+/// How likely a run may be that counts with another such of its type: one in half a day, and two hardly ever so close.
+const CHANCE_OF_SUSPECT: f64 = 2e-7;
+/// How close two such runs are to be, nanoseconds.
+const SUSPECTED_NS: u64 = 5_000_000_000;
 
 /// The threads of one target, and what was found on them.
 #[derive(Default)]
 pub struct Residences {
     threads: FxHashMap<u32, Thread>,
-    by_type: FxHashMap<TypeId, LongRunSnapshot>,
+    by_type: FxHashMap<TypeId, Runs>,
+}
+
+/// Runs of one type.
+#[derive(Default)]
+struct Runs {
+    /// Those that count.
+    long: LongRunSnapshot,
+    /// The last that does not count alone, and its thread.
+    suspect: Option<(u32, Run)>,
 }
 
 #[derive(Default)]
 struct Thread {
-    /// Times, and the tasks that were polled then; the oldest first.
-    samples: VecDeque<(u64, Option<u64>)>,
+    /// The oldest first.
+    samples: VecDeque<Sight>,
     run: Option<Run>,
     /// Runs that have ended and wait for their judgement.
     waiting: VecDeque<Run>,
+}
+
+/// A sample of a thread.
+#[derive(Clone, Copy)]
+struct Sight {
+    time_ns: u64,
+    /// How often the thread had slept.
+    sleeps: u64,
+    /// The task that was polled.
+    id: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -102,32 +125,62 @@ impl Residences {
         if thread.samples.len() == REMEMBERED {
             thread.samples.pop_front();
         }
-        thread.samples.push_back((time_ns, task.map(|(id, _)| id)));
+        thread.samples.push_back(Sight { time_ns, sleeps: sample.sleeps, id: task.map(|(id, _)| id) });
     }
 
     /// Time has passed: judges what has waited.
     pub fn advance(&mut self, now_ns: u64) {
         let Residences { threads, by_type } = self;
         threads.retain(|&tid, thread| {
-            thread.judge(now_ns, |run| record(by_type, tid, run));
+            thread.judge(now_ns, |run, chance| by_type.entry(run.kind).or_default().take(tid, run, chance));
             !thread.waiting.is_empty()
-                || thread.samples.back().is_some_and(|(time_ns, _)| now_ns.saturating_sub(*time_ns) < FORGET_NS)
+                || thread.samples.back().is_some_and(|last| now_ns.saturating_sub(last.time_ns) < FORGET_NS)
         });
     }
 
     /// The long runs of one type.
     pub fn of_type(&self, kind: TypeId) -> Option<LongRunSnapshot> {
-        self.by_type.get(&kind).copied()
+        self.by_type.get(&kind).map(|runs| runs.long).filter(|long| long.count > 0)
+    }
+}
+
+impl Runs {
+    /// A run of thread `tid` that is as likely as `chance`; whether it counts.
+    fn take(&mut self, tid: u32, run: &Run, chance: f64) -> bool {
+        if !run.judged && chance >= CHANCE {
+            if chance >= CHANCE_OF_SUSPECT {
+                return false;
+            }
+            let near = |(_, other): &(u32, Run)| run.last_ns.abs_diff(other.last_ns) <= SUSPECTED_NS;
+            match self.suspect.take().filter(near) {
+                Some((tid, other)) => self.record(tid, &other),
+                None => {
+                    self.suspect = Some((tid, *run));
+                    return false;
+                }
+            }
+        }
+        self.record(tid, run);
+        true
+    }
+
+    fn record(&mut self, tid: u32, run: &Run) {
+        let long = &mut self.long;
+        long.count += u64::from(!run.judged);
+        long.longest_ns = long.longest_ns.max(run.length_ns());
+        long.last_ns = long.last_ns.max(run.last_ns);
+        long.last_length_ns = run.length_ns();
+        (long.last_id, long.last_tid) = (run.id, tid);
     }
 }
 
 impl Thread {
-    fn judge(&mut self, now_ns: u64, mut found: impl FnMut(&Run)) {
+    /// Calls `counts` with what is to be judged now, and how likely it is by chance.
+    fn judge(&mut self, now_ns: u64, mut counts: impl FnMut(&Run, f64) -> bool) {
         if let Some(mut run) = self.run {
             // Once it has counted, it counts on: only its length grows.
-            if run.is_long() && (run.judged || (run.samples >= ENDLESS_SAMPLES && self.is_unlikely(&run))) {
-                found(&run);
-                run.judged = true;
+            if run.is_long() && (run.judged || run.samples >= ENDLESS_SAMPLES) {
+                run.judged = counts(&run, self.chance(&run));
                 self.run = Some(run);
             } else if now_ns.saturating_sub(run.last_ns) > WAIT_NS {
                 // The thread sleeps.
@@ -138,30 +191,28 @@ impl Thread {
             && now_ns.saturating_sub(run.last_ns) > WAIT_NS
         {
             self.waiting.pop_front();
-            if run.judged || self.is_unlikely(&run) {
-                found(&run);
-            }
+            counts(&run, self.chance(&run));
         }
     }
 
-    /// Whether the run is unlikely to be one of short polls, by how often the task is found in the samples around it.
-    /// The more samples there are, the more chances had a run to happen.
-    fn is_unlikely(&self, run: &Run) -> bool {
-        let around = self.samples.iter().filter(|(time_ns, _)| !(run.first_ns..=run.last_ns).contains(time_ns));
-        let (of_task, all) =
-            around.fold((0_u32, 0_u32), |(of_task, all), (_, id)| (of_task + u32::from(*id == Some(run.id)), all + 1));
-        let share = f64::from(of_task + 1) / f64::from(all + 4);
-        share.powf(f64::from(run.samples)) < CHANCE / f64::from(1 + all)
+    /// How likely a sample begins such a run of short polls: that each further one finds the same task again.
+    ///
+    /// By how often the samples around it come to the task from another: one long poll before must not make the next
+    /// likely.
+    fn chance(&self, run: &Run) -> f64 {
+        let (mut came, mut could) = (0_u32, 0_u32);
+        let mut before: Option<&Sight> = None;
+        for sight in &self.samples {
+            let is_it = sight.id == Some(run.id);
+            let stayed = before.is_some_and(|before| before.id == Some(run.id) && before.sleeps == sight.sleeps);
+            if !stayed && !(run.first_ns..=run.last_ns).contains(&sight.time_ns) {
+                (came, could) = (came + u32::from(is_it), could + 1);
+            }
+            before = Some(sight);
+        }
+        let share = f64::from(came + 1) / f64::from(could + 4);
+        share.powf(f64::from(run.samples - 1))
     }
-}
-
-fn record(by_type: &mut FxHashMap<TypeId, LongRunSnapshot>, tid: u32, run: &Run) {
-    let runs = by_type.entry(run.kind).or_default();
-    runs.count += u64::from(!run.judged);
-    runs.longest_ns = runs.longest_ns.max(run.length_ns());
-    runs.last_ns = runs.last_ns.max(run.last_ns);
-    runs.last_length_ns = run.length_ns();
-    (runs.last_id, runs.last_tid) = (run.id, tid);
 }
 
 #[cfg(test)]
@@ -195,13 +246,41 @@ mod tests {
         assert_eq!(found, expected, "{ids:?}");
     }
 
-    /// Check that a task that stays for five samples counts, and for four does not.
+    /// Check that a task that stays counts: the more is known of its thread, the sooner.
     #[test]
     fn a_long_stay_counts() {
-        check(&[0, 0, 1, 1, 1, 1, 1, 0, 0], Some((1, 4)));
-        check(&[1; 5], Some((1, 4)));
-        check(&[0, 0, 1, 1, 1, 1, 0, 0], None);
-        check(&[0, 1, 1, 1, 2, 1, 1, 1, 0], None);
+        check(&[vec![0; 200], vec![1; 5], vec![0; 40]].concat(), Some((1, 4)));
+        check(&[vec![0; 200], vec![1; 4], vec![0; 40]].concat(), None);
+        check(&[vec![0; 20], vec![1; 8], vec![0; 10]].concat(), Some((1, 7)));
+        check(&[vec![0; 20], vec![1; 6], vec![0; 10]].concat(), None);
+        check(&[1; 16], Some((1, 15)));
+        check(&[1; 15], None);
+    }
+
+    /// Check that two stays that would not count alone count together, where they are close.
+    #[test]
+    fn a_second_stay_confirms_the_first() {
+        // The task is found elsewhere, too: every 80th time.
+        let stays = |firsts: [usize; 2]| -> Vec<u64> {
+            let is_stay = |n: usize| firsts.iter().any(|first| (*first..first + 5).contains(&n));
+            (0..1500).map(|n| u64::from(n % 80 == 0 || is_stay(n))).collect()
+        };
+        check(&stays([300, 500]), Some((2, 4)));
+        check(&stays([300, 1100]), None);
+    }
+
+    /// Check that tasks that share a busy thread in short polls are found to hold it as good as never.
+    #[test]
+    fn short_polls_in_a_row_are_no_long_stay() {
+        let mut state = 1_u64;
+        let mut residences = Residences::default();
+        for n in 1..2_000_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let time = n * PERIOD;
+            take(&mut residences, time, 5, 0, 1 + (state >> 33) % 16);
+            residences.advance(time);
+        }
+        assert_eq!(residences.of_type(KIND), None);
     }
 
     /// Check that a task that has the thread nearly to itself in short polls is not taken for one that blocks it.
@@ -226,10 +305,12 @@ mod tests {
     fn sleep_ends_a_stay() {
         for (sleeps, expected) in [([4; 6], Some(1)), ([4, 4, 4, 5, 5, 5], None)] {
             let mut residences = Residences::default();
+            let others = 300;
+            (1..=others).for_each(|n| take(&mut residences, n * PERIOD, 5, 4, 0));
             for (time, sleeps) in [1, 2, 3, 9, 10, 11].into_iter().zip(sleeps) {
-                take(&mut residences, time * PERIOD, 5, sleeps, 1);
+                take(&mut residences, (others + time) * PERIOD, 5, sleeps, 1);
             }
-            residences.advance(100 * PERIOD);
+            residences.advance((others + 100) * PERIOD);
             assert_eq!(residences.of_type(KIND).map(|runs| runs.count), expected);
         }
     }
