@@ -4,6 +4,19 @@ use crate::histogram::Histogram;
 
 /// The period of the timer that is replayed over a loop's busy spans, nanoseconds.
 pub const TIMER_NS: u64 = 10_000_000;
+/// What the time of a loop is counted in, and its waits are given in, nanoseconds: epoll_wait knows no less.
+const TICK_NS: u64 = 1_000_000;
+
+/// How long before its thread is switched away a loop has looked at the clock and begun its wait, about, nanoseconds.
+const BEFORE_NS: u64 = 30_000;
+/// A wait that was longer by more than this did not end by its time, or not for want of precision, nanoseconds.
+const MOST_LAG_NS: u64 = 1_000_000;
+
+/// The time of a loop at a moment.
+#[inline(always)]
+const fn ticks(time_ns: u64) -> u64 {
+    time_ns - time_ns % TICK_NS
+}
 
 /// Bits and numbers of [`crate::sched::Thread::loop_score`]: how sure it is that a thread is a loop.
 pub mod score {
@@ -39,10 +52,18 @@ pub mod score {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct LoopStats {
-    /// Up to when it is counted: when its last wait began.
+    /// Up to when it is counted: when its thread was switched away for its last wait.
     pub since_ns: u64,
-    /// When the replayed timer fires next.
+    /// When the replayed timer is due, in the time of the loop.
     pub due_ns: u64,
+    /// When it fired last.
+    pub fired_ns: u64,
+    /// By how much it fired too early since the last time that it was late: whole ticks make it so.
+    pub early_ns: u64,
+    /// For how long the loop asked to wait at most, 0 where that is not known or has no end.
+    pub asked_ns: u64,
+    /// How long after the time of its last wait was over it ran: the kernel's timers and a waking CPU take that.
+    pub lag_ns: u64,
     /// Time from wake-ups to the next waits.
     pub active_ns: u64,
     /// Time in waits.
@@ -58,6 +79,10 @@ impl LoopStats {
     pub const EMPTY: LoopStats = LoopStats {
         since_ns: 0,
         due_ns: 0,
+        fired_ns: 0,
+        early_ns: 0,
+        asked_ns: 0,
+        lag_ns: 0,
         active_ns: 0,
         idle_ns: 0,
         iteration: Histogram::EMPTY,
@@ -67,20 +92,54 @@ impl LoopStats {
     /// Counts from a wait on that begins now.
     #[inline(always)]
     pub fn begin(&mut self, now_ns: u64) {
-        (self.since_ns, self.due_ns) = (now_ns, now_ns + TIMER_NS);
+        self.since_ns = now_ns;
+        self.set(now_ns);
     }
 
-    /// It was idle up to now: the timer fired in time.
+    /// Sets the timer.
+    #[inline(always)]
+    fn set(&mut self, now_ns: u64) {
+        (self.fired_ns, self.due_ns) = (now_ns, ticks(now_ns - BEFORE_NS) + TIMER_NS);
+    }
+
+    /// The timer fires, and is set again: what it was late adds up to all the time that was more than its periods.
+    #[inline(always)]
+    fn fire(&mut self, now_ns: u64) {
+        let should_ns = self.fired_ns + TIMER_NS + self.early_ns;
+        self.early_ns = should_ns.saturating_sub(now_ns);
+        self.delay.record(now_ns.saturating_sub(should_ns));
+        self.set(now_ns);
+    }
+
+    /// It was idle up to now: the timer fired in time, which is as long after the wait began as the loop asked to wait,
+    /// and late by what its own waits are.
     #[inline(always)]
     pub fn idle_until(&mut self, now_ns: u64) {
         self.idle_ns += now_ns.saturating_sub(self.since_ns);
-        if self.due_ns <= now_ns {
-            let fired = (now_ns - self.due_ns) / TIMER_NS + 1;
-            self.delay.buckets[0] += fired;
-            self.delay.count += fired;
-            self.due_ns += fired * TIMER_NS;
+        let wakes_ns = self.due_ns + (self.since_ns - BEFORE_NS) % TICK_NS;
+        if wakes_ns <= now_ns {
+            self.fire(wakes_ns + self.lag_ns);
+            let period_ns = TIMER_NS + self.lag_ns;
+            // Never 0, which only the compiler does not know.
+            let more = (now_ns - wakes_ns).checked_div(period_ns).unwrap_or_default();
+            if let Some(early_ns) = self.early_ns.checked_div(more) {
+                let late_ns = self.lag_ns.saturating_sub(early_ns);
+                self.early_ns -= (self.lag_ns - late_ns) * more;
+                self.delay.record_times(late_ns, more);
+                self.set(wakes_ns + self.lag_ns + more * period_ns);
+            }
         }
         self.since_ns = now_ns;
+    }
+
+    /// It waited up to now, and runs since `runs_ns`.
+    #[inline(always)]
+    pub fn woken(&mut self, began_ns: u64, now_ns: u64, runs_ns: u64) {
+        let asked_until_ns = began_ns - BEFORE_NS + self.asked_ns;
+        let lag_ns = runs_ns.saturating_sub(asked_until_ns);
+        if self.asked_ns != 0 && now_ns >= asked_until_ns && lag_ns <= MOST_LAG_NS {
+            self.lag_ns = lag_ns;
+        }
     }
 
     /// It was busy since it was idle last, and waits again: a timer that was due meanwhile fires now.
@@ -89,9 +148,8 @@ impl LoopStats {
         let busy = now_ns.saturating_sub(self.since_ns);
         self.active_ns += busy;
         self.iteration.record(busy);
-        if self.due_ns <= now_ns {
-            self.delay.record(now_ns - self.due_ns);
-            self.due_ns = now_ns + TIMER_NS;
+        if self.due_ns <= now_ns - BEFORE_NS {
+            self.fire(now_ns);
         }
         self.since_ns = now_ns;
     }
@@ -105,7 +163,7 @@ impl LoopStats {
     }
 }
 
-const _: () = assert!(size_of::<LoopStats>() == 32 + 2 * size_of::<Histogram>());
+const _: () = assert!(size_of::<LoopStats>() == 64 + 2 * size_of::<Histogram>());
 
 #[cfg(test)]
 mod tests {
@@ -145,5 +203,26 @@ mod tests {
         stats.idle_until(57 * MS);
         assert_eq!((stats.delay.count, stats.delay.sum), (5, 7 * MS));
         assert_eq!((stats.active_ns, stats.idle_ns, stats.iteration.count), (18 * MS, 39 * MS, 2));
+    }
+
+    /// Check that all intervals of the timer together are the time that has passed, with waits that begin within ticks.
+    #[test]
+    fn delays_add_up() {
+        const US: u64 = 1_000;
+        let mut stats = LoopStats::EMPTY;
+        let mut now = 123_456;
+        stats.begin(now);
+        stats.lag_ns = 120 * US;
+        let began = now;
+        for n in 1..1000_u64 {
+            now += (n * 7_919) % 17_000 * US;
+            stats.idle_until(now);
+            now += (n * 104_729) % 23_000 * US + n;
+            stats.busy_until(now);
+        }
+        let intervals = stats.delay.count * TIMER_NS + stats.delay.sum - stats.early_ns;
+        assert_eq!(stats.fired_ns - began, intervals);
+        assert!(stats.early_ns < 2 * TICK_NS);
+        assert!(now - stats.fired_ns < TIMER_NS + 2 * TICK_NS);
     }
 }

@@ -33,13 +33,19 @@ impl Histogram {
     /// Records one value.
     #[inline(always)]
     pub fn record(&mut self, value: u64) {
+        self.record_times(value, 1);
+    }
+
+    /// Records one value so many times.
+    #[inline(always)]
+    pub fn record_times(&mut self, value: u64, times: u64) {
         let index = bucket(value);
         // The verifier needs the bound in front of it.
         if index < BUCKETS {
-            self.buckets[index] += 1;
+            self.buckets[index] += times;
         }
-        self.sum = self.sum.wrapping_add(value);
-        self.count += 1;
+        self.sum = self.sum.wrapping_add(value.wrapping_mul(times));
+        self.count += times;
     }
 
     /// Adds what `other` has recorded.

@@ -74,6 +74,8 @@ pub struct Thread {
     pub loop_score: u32,
     /// When it was woken from a wait for events; 0 while it is in one. Nanoseconds.
     pub active_ns: u64,
+    /// When it ran after that first. Nanoseconds.
+    pub active_runs_ns: u64,
     /// CPU time that the scheduler had charged it with when it left the CPU last; 0 before. Nanoseconds.
     pub charged_ns: u64,
 }
@@ -149,6 +151,11 @@ pub mod cause {
         table
     };
 
+    /// `poll`, whose third argument is how many milliseconds it waits at most.
+    pub const POLL: u64 = 7;
+    /// `epoll_wait` and `epoll_pwait`, of which the fourth one is that.
+    pub const EPOLL_WAIT: [u64; 2] = [232, 281];
+
     /// arch/x86/entry/syscalls/syscall_64.tbl
     const ROWS: &[(usize, u8)] = &[
         (0, BY_FILE),        // read
@@ -198,7 +205,7 @@ pub mod cause {
     ];
 }
 
-const _: () = assert!(size_of::<Thread>() == 80);
+const _: () = assert!(size_of::<Thread>() == 88);
 const _: () = assert!(
     size_of::<SchedStats>() == 8 * (2 + preempter::COUNT + cause::COUNT) + (after::COUNT + 2) * size_of::<Histogram>()
 );

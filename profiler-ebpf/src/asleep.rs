@@ -54,6 +54,26 @@ pub fn cause(task: *const u8, state: u32, last: u32) -> usize {
     if told == cause::OTHER && waits_for_disk(task) { cause::DISK } else { told }
 }
 
+/// For how long a task that waits for events does so at most, nanoseconds: 0 where that is not known or has no end.
+#[inline(always)]
+pub fn asked_ns(task: *const u8) -> u64 {
+    // SAFETY: the task's registers in user mode, whose type the verifier knows; the offsets are from BTF.
+    let (number, third, fourth): (u64, u64, u64) = unsafe {
+        let regs = bpf_task_pt_regs(task.cast_mut().cast()) as *const u8;
+        (
+            read::member(regs, offsets::regs_orig_ax()),
+            read::member(regs, offsets::regs_dx()),
+            read::member(regs, offsets::regs_r10()),
+        )
+    };
+    let milliseconds = match number {
+        cause::POLL => third,
+        _ if cause::EPOLL_WAIT.contains(&number) => fourth,
+        _ => 0,
+    } as i32;
+    if milliseconds > 0 { milliseconds as u64 * 1_000_000 } else { 0 }
+}
+
 /// The cause that the type of an open file tells.
 #[inline(always)]
 fn by_file(task: *const u8, number: u64) -> usize {

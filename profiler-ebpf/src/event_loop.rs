@@ -6,14 +6,15 @@ use profiler_common::counter::Counter;
 use profiler_common::event_loop::{LoopStats, score};
 use profiler_common::sched::{Thread, cause};
 
+use crate::asleep;
 use crate::maps::{LOOPS, count};
 
 static NEW: LoopStats = LoopStats::EMPTY;
 const NO_OVERWRITE: u64 = 1;
 
-/// A thread goes to sleep, for one of [`cause`].
+/// A thread goes to sleep, for one of [`cause`]. `task` has the type of a BTF tracepoint's argument.
 #[inline(always)]
-pub fn sleeps(thread: *mut Thread, tid: u32, why: usize, time: u64) {
+pub fn sleeps(task: *const u8, thread: *mut Thread, tid: u32, why: usize, time: u64) {
     // SAFETY: live map values; a thread is switched by the one CPU that runs it.
     unsafe {
         let before = (*thread).loop_score;
@@ -45,8 +46,11 @@ pub fn sleeps(thread: *mut Thread, tid: u32, why: usize, time: u64) {
         if before & score::IS_LOOP == 0 || active == 0 {
             (*stats).begin(time);
         } else {
+            let began = (*stats).since_ns;
             (*stats).idle_until(active);
+            (*stats).woken(began, active, (*thread).active_runs_ns);
             (*stats).busy_until(time);
         }
+        (*stats).asked_ns = asleep::asked_ns(task);
     }
 }

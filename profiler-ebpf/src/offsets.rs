@@ -80,6 +80,8 @@ offsets! {
     unix_peer = UNIX_PEER;
     /// `pt_regs.di`
     regs_di = REGS_DI;
+    /// `pt_regs.dx`
+    regs_dx = REGS_DX;
     /// `io_kiocb.ctx`
     io_kiocb_ctx = IO_KIOCB_CTX;
     /// `io_kiocb.opcode`

@@ -77,7 +77,7 @@ pub fn switch<const CAUSES: bool>(preempted: u64, previous: *const u8, next: *co
             if CAUSES {
                 // SAFETY: `previous` is a tracepoint's `task_struct`, the offset is from BTF.
                 let tid: u32 = unsafe { read::member(previous, offsets::task_pid()) };
-                event_loop::sleeps(thread, tid, cause, time);
+                event_loop::sleeps(previous, thread, tid, cause, time);
             }
         }
     }
@@ -219,7 +219,7 @@ fn switched_in(thread: *mut Thread, time: u64, cpu: u32) {
                 (*stats).asleep_ns[cause] += slept;
             }
             if cause == cause::EPOLL {
-                (*thread).active_ns = runnable;
+                ((*thread).active_ns, (*thread).active_runs_ns) = (runnable, time);
             }
         }
     }

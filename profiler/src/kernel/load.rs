@@ -70,6 +70,7 @@ const OFFSETS: &[(&str, &[&str])] = &[
     ("SK_BUFF_PREV", &["sk_buff.prev"]),
     ("SK_BUFF_SK", &["sk_buff.sk"]),
     ("REGS_DI", &["pt_regs.di"]),
+    ("REGS_DX", &["pt_regs.dx"]),
     ("REGS_ORIG_AX", &["pt_regs.orig_ax"]),
     ("REGS_SI", &["pt_regs.si"]),
     ("REGS_R10", &["pt_regs.r10"]),

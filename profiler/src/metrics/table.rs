@@ -260,7 +260,7 @@ metrics! {
     LoopIterationSeconds "loop_iteration_seconds" Histogram Seconds EventLoop Target Sum ["thread"] LOOP_THREAD, LOOP,
         "Time from a wake-up of an event loop to its next wait: several rounds where it found work without waiting.";
     LoopDelaySeconds "loop_delay_seconds" Histogram Seconds EventLoop Target Sum ["thread"] LOOP_THREAD, LOOP,
-        "How late a timer would have fired that is set to 10 ms again and again: 0 where the loop was idle then.";
+        "How late a timer would have fired that is set to 10 ms again and again.";
 
     AcceptQueueLength "accept_queue_length" Gauge Count AcceptQueue Target Sum ["listener"] LISTENER, SOCKET,
         "Connections that are established and wait to be accepted.";
