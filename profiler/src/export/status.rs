@@ -1,5 +1,7 @@
 //! `/status`: the snapshot as JSON, for scripts and tests. Of histograms only quantiles: they are metrics.
 
+use std::collections::BTreeMap;
+
 use profiler_common::histogram::Histogram;
 use profiler_common::map::wake;
 use serde_json::{Map, Value, json};
@@ -21,6 +23,7 @@ pub fn document(snapshot: &Snapshot) -> Value {
         "diagnoses": snapshot.diagnoses.iter().map(|found| diagnosis(found, snapshot)).collect::<Vec<_>>(),
         "events": numbers(&snapshot.profiler.events),
         "hits_ignored": numbers(&snapshot.profiler.hits_ignored),
+        "runs_missed": snapshot.profiler.runs_missed.iter().cloned().collect::<BTreeMap<_, _>>(),
         "losses": numbers(&snapshot.profiler.lost),
     })
 }

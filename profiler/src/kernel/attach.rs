@@ -71,6 +71,9 @@ pub struct UnixHooks {
     pub accepts: bool,
 }
 
+/// The program that sees threads and processes begin.
+pub const FORKS: &str = "sched_process_fork";
+
 const ACCEPT_SYSCALLS: [&str; 2] = ["syscalls/sys_exit_accept4", "syscalls/sys_exit_accept"];
 
 /// The best way that can be attached. One that should work and does not is said, and the next one is tried.
@@ -147,7 +150,7 @@ impl Kernel {
         };
         // Forks first, so that no thread is created unseen once scheduling is measured.
         for (program, tracepoint) in [
-            ("sched_process_fork", "sched_process_fork"),
+            (FORKS, "sched_process_fork"),
             ("sched_process_exec", "sched_process_exec"),
             ("sched_process_exit", "sched_process_exit"),
             ("sched_wakeup", "sched_wakeup"),
@@ -166,6 +169,22 @@ impl Kernel {
         loaded.load(tracepoint, btf).map_err(failed)?;
         loaded.attach().map_err(failed)?;
         Ok(())
+    }
+
+    /// How often each program was not run, since another run of it was on that CPU: where BPF programs can be preempted.
+    /// Empty where the kernel does not tell.
+    pub fn runs_missed(&self) -> Vec<(String, u64)> {
+        let missed = self.ebpf.programs().filter_map(|(name, program)| {
+            let missed = bpf::runs_missed(program.fd().ok()?.as_fd()).ok()??;
+            Some((name.to_owned(), missed))
+        });
+        missed.collect()
+    }
+
+    /// The same of one program; 0 where the kernel does not tell.
+    pub fn runs_missed_by(&self, program: &str) -> u64 {
+        let program = self.ebpf.program(program).and_then(|program| program.fd().ok());
+        program.and_then(|program| bpf::runs_missed(program.as_fd()).ok()?).unwrap_or_default()
     }
 
     /// Attaches to accept(2) for all processes of the machine. Every system call of every process then takes the

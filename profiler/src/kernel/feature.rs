@@ -139,16 +139,17 @@ pub const FEATURES: &[FeatureRow] = &[
     FeatureRow {
         feature: Feature::CpuClock,
         name: "cpu_clock",
-        missing: "no perf clock of a CPU",
+        missing: "no perf clock of a CPU (where kernel.perf_event_paranoid is 3, that takes CAP_SYS_ADMIN)",
         remedy: "use a kernel with CONFIG_PERF_EVENTS=y",
         probe: |_| perf::own_clock(CLOCK_NS).is_ok(),
     },
     FeatureRow {
         feature: Feature::Uprobe,
         name: "uprobe",
-        missing: "no uprobes",
+        missing: "no uprobes (where kernel.perf_event_paranoid is 3, they take CAP_SYS_ADMIN)",
         remedy: "use a kernel with CONFIG_UPROBE_EVENTS=y",
-        probe: |_| Path::new(perf::UPROBE_TYPE).exists(),
+        // Who may open no perf event may not open these. To try one of them takes long: it must be taken out again.
+        probe: |_| Path::new(perf::UPROBE_TYPE).exists() && perf::own_clock(CLOCK_NS).is_ok(),
     },
     FeatureRow {
         feature: Feature::AttachCookie,

@@ -276,7 +276,7 @@ metrics! {
         "Connections that the kernel dropped because the accept queue was full, since the socket was opened.";
 
     ConnectionsOpen "connections_open" Gauge Count Requests Target Sum [] "", REQUEST,
-        "TCP connections that the target accepted, before the profiler attached too, and that are neither closed nor reset.";
+        "Connections that the target accepted, before the profiler attached too, and that are neither closed nor reset.";
     RequestSeconds "request_seconds" Histogram Seconds Requests Target Sum [] "", REQUEST,
         "Time from the first read on an accepted connection to the last write before its next read, which is one request in most protocols. It is recorded at that read, or at the end of the connection.";
     AfterReplySeconds "after_reply_seconds" Histogram Seconds Requests Target Sum [] "", REQUEST,
@@ -386,6 +386,9 @@ metrics! {
     EventsLostTotal "events_lost_total" Counter Count Profiler Profiler Sum ["reason"] "the loss reasons",
         "every loss, where it happens",
         "Events that could not be accounted for.";
+    ProgramRunsMissedTotal "program_runs_missed_total" Counter Count Profiler Profiler Sum ["program"]
+        "the profiler's BPF programs", "counted by the kernel, since 5.12",
+        "Runs of a program that the kernel left out, in any process, since another one of it ran on that CPU.";
     TasksTracked "tasks_tracked" Gauge Count Profiler Profiler Sum [] "", READ,
         "Tasks that are tracked just now, over all targets.";
     SnapshotDurationSeconds "snapshot_duration_seconds" Gauge Seconds Profiler Profiler Max [] "", READ,

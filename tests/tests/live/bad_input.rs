@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use profiler::runtime::RUNTIMES;
 use profiler::target::elf::Binary;
+use tests::check::Check;
 use tests::fixture::Fixture;
 use tests::kernel::BpfObjects;
 use tests::place;
@@ -26,6 +27,31 @@ fn refused(table: &mut Table, what: &str, ended: &Ended, code: i32, words: &[&st
         && words.iter().all(|word| message.contains(word))
         && !ended.stderr.iter().any(|line| line.contains("panicked"));
     table.holds(what, format!("{code}, {words:?}"), format!("{:?}, {:?}", ended.code(), ended.stderr), right);
+}
+
+/// Check that a kernel that lets no program read its memory is told from others, with the remedy. The kernel matrix has
+/// one that is locked down.
+#[test]
+fn lockdown() {
+    place::require_root();
+    let before = BpfObjects::all();
+    let mut table = Table::new("a locked kernel, or not");
+    let state = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    let locked = state.contains("[confidentiality]");
+    let fixture = Fixture::start(&place::forker(), &[]);
+    let ended = attach(fixture.pid());
+    let check = Check::of(&run_to_end(&["check", "--json"]), if locked { 1 } else { 0 });
+    table.equal("usable, by check", !locked, check.0["usable"].as_bool().unwrap_or_default());
+    if locked {
+        let words = ["the kernel is locked down", "lockdown=integrity"];
+        failed(&mut table, "attach", &ended, &words);
+        let why = check.0["lockdown"]["why_not"].as_str().unwrap_or_default();
+        table.holds("why not, by check", format!("{words:?}"), why, words.iter().all(|word| why.contains(word)));
+        nothing_is_left(&mut table, &before);
+    } else {
+        table.equal("attach", 0, ended.code().unwrap_or(-1));
+    }
+    table.finish();
 }
 
 /// Failures say one line and nothing else.

@@ -32,6 +32,9 @@ const fn check_with(needs: &'static str, test: &'static str, shows: &'static str
 const PLAN: &[Check] = &[
     check("signals::check_and_attach_agree", "each signal is attached by the way that `check` says"),
     check("signals::check_and_attach_agree_without_the_best_ways", "the same with ways left out"),
+    check("privileges::root_has_no_more", "root has no more than the four capabilities give, but for what is told"),
+    check("privileges::missing_privileges", "each missing capability is named, and nothing is attached then"),
+    check("bad_input::lockdown", "whether the kernel is locked down is told"),
     check("accept::queue_v4", "length, depth and wait of each connection, IPv4"),
     check("accept::queue_v6", "the same, IPv6"),
     check("accept::full_and_overflowing", "a full queue, and overflows equal to the kernel's"),
@@ -47,6 +50,10 @@ const PLAN: &[Check] = &[
     check_with("attach_cookie", "single_uprobes::few_are_attached", "tasks by single uprobes, exact"),
     check("single_uprobes::many_are_refused", "too many single uprobes are refused"),
 ];
+
+/// What runs on a kernel that is locked down, with these words on its command line: one will do, all are alike.
+const LOCKED: (&str, &[Check]) =
+    ("lockdown=confidentiality", &[check("bad_input::lockdown", "it is said that the kernel is locked down")]);
 
 /// The kernel that runs among this host's tests: it boots fastest, and has what this host may not have.
 const ORDINARY: &str = "6.12";
@@ -67,17 +74,25 @@ pub fn run(name: Option<&str>, table: bool) -> Result<()> {
     }
     let contents = contents::build()?;
     let mut outcomes = Vec::new();
+    let mut failed = 0;
     for kernel in chosen {
         let image = kernel.image()?;
-        eprintln!("kernels: booting {}", image.release);
-        let outcome = machine::run(kernel.name, &image, &contents, &plan())?;
-        report(&image.release, &outcome);
+        let mut boot = |name: &str, parameters: &str, checks: &[Check]| {
+            eprintln!("kernels: booting {} {parameters}", image.release);
+            let outcome = machine::run(name, &image, &contents, parameters, &plan(checks))?;
+            report(&image.release, &outcome);
+            failed += outcome.tests.iter().filter(|test| test.failed()).count();
+            anyhow::Ok(outcome)
+        };
+        let outcome = boot(kernel.name, "", PLAN)?;
+        if kernel.name == ORDINARY {
+            boot("locked", LOCKED.0, LOCKED.1)?;
+        }
         outcomes.push((image.release, outcome));
     }
     if name.is_none() {
         table::write(&outcomes)?;
     }
-    let failed = outcomes.iter().flat_map(|(_, outcome)| &outcome.tests).filter(|test| test.failed()).count();
     if failed > 0 {
         bail!("{failed} tests failed");
     }
@@ -88,7 +103,7 @@ pub fn run(name: Option<&str>, table: bool) -> Result<()> {
 fn again() -> Result<()> {
     let mut outcomes = Vec::new();
     for kernel in KERNELS {
-        outcomes.push((kernel.image()?.release, machine::last(kernel.name, &plan())?));
+        outcomes.push((kernel.image()?.release, machine::last(kernel.name, &plan(PLAN))?));
     }
     table::write(&outcomes)
 }
@@ -102,12 +117,12 @@ pub fn ordinary() -> Result<()> {
 }
 
 /// As the guest reads it.
-fn plan() -> String {
+fn plan(checks: &[Check]) -> String {
     let line = |check: &Check| match check.needs {
         Some(needs) => format!("{} {needs}\n", check.test),
         None => format!("{}\n", check.test),
     };
-    PLAN.iter().map(line).collect()
+    checks.iter().map(line).collect()
 }
 
 /// Shows what came of a kernel.

@@ -1,10 +1,11 @@
-//! Processes that have ended without a report: found by looking. Never what their end means to a target.
+//! Processes that began or ended without a report: found by looking. Never what that means to a target.
 
 use std::path::Path;
 
 use super::Session;
 use crate::clock;
 use crate::kernel::KernelError;
+use crate::kernel::attach::FORKS;
 use crate::target::process;
 
 impl Session {
@@ -19,6 +20,33 @@ impl Session {
             self.by_pid.remove(&watched.process.pid);
             watched.exited(watched.process.pid, &mut self.table, now);
         }
+    }
+
+    /// Forks of which the kernel half knows nothing, for the reason below: children that live, and threads. That some
+    /// were left out is known, so nobody looks for them in vain.
+    pub(super) fn notice_unseen_forks(&mut self) -> Result<(), KernelError> {
+        let missed = self.kernel.runs_missed_by(FORKS);
+        if missed == self.forks_missed {
+            return Ok(());
+        }
+        self.forks_missed = missed;
+        // Whose birth was reported is known after this.
+        while self.drain() {}
+        for index in 0..self.targets.len() {
+            let watched = &self.targets[index];
+            let Some(entry) = self.kernel.target(watched.process.pid).filter(|_| watched.running()) else { continue };
+            for child in watched.process.same_image_children() {
+                if self.by_pid.contains_key(&child) {
+                    continue;
+                }
+                self.kernel.set_target(child, entry)?;
+                self.by_pid.insert(child, index);
+                self.tally.forks_unseen += 1;
+                self.targets[index].forked(child);
+            }
+            self.targets[index].follow_threads(&mut self.kernel)?;
+        }
+        Ok(())
     }
 
     /// Ends of processes that nobody reported: where BPF programs can be preempted, the kernel leaves out one that comes
