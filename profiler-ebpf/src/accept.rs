@@ -13,7 +13,7 @@ use crate::{cost, hit, offsets, read, request};
 
 pub const TCP_ESTABLISHED: u32 = 1;
 const TCP_SYN_RECV: u32 = 3;
-const TCP_LISTEN: u8 = 10;
+pub const TCP_LISTEN: u8 = 10;
 pub const AF_UNIX: u16 = 1;
 /// Number of connect(2) on x86-64.
 const CONNECT: u64 = 42;
@@ -59,10 +59,10 @@ pub fn data_ready(socket: *const u8) -> i32 {
     // it may be gone again.
     let length: u32 = unsafe { read::member(socket, length) };
     let Some(stats) = queued(cookie, length) else { return 0 };
-    if family == AF_UNIX && unix_arrived(socket) {
-        // SAFETY: a per-CPU map value.
-        unsafe { (*stats).wait.record(0) };
-        uncount(Counter::AcceptUnmatched);
+    if family == AF_UNIX
+        && let Some(connection) = unix_connection(socket)
+    {
+        unix_arrived(stats, connection);
     }
     0
 }
@@ -79,21 +79,22 @@ pub fn queued(cookie: u64, length: u32) -> Option<*mut Listener> {
     Some(stats)
 }
 
-/// Stamps the connection that was queued at a unix socket just now; true when it has been accepted before.
+/// Stamps the connection that was queued at a unix socket just now, or counts its wait where it has been accepted before.
 #[inline(always)]
-fn unix_arrived(listener: *const u8) -> bool {
-    let Some(connection) = unix_connection(listener) else { return false };
+pub fn unix_arrived(stats: *mut Listener, connection: u64) {
     if let Some(arrived) = ARRIVALS.get_ptr(connection) {
         // What an earlier socket of this address left behind is no sign: a socket that was accepted has a file.
         let file = read::kernel(connection + offsets::sock_socket() as u64);
         // SAFETY: a live map value.
         if unsafe { *arrived } == ACCEPTED_FIRST && file.is_some_and(|file| file != 0) {
             let _ = ARRIVALS.remove(connection);
-            return true;
+            // SAFETY: a per-CPU map value.
+            unsafe { (*stats).wait.record(0) };
+            uncount(Counter::AcceptUnmatched);
+            return;
         }
     }
     let _ = ARRIVALS.insert(connection, now(), 0);
-    false
 }
 
 /// The accepting side of the connection that the current thread makes.

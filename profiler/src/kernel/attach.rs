@@ -69,6 +69,8 @@ pub struct UnixHooks {
     pub arrivals: bool,
     /// That one was accepted.
     pub accepts: bool,
+    /// By which way; empty where neither is seen.
+    pub how: &'static str,
 }
 
 /// The program that sees threads and processes begin.
@@ -122,11 +124,33 @@ impl Kernel {
             _ => self.attach_state_changes(&btf),
         });
         let is = |way: &Result<&'static Way, String>, attach| way.as_ref().is_ok_and(|way| way.attach == attach);
-        self.unix = UnixHooks {
-            arrivals: is(&depth, Attach::BtfTracepoint),
-            accepts: wait.is_ok() && !is(&wait, Attach::Fentry),
+        self.unix = if is(&wait, Attach::Fentry) {
+            self.attach_unix_functions(&btf)
+        } else {
+            let arrivals = is(&depth, Attach::BtfTracepoint);
+            UnixHooks {
+                arrivals,
+                accepts: wait.is_ok(),
+                how: if arrivals { "BTF tracepoint sk_data_ready" } else { "" },
+            }
         };
         Ok(AcceptHooks { depth, wait })
+    }
+
+    /// What fentry tells of unix sockets: nothing, where the kernel's functions are others.
+    fn attach_unix_functions(&mut self, btf: &Btf) -> UnixHooks {
+        if !self.features.has(Feature::UnixFunctions) {
+            return UnixHooks::default();
+        }
+        match self.attach_unix(btf) {
+            Ok(()) => {
+                UnixHooks { arrivals: true, accepts: true, how: "fentry of the functions that connect and accept" }
+            }
+            Err(e) => {
+                log::warn!("accept queues of unix sockets are not measured: {e}");
+                UnixHooks::default()
+            }
+        }
     }
 
     /// Attaches to changes of TCP sockets' states, once.

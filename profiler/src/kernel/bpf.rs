@@ -131,12 +131,12 @@ fn owned(descriptor: libc::c_long) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(descriptor as i32) }
 }
 
-/// Makes an array of one value of so many bytes.
+/// Makes an array of so many pages.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn create_array(bytes: u32) -> io::Result<OwnedFd> {
-    let mut attributes = MapCreate { map_type: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: bytes, max_entries: 1 };
+pub fn create_array(pages: u32) -> io::Result<OwnedFd> {
+    let mut attributes = MapCreate { map_type: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4096, max_entries: pages };
     bpf(BPF_MAP_CREATE, &mut attributes).map(owned)
 }
 

@@ -116,7 +116,7 @@ impl Kernel {
         let btf = Btf::of_running_kernel()?;
         let features = Features::probe(&btf);
         let signals = Signals::evaluate(&features, without);
-        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + ring::OFFSETS.len() + 3);
+        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + ring::OFFSETS.len() + 7);
         for (global, paths) in OFFSETS {
             let mut offset = btf.offset(paths[0]);
             for path in &paths[1..] {
@@ -130,6 +130,7 @@ impl Kernel {
         }
         // Unix sockets may be a module, whose types are not here.
         values.push(("UNIX_PEER", btf.offset("unix_sock.peer").unwrap_or(0)));
+        values.push(("UNIX_ADDR", btf.offset("unix_sock.addr").unwrap_or(0)));
         let (byte, mask) = btf.bit("task_struct.in_iowait")?;
         values.extend([("TASK_IN_IOWAIT", byte), ("TASK_IN_IOWAIT_MASK", mask)]);
         values.push(("NEVER", 0));

@@ -6,8 +6,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{KernelError, bpf};
 
-/// About what all maps take.
-const NEEDED_BYTES: u32 = 64 << 20;
+/// About what all maps take: 64 MiB.
+const NEEDED_PAGES: u32 = 16 << 10;
 
 /// Raises the limit where that is permitted, and fails where maps do not fit into it.
 ///
@@ -19,7 +19,7 @@ pub fn require_room() -> Result<(), KernelError> {
         return Ok(());
     }
     // Who has the memory, and may make maps, is refused for the limit alone.
-    match bpf::create_array(NEEDED_BYTES) {
+    match bpf::create_array(NEEDED_PAGES) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             let kib = getrlimit(Resource::Memlock).current.unwrap_or_default() >> 10;
             Err(KernelError::LockedMemory { kib })

@@ -41,6 +41,9 @@ const PLAN: &[Check] = &[
     check("accept::reuseport", "two sockets of one address apart"),
     check("accept::serving", "10,000 connections, every one matched"),
     check("accept::serving_by_other_ways", "1,000 connections by each other way"),
+    check_with("unix_functions", "unix::queue_path", "length, depth and wait of each connection, unix socket"),
+    check_with("unix_functions", "unix::queue_abstract", "the same, of an abstract name"),
+    check_with("unix_functions", "unix::serving_unix", "10,000 connections of a unix socket, every one matched"),
     check("sched::spinning_thread", "time on CPU and switches equal to schedstat"),
     check("sched::contending_threads", "waits in the run queue equal to schedstat"),
     check("sched::forked_children", "forks and exits followed"),
@@ -51,9 +54,26 @@ const PLAN: &[Check] = &[
     check("single_uprobes::many_are_refused", "too many single uprobes are refused"),
 ];
 
-/// What runs on a kernel that is locked down, with these words on its command line: one will do, all are alike.
-const LOCKED: (&str, &[Check]) =
-    ("lockdown=confidentiality", &[check("bad_input::lockdown", "it is said that the kernel is locked down")]);
+/// Boots of one kernel with more on its command line, since all are alike in these: what they are called, and what runs.
+const HARDENED: &[(&str, &str, &[Check])] = &[
+    (
+        "locked",
+        "lockdown=confidentiality",
+        &[check("bad_input::lockdown", "it is said that the kernel is locked down")],
+    ),
+    (
+        "paranoid",
+        "sysctl.kernel.perf_event_paranoid=4 sysctl.kernel.unprivileged_bpf_disabled=1 sysctl.kernel.kptr_restrict=2 \
+         sysctl.kernel.yama.ptrace_scope=3",
+        &[
+            check("bad_input::memory_that_may_not_be_read", "what takes the target's memory is said, the rest goes on"),
+            check("signals::check_and_attach_agree", "each signal is attached by the way that `check` says"),
+            check("privileges::root_has_no_more", "root has no more than the four capabilities give"),
+            check("accept::queue_v4", "length, depth and wait of each connection, IPv4"),
+            check("tasks::latest_release", "tasks by type, outcome and parent, exact"),
+        ],
+    ),
+];
 
 /// The kernel that runs among this host's tests: it boots fastest, and has what this host may not have.
 const ORDINARY: &str = "6.12";
@@ -86,7 +106,9 @@ pub fn run(name: Option<&str>, table: bool) -> Result<()> {
         };
         let outcome = boot(kernel.name, "", PLAN)?;
         if kernel.name == ORDINARY {
-            boot("locked", LOCKED.0, LOCKED.1)?;
+            for (name, parameters, checks) in HARDENED {
+                boot(name, parameters, checks)?;
+            }
         }
         outcomes.push((image.release, outcome));
     }
