@@ -395,6 +395,8 @@ metrics! {
         "How long reading the kernel's maps and copying the counts took for this page.";
     ScrapeDurationSeconds "scrape_duration_seconds" Gauge Seconds Profiler Profiler Max [] "", READ,
         "How long the page before this one took from request to answer.";
+    WebConfigLastReloadSuccessful "web_config_last_reload_successful" Gauge State Profiler Profiler Max [] "", READ,
+        "Whether the file that protects the endpoint is used as it is now. Absent where there is none.";
 
     ProcessCpuSecondsTotal "process_cpu_seconds_total" Counter Seconds Process Profiler Sum [] "", READ,
         "Total user and system CPU time spent in seconds.";

@@ -6,11 +6,15 @@ mod image;
 mod machine;
 mod table;
 
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Result, bail};
 
 use crate::setup;
-use image::{KERNELS, Kernel};
-use machine::{Outcome, Verdict};
+use image::{Image, KERNELS, Kernel};
+use machine::{Contents, Outcome, Verdict};
 
 /// A live test that runs on every kernel, or on those with a feature that `profiler check` names.
 struct Check {
@@ -93,24 +97,23 @@ pub fn run(name: Option<&str>, table: bool) -> Result<()> {
         return again();
     }
     let contents = contents::build()?;
+    let images = chosen.iter().map(|kernel| kernel.image()).collect::<Result<Vec<_>>>()?;
+    let mut machines = Vec::new();
+    for (kernel, image) in chosen.iter().zip(&images) {
+        machines.push(Machine { name: kernel.name, image, parameters: "", checks: PLAN });
+        if kernel.name == ORDINARY {
+            let hardened = |&(name, parameters, checks)| Machine { name, image, parameters, checks };
+            machines.extend(HARDENED.iter().map(hardened));
+        }
+    }
     let mut outcomes = Vec::new();
     let mut failed = 0;
-    for kernel in chosen {
-        let image = kernel.image()?;
-        let mut boot = |name: &str, parameters: &str, checks: &[Check]| {
-            eprintln!("kernels: booting {} {parameters}", image.release);
-            let outcome = machine::run(name, &image, &contents, parameters, &plan(checks))?;
-            report(&image.release, &outcome);
-            failed += outcome.tests.iter().filter(|test| test.failed()).count();
-            anyhow::Ok(outcome)
-        };
-        let outcome = boot(kernel.name, "", PLAN)?;
-        if kernel.name == ORDINARY {
-            for (name, parameters, checks) in HARDENED {
-                boot(name, parameters, checks)?;
-            }
+    for (machine, outcome) in machines.iter().zip(boot_all(&machines, &contents)) {
+        let outcome = outcome?;
+        failed += outcome.tests.iter().filter(|test| test.failed()).count();
+        if machine.parameters.is_empty() {
+            outcomes.push((machine.image.release.clone(), outcome));
         }
-        outcomes.push((image.release, outcome));
     }
     if name.is_none() {
         table::write(&outcomes)?;
@@ -119,6 +122,42 @@ pub fn run(name: Option<&str>, table: bool) -> Result<()> {
         bail!("{failed} tests failed");
     }
     Ok(())
+}
+
+/// A kernel that is booted once.
+struct Machine<'a> {
+    name: &'static str,
+    image: &'a Image,
+    parameters: &'static str,
+    checks: &'static [Check],
+}
+
+/// Boots as many at a time as there is room for: each takes one CPU. What came of each, in their order.
+fn boot_all(machines: &[Machine<'_>], contents: &Contents) -> Vec<Result<Outcome>> {
+    let next = AtomicUsize::new(0);
+    let outcomes: Vec<Mutex<Option<Result<Outcome>>>> = machines.iter().map(|_| Mutex::new(None)).collect();
+    let showing = Mutex::new(());
+    let at_once = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(machine) = machines.get(n) else { break };
+                    eprintln!("kernels: booting {} {}", machine.image.release, machine.parameters);
+                    let plan = plan(machine.checks);
+                    let outcome = machine::run(machine.name, machine.image, contents, machine.parameters, &plan);
+                    if let Ok(outcome) = &outcome {
+                        let _alone = showing.lock().unwrap_or_else(PoisonError::into_inner);
+                        report(&format!("{} {}", machine.image.release, machine.parameters), outcome);
+                    }
+                    *outcomes[n].lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+                }
+            });
+        }
+    });
+    let taken = outcomes.into_iter().filter_map(|outcome| outcome.into_inner().unwrap_or_else(PoisonError::into_inner));
+    taken.collect()
 }
 
 /// Writes the table of the machines that ran last.
