@@ -111,6 +111,9 @@ pub struct Measure {
     /// How long the series of an ended process are kept, as `10m`
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub retention: Duration,
+    /// How long the counts of each minute are kept that `/minutes` shows, as `6h`
+    #[arg(long = "minutes.retention", value_name = "TIME", default_value = "6h", value_parser = duration)]
+    pub minutes: Duration,
     /// Share of the CPU time that a target uses which probing it may cost, as `2%`; `off` measures everything always
     #[arg(long, value_name = "SHARE", default_value_t = Budget::DEFAULT)]
     pub budget: Budget,

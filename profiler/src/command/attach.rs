@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval_at, sleep};
 
 use crate::cli::{Measure, Web};
+use crate::clock;
 use crate::export::http::{self, Listener};
 use crate::export::protection::Protection;
 use crate::export::{ExportError, SnapshotRequest, SnapshotSource, text, tree};
@@ -101,6 +102,8 @@ fn options(pids: Vec<u32>, measure: &Measure) -> Options {
         limits: Limits {
             tracked_tasks: measure.max_tasks as usize,
             retention_ns: u64::try_from(measure.retention.as_nanos()).unwrap_or(u64::MAX),
+            minutes: usize::try_from(measure.minutes.as_secs().div_ceil(60)).unwrap_or(usize::MAX),
+            epoch_offset_ns: (clock::epoch_offset_seconds().max(0.0) * 1e9) as u64,
             ..Limits::default()
         },
         force: measure.force,

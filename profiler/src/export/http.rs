@@ -1,4 +1,4 @@
-//! The endpoint: `/metrics`, `/status`, `/tree`, `/healthz`, `/readyz` and a landing page. Never what is on a page.
+//! The endpoint: `/metrics`, `/status`, `/tree`, `/minutes`, `/healthz`, `/readyz` and a landing page. Never what is on a page.
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -8,20 +8,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
 use super::protection::Protection;
-use super::{ExportError, NoSnapshot, SnapshotSource, landing, server, status, tree};
+use super::{ExportError, NoSnapshot, SnapshotSource, landing, minutes, server, status, tree};
 use crate::metrics::{self, Own};
 
 /// Where metrics are served by default.
 pub const DEFAULT_PATH: &str = "/metrics";
 
-const RESERVED: [&str; 5] = ["/", "/status", "/tree", "/healthz", "/readyz"];
+const RESERVED: [&str; 6] = ["/", "/status", "/tree", "/minutes", "/healthz", "/readyz"];
 
 /// A bound address that does not serve yet.
 #[derive(Debug)]
@@ -95,6 +96,7 @@ fn router(path: &str, source: SnapshotSource, protection: Arc<Protection>) -> Re
         .route(path, get(metrics_page))
         .route("/status", get(status_page))
         .route("/tree", get(tree_page))
+        .route("/minutes", get(minutes_page))
         .route("/", get(landing_page))
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(middleware::from_fn_with_state(protection, admit))
@@ -154,6 +156,19 @@ async fn status_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnap
 async fn tree_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnapshot> {
     let snapshot = pages.source.snapshot().await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], tree::render(&snapshot)).into_response())
+}
+
+async fn minutes_page(
+    State(pages): State<Arc<Pages>>,
+    query: Result<Query<minutes::Query>, QueryRejection>,
+) -> Result<Response, NoSnapshot> {
+    let Query(query) = match query {
+        Ok(query) => query,
+        Err(e) => return Ok((StatusCode::BAD_REQUEST, format!("{}\n", e.body_text())).into_response()),
+    };
+    let snapshot = pages.source.snapshot().await?;
+    let json = minutes::document(&snapshot.minutes, &query).to_string();
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 async fn ready_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnapshot> {

@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod landing;
+pub mod minutes;
 pub mod protection;
 mod server;
 pub mod status;

@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod cpu;
 mod index;
 pub mod lineage;
+pub mod minutes;
 pub mod order;
 pub mod residence;
 pub mod retention;

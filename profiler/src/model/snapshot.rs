@@ -3,6 +3,7 @@
 use profiler_common::histogram::Histogram;
 use profiler_common::sched::{after, cause, preempter};
 
+use super::minutes::MinutesSnapshot;
 use crate::event::{Outcome, TypeId};
 use crate::status::TargetStatus;
 
@@ -17,6 +18,8 @@ pub struct Snapshot {
     pub targets: Vec<TargetSnapshot>,
     /// What is wrong with the targets, the oldest first.
     pub diagnoses: Vec<DiagnosisSnapshot>,
+    /// What was spawned and ended in each minute, of all targets that were ever watched.
+    pub minutes: MinutesSnapshot,
     /// The profiler itself.
     pub profiler: ProfilerSnapshot,
 }

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use super::aggregate::Counts;
 use super::cpu::{self, Cpu};
 use super::lineage::Lineage;
+use super::minutes::{Happened, Minutes, MinutesSnapshot, NameId};
 use super::order::Pending;
 use super::retention::Retention;
 use super::sites::Sites;
@@ -30,6 +31,10 @@ pub struct Limits {
     pub unresolved_parents: usize,
     /// How long a target that has ended is retained, nanoseconds.
     pub retention_ns: u64,
+    /// Minutes of which the counts by name are kept.
+    pub minutes: usize,
+    /// What is added to a monotonic time to make it one since the unix epoch, nanoseconds: where minutes begin.
+    pub epoch_offset_ns: u64,
 }
 
 impl Default for Limits {
@@ -40,6 +45,8 @@ impl Default for Limits {
             pending_events: 65_536,
             unresolved_parents: 4_096,
             retention_ns: 600_000_000_000,
+            minutes: 360,
+            epoch_offset_ns: 0,
         }
     }
 }
@@ -86,6 +93,7 @@ pub struct Table {
     tracked: usize,
     retention: Retention<TargetId>,
     losses: Losses,
+    minutes: Minutes,
 }
 
 enum Item {
@@ -100,6 +108,7 @@ impl Table {
     /// An empty table.
     pub fn new(limits: Limits) -> Table {
         Table {
+            minutes: Minutes::new(limits.epoch_offset_ns, limits.minutes),
             limits,
             targets: FxHashMap::default(),
             next: 0,
@@ -171,6 +180,7 @@ impl Table {
         self.newest_ns = self.newest_ns.max(now_ns);
         let settled_ns = self.newest_ns.saturating_sub(self.limits.horizon_ns);
         self.settle(settled_ns);
+        self.minutes.advance(settled_ns);
         self.targets.values_mut().filter_map(|target| target.cpu.as_mut()).for_each(|cpu| cpu.advance(settled_ns));
     }
 
@@ -194,6 +204,11 @@ impl Table {
     /// Tasks that are tracked, over all targets.
     pub fn tracked(&self) -> u64 {
         self.tracked as u64
+    }
+
+    /// What was spawned and ended in each minute.
+    pub fn minutes(&self) -> MinutesSnapshot {
+        self.minutes.snapshot()
     }
 
     /// What could not be accounted for.
@@ -245,19 +260,28 @@ impl Table {
             match item {
                 Item::Task(TaskEvent::Spawned { task, kind, parent }) => {
                     let room = self.tracked < self.limits.tracked_tasks;
-                    target.spawned(time_ns, Spawn { task, kind, parent }, room, &mut self.losses);
+                    target.spawned(time_ns, Spawn { task, kind, parent }, room, &mut self.losses, &mut self.minutes);
                 }
                 Item::Task(TaskEvent::Found { task, kind }) => {
                     let room = self.tracked < self.limits.tracked_tasks;
                     target.found(time_ns, task, kind, room, &mut self.losses);
                 }
                 Item::Task(TaskEvent::Completed { task, kind, outcome }) => {
-                    target.completed(time_ns, task, kind, outcome, &mut self.losses);
+                    target.completed(time_ns, task, kind, outcome, &mut self.losses, &mut self.minutes);
                 }
-                Item::Interrupt => target.interrupt(),
-                Item::Resume => target.resume(),
+                Item::Interrupt => {
+                    target.interrupt();
+                    target.set_gap(true, time_ns, &mut self.minutes);
+                }
+                Item::Resume => {
+                    target.resume();
+                    target.set_gap(false, time_ns, &mut self.minutes);
+                }
                 Item::Sample(sample) => target.sampled(time_ns, &sample),
-                Item::End => target.end(),
+                Item::End => {
+                    target.end();
+                    target.set_gap(false, time_ns, &mut self.minutes);
+                }
             }
             self.tracked = others + target.tasks.len();
         }
@@ -281,6 +305,10 @@ struct Target {
     sites: Sites,
     untracked: u64,
     end_unseen: u64,
+    /// Numbers of the types' names in the minutes, of those that were counted there.
+    names: Vec<Option<NameId>>,
+    /// Whether births and ends are not all seen now.
+    gap: bool,
     /// Births and ends are seen without a gap since the counts began.
     continuous: bool,
     /// Its end was reported; events of before may still arrive.
@@ -296,6 +324,8 @@ impl Target {
             counts: Counts::new(types.len()),
             lineage: Lineage::new(unresolved_parents),
             sites: Sites::default(),
+            names: vec![None; types.len()],
+            gap: false,
             types,
             cpu: None,
             untracked: 0,
@@ -306,11 +336,26 @@ impl Target {
         }
     }
 
-    fn spawned(&mut self, time_ns: u64, spawn: Spawn, room: bool, losses: &mut Losses) {
+    /// Counts in the minutes what happened to a task of the application's.
+    fn count(&mut self, time_ns: u64, kind: TypeId, happened: Happened, minutes: &mut Minutes) {
+        let Some(info) = self.types.get(kind.0 as usize).filter(|info| !info.internal) else { return };
+        let name = *self.names[kind.0 as usize].get_or_insert_with(|| minutes.name(&info.name));
+        minutes.add(time_ns, name, happened);
+    }
+
+    fn set_gap(&mut self, gap: bool, time_ns: u64, minutes: &mut Minutes) {
+        match (std::mem::replace(&mut self.gap, gap), gap) {
+            (false, true) => minutes.interrupt(time_ns),
+            (true, false) => minutes.resume(time_ns),
+            _ => {}
+        }
+    }
+
+    fn spawned(&mut self, time_ns: u64, spawn: Spawn, room: bool, losses: &mut Losses, minutes: &mut Minutes) {
         let Spawn { task, kind, parent } = spawn;
         let there = self.tasks.at(task.address);
         if task.id.is_some() && there.is_some_and(|there| there.id() == task.id) {
-            self.spawned_after_all(time_ns, spawn, losses);
+            self.spawned_after_all(time_ns, spawn, losses, minutes);
             return;
         }
         let Some(counts) = self.counts.see(kind) else {
@@ -318,6 +363,7 @@ impl Target {
             return;
         };
         counts.spawned(time_ns);
+        self.count(time_ns, kind, Happened::Spawned, minutes);
         // Only a spawn that is later than the horizon can be found to have been overtaken by its own end, or by the
         // next generation at its address. It is counted, and no longer lives.
         let overtaken_by_end = task.id.is_some_and(|id| self.lineage.ended_lately(id).is_some());
@@ -350,7 +396,7 @@ impl Target {
     }
 
     /// A task that was found between its birth and the report of it was spawned while the profiler watched.
-    fn spawned_after_all(&mut self, time_ns: u64, spawn: Spawn, losses: &mut Losses) {
+    fn spawned_after_all(&mut self, time_ns: u64, spawn: Spawn, losses: &mut Losses, minutes: &mut Minutes) {
         let Spawn { task, parent, .. } = spawn;
         let found = self.was_found(task);
         let (Some(kind), Some(counts)) = (found, found.and_then(|kind| self.counts.see(kind))) else {
@@ -359,6 +405,7 @@ impl Target {
         };
         counts.found -= 1;
         counts.spawned(time_ns);
+        self.count(time_ns, kind, Happened::Spawned, minutes);
         self.tasks.spawn_seen(task.address, time_ns);
         self.lineage.spawned(parent, kind, &self.tasks, &self.types);
     }
@@ -396,13 +443,22 @@ impl Target {
         !known && !self.ended && task.id.is_none_or(|id| self.lineage.ended_lately(id).is_none())
     }
 
-    fn completed(&mut self, time_ns: u64, task: TaskRef, kind: TypeId, outcome: Outcome, losses: &mut Losses) {
+    fn completed(
+        &mut self,
+        time_ns: u64,
+        task: TaskRef,
+        kind: TypeId,
+        outcome: Outcome,
+        losses: &mut Losses,
+        minutes: &mut Minutes,
+    ) {
         // What was found may have been about to leave, and its end stamped before.
         let concerns =
             |t: &Task| t.since_ns <= time_ns || (t.spawn_ns().is_none() && t.id().is_some_and(|_| t.id() == task.id));
         if let Some(tracked) = self.tasks.at(task.address).filter(concerns) {
             if tracked.is(task.id, kind) {
                 self.tasks.remove(task.address);
+                self.count(time_ns, tracked.kind(), Happened::Ended(outcome), minutes);
                 if let Some(counts) = self.counts.see(tracked.kind()) {
                     counts.alive -= 1;
                     counts.completed(outcome);
@@ -423,6 +479,7 @@ impl Target {
             losses.repeated += 1;
             return;
         }
+        self.count(time_ns, kind, Happened::Ended(outcome), minutes);
         let Some(counts) = self.counts.see(kind) else {
             losses.type_unknown += 1;
             return;

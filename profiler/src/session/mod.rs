@@ -475,7 +475,14 @@ impl Session {
         let mut profiler = self.profiler_snapshot();
         profiler.snapshot_seconds = Some(started.elapsed().as_secs_f64());
         let epoch_offset_seconds = clock::epoch_offset_seconds();
-        let mut snapshot = Snapshot { time_ns: now, epoch_offset_seconds, targets, diagnoses: Vec::new(), profiler };
+        let mut snapshot = Snapshot {
+            time_ns: now,
+            epoch_offset_seconds,
+            targets,
+            diagnoses: Vec::new(),
+            minutes: self.table.minutes(),
+            profiler,
+        };
         self.diagnoses.observe(&snapshot).iter().for_each(report);
         snapshot.diagnoses = self.diagnoses.current();
         snapshot

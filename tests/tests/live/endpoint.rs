@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tests::fixture::Fixture;
 use tests::http;
 use tests::kernel::BpfObjects;
@@ -50,6 +51,42 @@ fn pages() {
     }
     profiler.stop();
     table.finish();
+}
+
+/// Check that the minutes add up to what the program spawned, and how its tasks ended.
+#[test]
+fn minutes() {
+    place::require_root();
+    let mut table = Table::new("tasks by minute");
+    let mut fixture = Fixture::tokio("latest", "release", &["tasks"]);
+    let profiler = Profiler::attach(fixture.pid());
+    let truth = fixture.ask("run 1000");
+    let truth = |field: &str| number(&truth["tasks"][field]);
+    let read = |query: &str| -> Value { serde_json::from_str(&profiler.get(query).body).expect("JSON") };
+    let sum = |document: &Value, field: &str| -> u64 {
+        let minutes = document["minutes"].as_array().into_iter().flatten();
+        minutes.flat_map(|m| m["tasks"].as_array().into_iter().flatten()).map(|task| number(&task[field])).sum()
+    };
+    let wanted = truth("completed") + truth("cancelled") + truth("panicked");
+    let ends = |document: &Value| ["completed", "cancelled", "panicked"].map(|end| sum(document, end));
+    let document = wait::until_or_last(|| read("/minutes"), |document| ends(document).iter().sum::<u64>() >= wanted);
+    for field in ["spawned", "completed", "cancelled", "panicked"] {
+        table.equal(field, truth(field), sum(&document, field));
+    }
+    table.equal("unknown", 0, sum(&document, "unknown"));
+    let complete = document["minutes"].as_array().into_iter().flatten().all(|minute| minute["complete"] == true);
+    table.equal("complete", true, complete);
+    // One of the names alone.
+    let kinds = document["last_spawned"].as_object().expect("names").clone();
+    let of_each = kinds.keys().map(|name| sum(&read(&format!("/minutes?task={}", escaped(name))), "spawned"));
+    table.equal("spawned, name by name", truth("spawned"), of_each.sum());
+    table.equal("a wrong question", 400, profiler.get("/minutes?tsk=x").status);
+    table.finish();
+}
+
+/// As it must be written in a query.
+fn escaped(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 
 /// Check that a file of users protects the pages on all addresses but not the probes, and that a bad one is refused before
