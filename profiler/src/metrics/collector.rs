@@ -138,6 +138,14 @@ impl<'a> Filler<'_, 'a> {
     fn state(&mut self, target: &'a TargetSnapshot) {
         self.number(Id::TargetUp, ["", ""], f64::from(u8::from(target.running)));
         self.number(Id::TargetInfo, [target.runtime_version.as_deref().unwrap_or_default(), ""], 1.0);
+        let identity = &target.identity;
+        let ids = [&identity.container_id, &identity.pod_uid].map(|id| id.as_deref().unwrap_or_default());
+        if ids != ["", ""] {
+            self.number(Id::TargetContainerInfo, ids, 1.0);
+        }
+        if let Some(unit) = &identity.systemd_unit {
+            self.number(Id::TargetUnitInfo, [unit, ""], 1.0);
+        }
         if let Some(processes) = target.processes {
             self.number(Id::TargetProcesses, ["", ""], processes as f64);
         }

@@ -355,6 +355,10 @@ metrics! {
         "The profiler's version; always 1.";
     TargetInfo "target_info" Gauge State Profiler Target Max ["runtime_version"] "one per target", READ,
         "What is known of a target; always 1.";
+    TargetContainerInfo "target_container_info" Gauge State Profiler Target Max ["container_id", "pod_uid"] "one per target", READ,
+        "The container of a target, and its Kubernetes pod, as its cgroup tells them; always 1. Absent outside of containers.";
+    TargetUnitInfo "target_unit_info" Gauge State Profiler Target Max ["systemd_unit"] "one per target", READ,
+        "The unit of systemd that a target belongs to; always 1. Absent in containers.";
     ProbeState "probe_state" Gauge State Profiler Target Max ["probe", "state"]
         "the profiler's probes; `attached`, `sampled`, `unsupported`, `broken`, `not_applicable`, `detached`", READ,
         "State of each probe of a target: 1 for the current state, 0 for the others.";

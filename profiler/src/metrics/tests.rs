@@ -9,9 +9,9 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    BudgetSnapshot, CpuSnapshot, ListenerSnapshot, LoopSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot,
-    RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot,
-    TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
+    BudgetSnapshot, CpuSnapshot, IdentitySnapshot, ListenerSnapshot, LoopSnapshot, PollSnapshot, ProbeCost,
+    ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot,
+    TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -78,6 +78,11 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         process: "server".into(),
         runtime: "tokio",
         runtime_version: Some("1.47.1".into()),
+        identity: IdentitySnapshot {
+            container_id: Some("4f797c539e6c".into()),
+            pod_uid: Some("ac04f3f2-1f2c-11e9-b015-1ebee232acfa".into()),
+            systemd_unit: Some("server.service".into()),
+        },
         running: true,
         status,
         sched: Some(SchedSnapshot {

@@ -81,6 +81,8 @@ pub struct TargetSnapshot {
     pub runtime: &'static str,
     /// The runtime's version, where known.
     pub runtime_version: Option<String>,
+    /// Who manages it, as far as its cgroup tells.
+    pub identity: IdentitySnapshot,
     /// False once it has ended.
     pub running: bool,
     /// Probes and signals, and their states.
@@ -103,6 +105,17 @@ pub struct TargetSnapshot {
     pub threads: Option<u64>,
     /// Processes that are summed in this target: itself and its forked children.
     pub processes: Option<u64>,
+}
+
+/// Who manages a target. What does not apply or is not known is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdentitySnapshot {
+    /// Id of its container.
+    pub container_id: Option<String>,
+    /// Id of its Kubernetes pod.
+    pub pod_uid: Option<String>,
+    /// Its unit of systemd, outside of containers.
+    pub systemd_unit: Option<String>,
 }
 
 /// Scheduling of a target. Durations in nanoseconds.

@@ -32,6 +32,7 @@ use crate::model::table::{Table, TargetId};
 use crate::model::task::{SiteInfo, TypeInfo};
 use crate::runtime::{SpawnSite, TaskType};
 use crate::status::{ProbeState, TargetStatus};
+use crate::target::identity::Identity;
 use crate::target::listener::{Listeners, ListeningSocket};
 use crate::target::process::{self, Process};
 
@@ -57,6 +58,8 @@ pub(super) struct Watched {
     loops: Loops,
     /// Images that it has run.
     images: u32,
+    /// Who managed it when it was last looked at.
+    identity: Identity,
     /// What its runtime said last.
     figures: Option<RuntimeSnapshot>,
     runtime_name: &'static str,
@@ -77,6 +80,7 @@ pub(super) struct Watched {
 impl Watched {
     pub fn new(slot: u32, process: Process, claim: Claim) -> Watched {
         let members = std::iter::once(process.pid).chain(process.same_image_children()).collect();
+        let identity = Identity::of(process.pid).unwrap_or_default();
         Watched {
             process,
             slot,
@@ -91,6 +95,7 @@ impl Watched {
             threads: Threads::default(),
             loops: Loops::default(),
             images: 1,
+            identity,
             figures: None,
             runtime_name: "none",
             runtime_version: None,

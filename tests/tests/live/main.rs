@@ -15,6 +15,7 @@ mod budget;
 mod churn;
 mod diagnosis;
 mod endpoint;
+mod identity;
 mod loops;
 mod polls;
 mod privileges;
