@@ -96,6 +96,7 @@ fn options(pids: Vec<u32>, measure: &Measure) -> Options {
     }
     Options {
         pids: unique,
+        more: 0,
         ring_bytes: measure.ring_mib << 20,
         limits: Limits {
             tracked_tasks: measure.max_tasks as usize,

@@ -16,6 +16,7 @@ pub mod polls;
 pub mod request;
 pub mod ring;
 pub mod signal;
+pub mod slots;
 pub mod uprobe;
 pub mod uring;
 

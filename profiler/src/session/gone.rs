@@ -8,23 +8,25 @@ use crate::kernel::KernelError;
 use crate::target::process;
 
 impl Session {
-    /// A process that ended before the kernel half knew of it is reported by nobody.
-    pub(super) fn notice_gone(&mut self) {
-        let gone: Vec<u32> =
-            self.targets.iter().map(|watched| &watched.process).filter(|p| !p.is_running()).map(|p| p.pid).collect();
+    /// A process that ended before the kernel half knew of it is reported by nobody. Looks at those in `slots`.
+    pub(super) fn notice_gone(&mut self, slots: &[u32]) {
+        let mut gone = slots.to_vec();
+        gone.retain(|&slot| self.targets.get(slot).is_some_and(|watched| !watched.process.is_running()));
         // Whose end was reported is not running any more after this.
         while self.drain() {}
         let now = clock::monotonic_ns();
-        for watched in self.targets.iter_mut().filter(|w| w.running() && gone.contains(&w.process.pid)) {
-            self.by_pid.remove(&watched.process.pid);
-            watched.exited(watched.process.pid, &mut self.table, now);
+        for slot in gone {
+            let Some(watched) = self.targets.get_mut(slot).filter(|watched| watched.running()) else { continue };
+            let pid = watched.process.pid;
+            watched.exited(pid, &mut self.table, now);
+            self.targets.forget(pid);
         }
     }
 
     /// Ends of processes that nobody reported: where BPF programs can be preempted, the kernel leaves out one that comes
     /// while another of its kind runs on that CPU.
     pub(super) fn notice_unseen_exits(&mut self) -> Result<(), KernelError> {
-        let gone: Vec<u32> = self.by_pid.keys().copied().filter(|&pid| !process::is_running(pid)).collect();
+        let gone: Vec<u32> = self.targets.pids().filter(|&pid| !process::is_running(pid)).collect();
         if gone.is_empty() {
             return Ok(());
         }
@@ -32,10 +34,12 @@ impl Session {
         while self.drain() {}
         let before = self.tally.exits_unseen;
         for pid in gone {
-            let Some(index) = self.by_pid.remove(&pid) else { continue };
+            let Some(slot) = self.targets.forget(pid) else { continue };
             self.tally.exits_unseen += 1;
             self.kernel.remove_target(pid);
-            self.targets[index].exited(pid, &mut self.table, clock::monotonic_ns());
+            if let Some(watched) = self.targets.get_mut(slot) {
+                watched.exited(pid, &mut self.table, clock::monotonic_ns());
+            }
         }
         if self.tally.exits_unseen > before {
             self.kernel.forget_threads(|tid| Path::new(&format!("/proc/{tid}")).exists())?;
