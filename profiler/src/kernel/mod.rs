@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod btf;
 pub mod capability;
 pub mod clock;
+pub mod discovery;
 pub mod enqueue;
 pub mod feature;
 pub mod holder;

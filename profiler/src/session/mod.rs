@@ -74,7 +74,7 @@ const REFRESH_NS: u64 = 1_000_000_000;
 pub struct Options {
     /// Processes to watch from the start.
     pub pids: Vec<u32>,
-    /// Processes that may be watched besides at the same time.
+    /// Processes that may be added later, at the same time; where it is not 0, the kernel half looks for them.
     pub more: u32,
     /// Bytes of the ring buffer: a power of two.
     pub ring_bytes: u32,
@@ -167,7 +167,8 @@ impl Session {
         // One slot more than targets, for the calibration.
         let limit = processes.len() as u32 + options.more;
         let slots = limit + 1;
-        let sizes = Sizes { targets: slots, ring_bytes: options.ring_bytes, requests: options.requests };
+        let discovery = options.more > 0;
+        let sizes = Sizes { targets: slots, ring_bytes: options.ring_bytes, requests: options.requests, discovery };
         let mut kernel = Kernel::load(sizes, &options.without)?;
         keep_heap_small();
         let mut tasks = Tasks {
@@ -212,6 +213,9 @@ impl Session {
         session.notice_gone(&watched);
         session.refreshed_ns = clock::monotonic_ns();
         trim_heap();
+        if discovery {
+            session.kernel.start_holder()?;
+        }
         if !session.options.keep_capabilities {
             // A target may exec into a program of a runtime that none has now.
             session.kernel.load_uprobes(probes::programs().chain([accept::PROGRAM]));
