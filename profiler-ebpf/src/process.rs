@@ -33,7 +33,7 @@ pub fn forked(ctx: &BtfTracePointContext, parent: *const u8, child: *const u8) -
             let (child_pid, child_tid) = ids(child);
             // Its first thread, of which there is one: else a thread was created.
             if child_pid == child_tid {
-                discovery::began(child_pid);
+                discovery::forked(child_pid);
             }
         }
         return 0;
@@ -61,7 +61,7 @@ pub fn forked(ctx: &BtfTracePointContext, parent: *const u8, child: *const u8) -
 #[inline(always)]
 pub fn execed(task: *const u8, old_tid: u32) -> i32 {
     let (pid, tid) = ids(task);
-    discovery::began(pid);
+    discovery::execed(pid);
     let Some(target) = TARGETS.get_ptr_mut(pid) else { return 0 };
     // SAFETY: a live map value.
     unsafe {

@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
 use crate::model::snapshot::{
-    BudgetSnapshot, DiagnosisSnapshot, EdgeParent, Evidence, ListenerSnapshot, LongRunSnapshot, LoopSnapshot,
-    PollSnapshot, ProbeCost, RequestsSnapshot, RuntimeSnapshot, Snapshot, SpawnSiteSnapshot, TargetSnapshot,
-    TasksSnapshot, TierSnapshot,
+    BudgetSnapshot, DiagnosisSnapshot, DiscoverySnapshot, EdgeParent, Evidence, FailedSnapshot, ListenerSnapshot,
+    LongRunSnapshot, LoopSnapshot, PollSnapshot, ProbeCost, RequestsSnapshot, RuntimeSnapshot, Snapshot,
+    SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
 };
 
 /// The document. What was not measured is `null`.
@@ -19,6 +19,7 @@ pub fn document(snapshot: &Snapshot) -> Value {
         "not_ready": snapshot.profiler.not_ready,
         "targets": snapshot.targets.iter().map(target).collect::<Vec<_>>(),
         "diagnoses": snapshot.diagnoses.iter().map(|found| diagnosis(found, snapshot)).collect::<Vec<_>>(),
+        "discovery": snapshot.profiler.discovery.as_ref().map(discovery),
         "events": numbers(&snapshot.profiler.events),
         "hits_ignored": numbers(&snapshot.profiler.hits_ignored),
         "losses": numbers(&snapshot.profiler.lost),
@@ -40,6 +41,22 @@ fn diagnosis(found: &DiagnosisSnapshot, snapshot: &Snapshot) -> Value {
         "for_seconds": snapshot.time_ns.saturating_sub(found.since_ns) as f64 / 1e9,
         "summary": found.summary,
         "evidence": evidence.collect::<Map<String, Value>>(),
+    })
+}
+
+/// How processes are found; `null` where they were named.
+fn discovery(discovery: &DiscoverySnapshot) -> Value {
+    let failed = |failed: &FailedSnapshot| json!({ "pid": failed.pid, "process": failed.process, "why": failed.why });
+    json!({
+        "looked_at": numbers(&discovery.looked_at),
+        "waiting": discovery.waiting,
+        "watched": discovery.watched,
+        "limit": discovery.limit,
+        "config": discovery.config.as_ref().map(|config| json!({
+            "loaded_seconds": config.loaded_seconds,
+            "refusal": config.refusal,
+        })),
+        "failed": discovery.failed.iter().map(failed).collect::<Vec<_>>(),
     })
 }
 

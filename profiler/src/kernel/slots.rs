@@ -4,7 +4,7 @@ use aya::Pod;
 use aya::maps::{MapData, PerCpuArray, PerCpuValues};
 use profiler_common::map::Cost;
 use profiler_common::request::RequestStats;
-use profiler_common::sched::SchedStats;
+use profiler_common::sched::{SchedStats, Thread};
 
 use super::KernelError;
 use super::load::Kernel;
@@ -26,12 +26,23 @@ impl Kernel {
 
     /// Watches threads no longer. Those that are not watched are left alone.
     pub fn remove_threads(&mut self, tids: &[u32]) {
-        if let Ok(mut threads) = self.hash::<u32, Value<profiler_common::sched::Thread>>("THREADS") {
+        if let Ok(mut threads) = self.hash::<u32, Value<Thread>>("THREADS") {
             for tid in tids {
                 let _ = threads.remove(tid);
             }
         }
         tids.iter().for_each(|&tid| self.remove_event_loop(tid));
+    }
+
+    /// Watches the threads of these slots no longer, whoever they are: one that ended while it was made known has left an entry
+    /// that nobody takes out.
+    pub fn forget_threads_of(&mut self, slots: &[u32]) {
+        let Ok(mut threads) = self.hash::<u32, Value<Thread>>("THREADS") else { return };
+        let of_slot = |(tid, Value(thread)): (u32, Value<Thread>)| slots.contains(&thread.slot).then_some(tid);
+        let tids: Vec<u32> = threads.iter().map_while(Result::ok).filter_map(of_slot).collect();
+        for tid in tids {
+            let _ = threads.remove(&tid);
+        }
     }
 
     fn empty<V: Pod>(&mut self, map: &'static str, slot: u32, value: V) -> Result<(), KernelError> {

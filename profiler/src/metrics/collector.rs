@@ -374,6 +374,18 @@ fn profiler<'a>(page: &mut Page<'a>, snapshot: &'a Snapshot, own: &Own) {
     if let Some(seconds) = snapshot.profiler.snapshot_seconds {
         number(Id::SnapshotDurationSeconds, "", seconds);
     }
+    if let Some(discovery) = &snapshot.profiler.discovery {
+        for (verdict, n) in &discovery.looked_at {
+            number(Id::DiscoveryProcessesTotal, verdict, *n as f64);
+        }
+        number(Id::DiscoveryWaiting, "", discovery.waiting as f64);
+        number(Id::TargetsWatched, "", discovery.watched as f64);
+        number(Id::TargetsLimit, "", discovery.limit as f64);
+        if let Some(config) = &discovery.config {
+            number(Id::ConfigLastReloadSuccessful, "", f64::from(u8::from(config.refusal.is_none())));
+            number(Id::ConfigLastReloadSuccessTimestampSeconds, "", config.loaded_seconds);
+        }
+    }
     for (id, value) in own.figures() {
         if let Some(value) = value {
             number(id, "", value);

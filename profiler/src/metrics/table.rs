@@ -390,6 +390,20 @@ metrics! {
     EventsLostTotal "events_lost_total" Counter Count Profiler Profiler Sum ["reason"] "the loss reasons",
         "every loss, where it happens",
         "Events that could not be accounted for.";
+    DiscoveryProcessesTotal "discovery_processes_total" Counter Count Profiler Profiler Sum ["verdict"]
+        "`watched`, `excluded`, `gone`, `failed`, `no_room`", "every process that was looked at",
+        "Processes that `agent` looked at, by what was decided; absent for `attach` and `run`.";
+    DiscoveryWaiting "discovery_waiting" Gauge Count Profiler Profiler Sum [] "", READ,
+        "Processes that have yet to be looked at.";
+    TargetsWatched "targets_watched" Gauge Count Profiler Profiler Sum [] "", READ,
+        "Processes that `agent` watches, without their children.";
+    TargetsLimit "targets_limit" Gauge Count Profiler Profiler Sum [] "", READ,
+        "Processes that `agent` can watch at the same time.";
+    ConfigLastReloadSuccessful "config_last_reload_successful" Gauge State Profiler Profiler Max [] "", READ,
+        "Whether the file of the rules was good when it was read last. Where it was not, the earlier rules are in force.";
+    ConfigLastReloadSuccessTimestampSeconds "config_last_reload_success_timestamp_seconds" Gauge Seconds Profiler Profiler Max
+        [] "", READ,
+        "When the rules that are in force were read, since the epoch.";
     TasksTracked "tasks_tracked" Gauge Count Profiler Profiler Sum [] "", READ,
         "Tasks that are tracked just now, over all targets.";
     SnapshotDurationSeconds "snapshot_duration_seconds" Gauge Seconds Profiler Profiler Max [] "", READ,

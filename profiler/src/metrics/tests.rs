@@ -9,9 +9,9 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    BudgetSnapshot, CpuSnapshot, IdentitySnapshot, ListenerSnapshot, LoopSnapshot, PollSnapshot, ProbeCost,
-    ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot,
-    TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
+    BudgetSnapshot, ConfigSnapshot, CpuSnapshot, DiscoverySnapshot, IdentitySnapshot, ListenerSnapshot, LoopSnapshot,
+    PollSnapshot, ProbeCost, ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot,
+    TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -153,6 +153,13 @@ fn snapshot(targets: Vec<TargetSnapshot>) -> Arc<Snapshot> {
         hits_ignored: vec![("idle", 10)],
         snapshot_seconds: Some(0.001),
         not_ready: None,
+        discovery: Some(DiscoverySnapshot {
+            looked_at: vec![("watched", 2)],
+            watched: 2,
+            limit: 256,
+            config: Some(ConfigSnapshot { loaded_seconds: 1e9, refusal: None }),
+            ..DiscoverySnapshot::default()
+        }),
     };
     Arc::new(Snapshot { time_ns: 1, epoch_offset_seconds: 1e9, targets, profiler, ..Snapshot::default() })
 }

@@ -525,4 +525,43 @@ pub struct ProfilerSnapshot {
     pub snapshot_seconds: Option<f64>,
     /// Why the profiler is not ready (no target is attached yet, …); `None` when it is.
     pub not_ready: Option<String>,
+    /// How processes are found; `None` where they were named.
+    pub discovery: Option<DiscoverySnapshot>,
+}
+
+/// How processes of a node are found.
+#[derive(Clone, Debug, Default)]
+pub struct DiscoverySnapshot {
+    /// Processes that were looked at, by what was decided.
+    pub looked_at: Vec<(&'static str, u64)>,
+    /// Processes that have yet to be looked at.
+    pub waiting: u64,
+    /// Processes that are watched.
+    pub watched: u64,
+    /// Processes that can be watched at the same time.
+    pub limit: u64,
+    /// The file of the rules; `None` where there is none.
+    pub config: Option<ConfigSnapshot>,
+    /// The processes that could not be watched, the last ones.
+    pub failed: Vec<FailedSnapshot>,
+}
+
+/// A file that is read again on demand.
+#[derive(Clone, Debug)]
+pub struct ConfigSnapshot {
+    /// When what is in force was read, seconds since the epoch.
+    pub loaded_seconds: f64,
+    /// Why it was refused when it was read last; `None` where it was not.
+    pub refusal: Option<String>,
+}
+
+/// A process that was to be watched, and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedSnapshot {
+    /// Process id.
+    pub pid: u32,
+    /// Name of the process.
+    pub process: String,
+    /// Why.
+    pub why: String,
 }

@@ -12,7 +12,21 @@ use super::walk::Walker;
 use super::{Session, SessionError, detach};
 use crate::clock;
 use crate::kernel::KernelError;
-use crate::target::process::Process;
+use crate::target::process::{Image, Process};
+
+/// One in so many slots is to be free for processes that come.
+const ROOM: u32 = 16;
+
+/// How a process is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watching {
+    /// For itself.
+    Itself,
+    /// As a child of a process that is.
+    AsChild,
+    /// Not at all.
+    Not,
+}
 
 impl Session {
     /// Watches one more process, from now on.
@@ -39,13 +53,47 @@ impl Session {
         let Some(slot) = self.targets.slot_of(pid) else { return };
         if self.targets.get(slot).is_some_and(|watched| watched.process.pid == pid) {
             self.release(slot);
+            self.kernel.forget_threads_of(&[slot]);
             log::info!("process {pid} is not watched any more");
         }
     }
 
-    /// Whether a process is watched: itself, or as a child of one that is.
-    pub fn watches(&self, pid: u32) -> bool {
-        self.targets.slot_of(pid).is_some()
+    /// How a process is watched.
+    pub fn watches(&self, pid: u32) -> Watching {
+        match self.targets.of(pid) {
+            Some(watched) if watched.process.pid == pid => Watching::Itself,
+            Some(_) => Watching::AsChild,
+            None => Watching::Not,
+        }
+    }
+
+    /// Processes that are watched and have not ended, without their children.
+    pub fn watched(&self) -> Vec<u32> {
+        self.targets.iter().filter(|watched| watched.running()).map(|watched| watched.process.pid).collect()
+    }
+
+    /// Processes that can be watched at the same time.
+    pub fn limit(&self) -> u32 {
+        self.targets.limit()
+    }
+
+    /// Whether one more process could be watched now.
+    pub fn has_room(&self) -> bool {
+        self.targets.free_slot(clock::monotonic_ns()).is_some()
+    }
+
+    /// Processes of all programs that began at least `age_ns` ago and live, each once for each image that they run.
+    ///
+    /// # Errors
+    /// The kernel half cannot be asked.
+    pub fn take_grown(&mut self, age_ns: u64) -> Result<Vec<u32>, SessionError> {
+        Ok(self.kernel.take_grown(clock::monotonic_ns().saturating_sub(age_ns))?)
+    }
+
+    /// The runtime of an image; `None` where none is known. What is read once is known from then on.
+    pub fn runtime_of(&mut self, image: &Image) -> Option<&'static str> {
+        let build = self.builds.of(image.file_id, &image.file, self.options.poll_stack);
+        build.ok().map(|build| build.plan.runtime)
     }
 
     /// Watches one process: the kernel's signals first, since they need nothing of it, then its runtime's. Returns its slot.
@@ -54,6 +102,7 @@ impl Session {
         let free = self.targets.free_slot(clock::monotonic_ns());
         let slot = free.ok_or(SessionError::Full { limit: self.targets.limit() })?;
         let mut watched = Watched::new(slot.number, process, claim);
+        watched.leave_out(|pid| self.targets.slot_of(pid).is_some());
         let attached = self.attach_all(&mut watched, slot);
         let (pid, took) = (watched.process.pid, started.elapsed().as_millis());
         let said =
@@ -61,6 +110,7 @@ impl Session {
         self.targets.insert(slot, watched);
         if let Err(e) = attached {
             self.release(slot.number);
+            self.kernel.forget_threads_of(&[slot.number]);
             return Err(e.into());
         }
         log::info!("{said}");
@@ -92,12 +142,29 @@ impl Session {
     pub(super) fn expire(&mut self, now_ns: u64) {
         let gone = self.table.expire(now_ns);
         self.targets.iter_mut().for_each(|watched| watched.forget_tables(&gone));
-        for slot in self.targets.slots() {
-            let retention_ns = self.options.limits.retention_ns;
-            if self.targets.get(slot).is_some_and(|watched| watched.is_expired(now_ns, retention_ns)) {
-                self.release(slot);
-            }
+        let retention_ns = self.options.limits.retention_ns;
+        let mut over = self.targets.slots();
+        over.retain(|&slot| self.targets.get(slot).is_some_and(|watched| watched.is_expired(now_ns, retention_ns)));
+        over.iter().for_each(|&slot| self.release(slot));
+        over.extend(self.make_room());
+        if !over.is_empty() {
+            self.kernel.forget_threads_of(&over);
         }
+    }
+
+    /// Where processes are added, the next one is not to wait for a slot because of one that has ended: their series are kept
+    /// for as long as they are in nobody's way.
+    /// Returns the slots that were taken back.
+    fn make_room(&mut self) -> Vec<u32> {
+        let wanted = self.options.more.div_ceil(ROOM);
+        let mut taken = Vec::new();
+        while self.targets.free() < wanted {
+            let ended = |slot: u32| Some((self.targets.get(slot)?.ended_ns()?, slot));
+            let Some((_, slot)) = self.targets.slots().into_iter().filter_map(ended).min() else { break };
+            self.release(slot);
+            taken.push(slot);
+        }
+        taken
     }
 
     /// Takes everything off a target, and the target out of its slot.

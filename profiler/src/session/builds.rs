@@ -41,7 +41,11 @@ enum Known {
 
 /// The builds that are known.
 #[derive(Default)]
-pub(super) struct Builds(HashMap<FileId, Known>);
+pub(super) struct Builds {
+    known: HashMap<FileId, Known>,
+    /// The one that was asked for last is kept: whoever asks whether to attach will want it again.
+    last: Option<Arc<Build>>,
+}
 
 impl Builds {
     /// The build of a file. Only one that is not known is read, which takes some hundred milliseconds. With `poll_stack`,
@@ -50,28 +54,30 @@ impl Builds {
     /// # Errors
     /// There is no runtime in it, or nothing of it can be probed.
     pub fn of(&mut self, id: FileId, file: &File, poll_stack: bool) -> Result<Arc<Build>, Refusal> {
-        match self.0.get(&id) {
+        match self.known.get(&id) {
             Some(Known::Build(build)) => {
                 if let Some(build) = build.upgrade() {
+                    self.last = Some(Arc::clone(&build));
                     return Ok(build);
                 }
             }
             Some(Known::Nothing(refusal)) => return Err(refusal.clone()),
             None => {}
         }
-        if self.0.len() >= MOST {
-            self.0.retain(|_, known| matches!(known, Known::Build(build) if build.strong_count() > 0));
+        if self.known.len() >= MOST {
+            self.known.retain(|_, known| matches!(known, Known::Build(build) if build.strong_count() > 0));
         }
         // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
         let data = unsafe { Mmap::map(file) }.map_err(Refusal::broken)?;
         match read(data, poll_stack) {
             Ok(build) => {
                 let build = Arc::new(build);
-                self.0.insert(id, Known::Build(Arc::downgrade(&build)));
+                self.known.insert(id, Known::Build(Arc::downgrade(&build)));
+                self.last = Some(Arc::clone(&build));
                 Ok(build)
             }
             Err(refusal) => {
-                self.0.insert(id, Known::Nothing(refusal.clone()));
+                self.known.insert(id, Known::Nothing(refusal.clone()));
                 Err(refusal)
             }
         }

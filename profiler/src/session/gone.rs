@@ -15,11 +15,16 @@ impl Session {
         // Whose end was reported is not running any more after this.
         while self.drain() {}
         let now = clock::monotonic_ns();
-        for slot in gone {
+        for &slot in &gone {
             let Some(watched) = self.targets.get_mut(slot).filter(|watched| watched.running()) else { continue };
             let pid = watched.process.pid;
             watched.exited(pid, &mut self.table, now);
             self.targets.forget(pid);
+        }
+        // Those whose children live on keep theirs.
+        gone.retain(|&slot| self.targets.get(slot).is_some_and(|watched| watched.members().is_empty()));
+        if !gone.is_empty() {
+            self.kernel.forget_threads_of(&gone);
         }
     }
 

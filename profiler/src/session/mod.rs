@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use profiler_common::counter::Counter;
 use profiler_common::event::{ProcessRecord, kind};
 
+pub use admit::Watching;
 use builds::Builds;
 pub use claim::ClaimError;
 use records::{Tally, take_stack, take_task, write_trace};

@@ -108,6 +108,11 @@ impl Watched {
         }
     }
 
+    /// Leaves those of its children alone that are watched for themselves.
+    pub fn leave_out(&mut self, watched: impl Fn(u32) -> bool) {
+        self.members.retain(|&pid| pid == self.process.pid || !watched(pid));
+    }
+
     pub fn members(&self) -> Vec<u32> {
         self.members.iter().copied().collect()
     }
@@ -537,6 +542,11 @@ impl Watched {
         let mut links = self.runtime.as_mut().map(|runtime| runtime.take_all()).unwrap_or_default();
         links.absorb(self.accepts.take().map(Probed::take).unwrap_or_default());
         links
+    }
+
+    /// When it has ended.
+    pub fn ended_ns(&self) -> Option<u64> {
+        self.ended_ns
     }
 
     /// Whether it has ended, and its series have been kept for long enough.

@@ -37,6 +37,11 @@ impl Targets {
         self.limit
     }
 
+    /// How many slots are free, those among them that rest.
+    pub fn free(&self) -> u32 {
+        self.limit - self.iter().count() as u32
+    }
+
     /// A slot for one more target; `None` where there is no room. It stays free until [`Targets::insert`].
     pub fn free_slot(&self, now_ns: u64) -> Option<FreeSlot> {
         let unused = self.by_slot.len() as u32;

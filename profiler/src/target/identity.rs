@@ -26,8 +26,7 @@ pub struct Identity {
 impl Identity {
     /// Reads it; `None` once the process has ended.
     pub fn of(pid: u32) -> Option<Identity> {
-        let lines = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
-        Some(Identity::parse(&String::from_utf8_lossy(&lines)))
+        Some(Identity::parse(&cgroup_lines(pid)?))
     }
 
     /// What the lines of /proc/PID/cgroup tell.
@@ -44,6 +43,17 @@ impl Identity {
         let unit = groups.iter().take_while(|(rank, _)| *rank < OTHER).find_map(|(_, path)| unit(path));
         Identity { systemd_unit: unit, ..Identity::default() }
     }
+}
+
+/// The lines of /proc/PID/cgroup; `None` once the process has ended.
+pub fn cgroup_lines(pid: u32) -> Option<String> {
+    let lines = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+    Some(String::from_utf8_lossy(&lines).into_owned())
+}
+
+/// The paths in such lines.
+pub fn cgroup_paths(lines: &str) -> Vec<String> {
+    lines.lines().filter_map(group).map(|(_, path)| path.to_owned()).collect()
 }
 
 /// Rank of the hierarchies that systemd does not make.

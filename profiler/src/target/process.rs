@@ -166,6 +166,16 @@ impl Process {
         Ok(Image { path, file, identity: (metadata.dev(), metadata.ino()), file_id })
     }
 
+    /// The path of the executable, as the process sees it.
+    ///
+    /// # Errors
+    /// The process has ended, or may not be looked into.
+    pub fn executable(&self) -> Result<String, ProcessError> {
+        let path = fs::read_link(format!("/proc/{}/exe", self.pid)).map_err(|e| self.failed("the executable", e))?;
+        let path = path.to_string_lossy();
+        Ok(path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned())
+    }
+
     /// All places of the image's file in the process's memory, in the order of their addresses.
     ///
     /// # Errors
@@ -231,6 +241,14 @@ impl Process {
             _ => ProcessError::Read { pid: self.pid, what, source },
         }
     }
+}
+
+/// Ids of all processes, in their order.
+pub fn all() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut pids: Vec<u32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    pids
 }
 
 /// Whether a process with this id runs: neither none, nor its corpse. Its first thread may have ended before others.

@@ -9,6 +9,7 @@ macro_rules! builds {
 }
 
 mod accept;
+mod agent;
 mod asleep;
 mod bad_input;
 mod budget;
