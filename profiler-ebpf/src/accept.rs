@@ -13,10 +13,12 @@ use crate::{cost, hit, offsets, read, request};
 
 pub const TCP_ESTABLISHED: u32 = 1;
 const TCP_SYN_RECV: u32 = 3;
-const TCP_LISTEN: u8 = 10;
+const TCP_CLOSE: u8 = 7;
+pub const TCP_LISTEN: u8 = 10;
 pub const AF_UNIX: u16 = 1;
 /// Number of connect(2) on x86-64.
 const CONNECT: u64 = 42;
+const NOEXIST: u64 = 1;
 /// In place of an arrival: a connection of a unix socket that was accepted before it was announced.
 const ACCEPTED_FIRST: u64 = 0;
 
@@ -59,10 +61,10 @@ pub fn data_ready(socket: *const u8) -> i32 {
     // it may be gone again.
     let length: u32 = unsafe { read::member(socket, length) };
     let Some(stats) = queued(cookie, length) else { return 0 };
-    if family == AF_UNIX && unix_arrived(socket) {
-        // SAFETY: a per-CPU map value.
-        unsafe { (*stats).wait.record(0) };
-        uncount(Counter::AcceptUnmatched);
+    if family == AF_UNIX
+        && let Some(connection) = unix_connection(socket)
+    {
+        unix_arrived(stats, connection);
     }
     0
 }
@@ -79,21 +81,27 @@ pub fn queued(cookie: u64, length: u32) -> Option<*mut Listener> {
     Some(stats)
 }
 
-/// Stamps the connection that was queued at a unix socket just now; true when it has been accepted before.
+/// Stamps the connection that was queued at a unix socket just now, or counts its wait where it has been accepted before.
 #[inline(always)]
-fn unix_arrived(listener: *const u8) -> bool {
-    let Some(connection) = unix_connection(listener) else { return false };
-    if let Some(arrived) = ARRIVALS.get_ptr(connection) {
-        // What an earlier socket of this address left behind is no sign: a socket that was accepted has a file.
-        let file = read::kernel(connection + offsets::sock_socket() as u64);
-        // SAFETY: a live map value.
-        if unsafe { *arrived } == ACCEPTED_FIRST && file.is_some_and(|file| file != 0) {
-            let _ = ARRIVALS.remove(connection);
-            return true;
-        }
+pub fn unix_arrived(stats: *mut Listener, connection: u64) {
+    // Whoever accepts it, on another CPU at the same time, finds the stamp, or has left word before.
+    if ARRIVALS.insert(connection, now(), NOEXIST).is_ok() {
+        return;
+    }
+    // SAFETY: a live map value.
+    let word = ARRIVALS.get_ptr(connection).is_some_and(|arrived| unsafe { *arrived } == ACCEPTED_FIRST);
+    // What an earlier socket of this address left behind is no sign: a socket that was accepted has a file, or was closed
+    // already.
+    let file = read::kernel(connection + offsets::sock_socket() as u64);
+    let state = read::kernel_u32(connection + offsets::sock_state() as u64).map(|state| state as u8);
+    if word && (file.is_some_and(|file| file != 0) || state == Some(TCP_CLOSE)) {
+        let _ = ARRIVALS.remove(connection);
+        // SAFETY: a per-CPU map value.
+        unsafe { (*stats).wait.record(0) };
+        uncount(Counter::AcceptUnmatched);
+        return;
     }
     let _ = ARRIVALS.insert(connection, now(), 0);
-    false
 }
 
 /// The accepting side of the connection that the current thread makes.
@@ -194,18 +202,31 @@ pub fn matched(slot: u32, stats: *mut Listener, unstamped: bool, connection: Opt
         count(Counter::AcceptUnmatched);
         return;
     };
-    // SAFETY: a live map value.
-    let arrived = ARRIVALS.get_ptr(connection).map(|arrived| unsafe { *arrived });
-    let Some(arrived) = arrived.filter(|&arrived| arrived != ACCEPTED_FIRST) else {
-        if read::kernel(connection + offsets::sock_family() as u64).is_some_and(|family| family as u16 == AF_UNIX) {
-            let _ = ARRIVALS.insert(connection, ACCEPTED_FIRST, 0);
-        }
+    let Some(arrived) = stamp(connection).or_else(|| stamp_after_word(connection)) else {
         count(Counter::AcceptUnmatched);
         return;
     };
     // SAFETY: a per-CPU map value.
     unsafe { (*stats).wait.record(now().saturating_sub(arrived)) };
     let _ = ARRIVALS.remove(connection);
+}
+
+/// When a connection arrived, if that was seen.
+#[inline(always)]
+fn stamp(connection: u64) -> Option<u64> {
+    // SAFETY: a live map value.
+    ARRIVALS.get_ptr(connection).map(|arrived| unsafe { *arrived }).filter(|&arrived| arrived != ACCEPTED_FIRST)
+}
+
+/// Leaves word that a connection of a unix socket was accepted before its arrival was seen, or finds the stamp of an
+/// arrival that is seen at the same time.
+#[inline(always)]
+fn stamp_after_word(connection: u64) -> Option<u64> {
+    let family = read::kernel(connection + offsets::sock_family() as u64)?;
+    if family as u16 != AF_UNIX || ARRIVALS.insert(connection, ACCEPTED_FIRST, NOEXIST).is_ok() {
+        return None;
+    }
+    stamp(connection)
 }
 
 /// What is counted of a listener, and whether its connections have no time of arrival.

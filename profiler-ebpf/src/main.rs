@@ -21,6 +21,7 @@ mod sample;
 mod sched;
 mod stack;
 mod task;
+mod unix;
 
 use aya_ebpf::macros::{btf_tracepoint, fentry, fexit, kprobe, perf_event, tracepoint, uprobe};
 use aya_ebpf::programs::{
@@ -141,6 +142,28 @@ fn accept_exit_2(ctx: FExitContext) -> i32 {
 #[fexit(function = "inet_csk_accept")]
 fn accept_exit_4(ctx: FExitContext) -> i32 {
     enqueue::accepted(&ctx, 4)
+}
+
+#[fentry(function = "sock_diag_save_cookie")]
+fn unix_listed(ctx: FEntryContext) -> i32 {
+    unix::listed(&ctx)
+}
+
+#[fexit(function = "unix_stream_connect")]
+fn unix_connected(ctx: FExitContext) -> i32 {
+    unix::connected(&ctx)
+}
+
+/// Kernels that accept with `(socket, new, arg)` (6.10 and later).
+#[fexit(function = "unix_accept")]
+fn unix_accept_exit_3(ctx: FExitContext) -> i32 {
+    unix::accepted(&ctx, 3)
+}
+
+/// Kernels that accept with `(socket, new, flags, kern)`.
+#[fexit(function = "unix_accept")]
+fn unix_accept_exit_4(ctx: FExitContext) -> i32 {
+    unix::accepted(&ctx, 4)
 }
 
 /// Where the C library returns from accept(2).

@@ -61,6 +61,11 @@ pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(1, 
 #[map]
 pub static UNIX_CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(1, 0);
 
+/// Listening unix sockets of targets by the address of their name, which their connections have, too. What is left of
+/// closed ones is evicted.
+#[map]
+pub static UNIX_LISTENERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(256, 0);
+
 /// Slots of the targets that accepted connections of unix sockets which have no cookie yet, by the socket's address.
 #[map]
 pub static UNIX_ACCEPTED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(1, 0);

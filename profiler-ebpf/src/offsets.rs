@@ -76,6 +76,8 @@ offsets! {
     sk_buff_prev = SK_BUFF_PREV;
     /// `sk_buff.sk`
     sk_buff_sk = SK_BUFF_SK;
+    /// `unix_sock.addr`; 0 where BTF does not tell
+    unix_addr = UNIX_ADDR;
     /// `unix_sock.peer`; 0 where BTF does not tell
     unix_peer = UNIX_PEER;
     /// `pt_regs.di`

@@ -171,9 +171,12 @@ pub struct Discover {
 /// The endpoint. Flags are named as the Prometheus exporters name them.
 #[derive(Args, Clone, Debug)]
 pub struct Web {
-    /// Address to serve on
+    /// Address to serve on (repeat for several)
     #[arg(long = "web.listen-address", value_name = "ADDR:PORT", default_value = "127.0.0.1:9909", value_parser = listen_address)]
-    pub listen_address: SocketAddr,
+    pub listen_addresses: Vec<SocketAddr>,
+    /// File with TLS certificates and users, as Prometheus' exporters have it
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
     /// Path under which the metrics are served
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
     pub telemetry_path: String,

@@ -5,10 +5,12 @@ use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::process::{self, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tests::nobody::{self, LEAST};
 
 /// Where what is found is written to, a JSON object per line: the console has the kernel's words among it.
 const RESULTS: &str = "/dev/ttyS1";
@@ -44,6 +46,8 @@ fn work() -> io::Result<()> {
     mount(c"devtmpfs", c"/dev")?;
     mount(c"tmpfs", c"/tmp")?;
     mount(c"tracefs", c"/sys/kernel/tracing").or_else(|_| mount(c"debugfs", c"/sys/kernel/debug"))?;
+    // Says whether the kernel is locked down.
+    let _ = mount(c"securityfs", c"/sys/kernel/security");
     let mut results = OpenOptions::new().write(true).open(RESULTS)?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let uptime = fs::read_to_string("/proc/uptime")?;
@@ -52,13 +56,10 @@ fn work() -> io::Result<()> {
     raise_loopback()?;
     // The live tests look for what they need where these say. There is one thread.
     let environment = [("PROFILER_FIXTURES", "/fixtures"), ("CARGO_TARGET_DIR", "/target"), ("RUST_BACKTRACE", "0")];
-    let check = Command::new(PROFILER).arg("check").arg("--json").output()?;
-    let words = String::from_utf8_lossy(&check.stdout).into_owned();
-    let found: Value = serde_json::from_str(&words).unwrap_or_else(|_| {
-        let said = String::from_utf8_lossy(&check.stderr).into_owned();
-        json!({ "failed": format!("{words}{said}") })
-    });
-    say(&mut results, &json!({ "check": found }))?;
+    let found = check(&mut Command::new(PROFILER))?;
+    let capabilities = nobody::least_here(Path::new(PROFILER));
+    let least = check(&mut nobody::command(Path::new(PROFILER), capabilities))?;
+    say(&mut results, &json!({ "check": found, "least": least, "limited_memory": capabilities != LEAST }))?;
     for line in fs::read_to_string(PLAN)?.lines() {
         let (test, needs) = line.split_once(' ').unwrap_or((line, ""));
         if !needs.is_empty() && found["features"][needs] != true {
@@ -70,6 +71,16 @@ fn work() -> io::Result<()> {
         say(&mut results, &run(test, &mut command)?)?;
     }
     say(&mut results, &json!({ "done": true }))
+}
+
+/// What `profiler check` says.
+fn check(profiler: &mut Command) -> io::Result<Value> {
+    let check = profiler.arg("check").arg("--json").output()?;
+    let words = String::from_utf8_lossy(&check.stdout).into_owned();
+    Ok(serde_json::from_str(&words).unwrap_or_else(|_| {
+        let said = String::from_utf8_lossy(&check.stderr).into_owned();
+        json!({ "failed": format!("{words}{said}") })
+    }))
 }
 
 fn say(results: &mut File, what: &Value) -> io::Result<()> {

@@ -1,8 +1,10 @@
 //! What `profiler check --json` says of this host.
 
+use rustix::thread::CapabilitySet;
 use serde_json::Value;
 
-use crate::profiler::run_to_end;
+use crate::profiler::{run_to_end, run_to_end_as_nobody};
+use crate::program::Ended;
 
 /// The document.
 #[derive(Clone, Debug)]
@@ -16,8 +18,23 @@ impl Check {
     pub fn run(without: &[&str]) -> Check {
         let mut arguments = vec!["check", "--json"];
         arguments.extend(without.iter().flat_map(|way| ["--without", way]));
-        let ended = run_to_end(&arguments);
-        assert_eq!(ended.code(), Some(0), "{ended:?}");
+        Check::of(&run_to_end(&arguments), 0)
+    }
+
+    /// Asks as a user without privileges but for these capabilities.
+    ///
+    /// # Panics
+    /// As for [`Check::run`].
+    pub fn run_as_nobody(capabilities: CapabilitySet) -> Check {
+        Check::of(&run_to_end_as_nobody(capabilities, &["check", "--json"]), 0)
+    }
+
+    /// Reads what it said, and ended with this code.
+    ///
+    /// # Panics
+    /// It did not, or it is no JSON.
+    pub fn of(ended: &Ended, code: i32) -> Check {
+        assert_eq!(ended.code(), Some(code), "{ended:?}");
         let text = ended.stdout.join("\n");
         Check(serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}")))
     }

@@ -26,9 +26,17 @@ impl Response {
 /// # Errors
 /// There is no answer, or none that can be understood.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<Response> {
+    get_with(address, path, "")
+}
+
+/// The same, with more lines in the head of the request, each with its end.
+///
+/// # Errors
+/// As for [`get`].
+pub fn get_with(address: SocketAddr, path: &str, head: &str) -> io::Result<Response> {
     let mut stream = TcpStream::connect_timeout(&address, wait::LIMIT)?;
     stream.set_read_timeout(Some(wait::LIMIT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{head}\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, text))

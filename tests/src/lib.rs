@@ -8,6 +8,7 @@ pub mod histogram;
 pub mod http;
 pub mod kernel;
 pub mod maps;
+pub mod nobody;
 pub mod page;
 pub mod place;
 pub mod profiler;

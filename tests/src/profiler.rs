@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
+use rustix::thread::CapabilitySet;
+
 use crate::http::{self, Response};
+use crate::nobody;
 use crate::page::Page;
 use crate::place;
 use crate::program::{Ended, Program};
@@ -110,8 +113,9 @@ impl Starting {
     }
 
     /// Starts it to serve on any free port, as a user without privileges but for these capabilities.
-    pub fn as_nobody(capabilities: &[&str], arguments: &[&str]) -> Starting {
-        Starting(Program::start(as_nobody(capabilities).args(arguments).args(LISTEN)))
+    pub fn as_nobody(capabilities: CapabilitySet, arguments: &[&str]) -> Starting {
+        let mut command = nobody::command(&place::profiler(), capabilities);
+        Starting(Program::start(command.args(arguments).args(LISTEN)))
     }
 
     /// Whether it has attached, and serves.
@@ -138,20 +142,9 @@ impl Starting {
     }
 }
 
-/// The profiler, to be run as a user without privileges but for these capabilities.
-fn as_nobody(capabilities: &[&str]) -> Command {
-    let all: String = capabilities.iter().map(|capability| format!(",+{capability}")).collect();
-    let sets = format!("-all{all}");
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    command.arg("--inh-caps").arg(&sets).arg("--ambient-caps").arg(&sets);
-    command.arg(place::profiler());
-    command
-}
-
-/// Runs it to its end as such a user.
-pub fn run_to_end_as_nobody(capabilities: &[&str], arguments: &[&str]) -> Ended {
-    Program::start(as_nobody(capabilities).args(arguments)).wait()
+/// Runs it to its end as a user without privileges but for these capabilities.
+pub fn run_to_end_as_nobody(capabilities: CapabilitySet, arguments: &[&str]) -> Ended {
+    Program::start(nobody::command(&place::profiler(), capabilities).args(arguments)).wait()
 }
 
 /// Starts it, and waits for nothing.

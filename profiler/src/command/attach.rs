@@ -16,6 +16,7 @@ use tokio::time::{Instant, interval_at, sleep};
 use super::agent::Agent;
 use crate::cli::{Measure, Web};
 use crate::export::http::{self, Listener};
+use crate::export::protection::Protection;
 use crate::export::{ExportError, SnapshotRequest, SnapshotSource, text, tree};
 use crate::launch;
 use crate::metrics::{self, Own};
@@ -49,7 +50,7 @@ pub fn attach(pids: Vec<u32>, measure: &Measure, web: &Web) -> Result<ExitCode> 
 pub fn tree(pids: Vec<u32>, measure: &Measure, json: bool) -> Result<ExitCode> {
     let measure = Measure { duration: measure.duration.or(Some(PRINT_DURATION)), print: true, ..measure.clone() };
     block_on(async {
-        let endpoint = Endpoint { listener: None, path: String::new() };
+        let endpoint = Endpoint::none();
         let signals = Signals::catch()?;
         let session = Session::start(options(pids, &measure))?;
         watch(session, endpoint, &measure, signals, Whose::Named, View::Tree { json }).await?;
@@ -117,14 +118,24 @@ pub(super) fn options(pids: Vec<u32>, measure: &Measure) -> Options {
 
 /// Where metrics are served; nowhere when a page is printed instead.
 pub(super) struct Endpoint {
-    listener: Option<Listener>,
+    listeners: Vec<Listener>,
     path: String,
+    protection: Protection,
 }
 
 impl Endpoint {
     pub fn bind(measure: &Measure, web: &Web) -> Result<Endpoint> {
-        let listener = if measure.print { None } else { Some(http::bind(web.listen_address)?) };
-        Ok(Endpoint { listener, path: web.telemetry_path.clone() })
+        if measure.print {
+            return Ok(Endpoint::none());
+        }
+        let protection = web.config_file.clone().map_or_else(|| Ok(Protection::none()), Protection::read);
+        let protection = protection.map_err(ExportError::from)?;
+        let listeners = web.listen_addresses.iter().map(|&address| http::bind(address)).collect::<Result<_, _>>()?;
+        Ok(Endpoint { listeners, path: web.telemetry_path.clone(), protection })
+    }
+
+    fn none() -> Endpoint {
+        Endpoint { listeners: Vec::new(), path: String::new(), protection: Protection::none() }
     }
 }
 
@@ -158,13 +169,18 @@ struct Server {
 }
 
 fn serve(endpoint: Endpoint) -> Option<Server> {
-    let listener = endpoint.listener?;
-    log::info!("serving http://{}{}", listener.address(), endpoint.path);
+    if endpoint.listeners.is_empty() {
+        return None;
+    }
+    let scheme = if endpoint.protection.current().tls.is_some() { "https" } else { "http" };
+    for listener in &endpoint.listeners {
+        log::info!("serving {scheme}://{}{}", listener.address(), endpoint.path);
+    }
     let (source, requests) = SnapshotSource::channel(WAITING_SCRAPES);
     let (stop, stopped) = oneshot::channel();
-    let path = endpoint.path;
+    let Endpoint { listeners, path, protection } = endpoint;
     let task = tokio::spawn(async move {
-        http::serve(listener, &path, source, async {
+        http::serve(listeners, &path, source, protection, async {
             let _ = stopped.await;
         })
         .await

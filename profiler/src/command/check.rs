@@ -10,6 +10,7 @@ use crate::kernel::btf::Btf;
 use crate::kernel::capability::{CAPABILITIES, Capability, Effective};
 use crate::kernel::feature::Features;
 use crate::kernel::signal::{Evaluated, Signals, Unwanted};
+use crate::kernel::{lockdown, locked_memory};
 use crate::target::process::require_init_pid_namespace;
 
 /// Width of the names.
@@ -19,6 +20,8 @@ const WIDTH: usize = 22;
 pub struct Report {
     capabilities: Vec<(&'static Capability, bool)>,
     namespace: Result<(), String>,
+    lockdown: Result<(), String>,
+    locked_memory: Result<(), String>,
     /// Number of types.
     types: Result<usize, String>,
     /// `None` where they cannot be told.
@@ -34,6 +37,11 @@ pub fn check(without: &[Unwanted]) -> Result<Report, KernelError> {
     let mut report = Report {
         capabilities: CAPABILITIES.iter().map(|capability| (capability, effective.has(capability))).collect(),
         namespace: require_init_pid_namespace().map_err(|e| e.to_string()),
+        lockdown: lockdown::require_open().map_err(|e| e.to_string()),
+        // Only who may make maps can try.
+        locked_memory: effective
+            .require()
+            .map_or(Ok(()), |()| locked_memory::require_room().map_err(|e| e.to_string())),
         types: Ok(0),
         kernel: None,
     };
@@ -57,6 +65,8 @@ impl Report {
     pub fn usable(&self) -> bool {
         self.capabilities.iter().all(|(capability, there)| *there || !capability.required)
             && self.namespace.is_ok()
+            && self.lockdown.is_ok()
+            && self.locked_memory.is_ok()
             && self.types.is_ok()
     }
 
@@ -74,6 +84,14 @@ impl Report {
         match &self.namespace {
             Ok(()) => text.row("PID namespace", true, "the host's"),
             Err(why) => text.row("PID namespace", false, why),
+        }
+        match &self.lockdown {
+            Ok(()) => text.row("kernel memory", true, "not locked down"),
+            Err(why) => text.row("kernel memory", false, why),
+        }
+        match &self.locked_memory {
+            Ok(()) => text.row("locked memory", true, "enough, or not counted"),
+            Err(why) => text.row("locked memory", false, why),
         }
         match &self.types {
             Ok(types) => text.row("kernel types (BTF)", true, &format!("{types} types")),
@@ -110,6 +128,8 @@ impl Report {
             "usable": self.usable(),
             "capabilities": self.capabilities.iter().map(capability).collect::<Vec<_>>(),
             "pid_namespace": { "host": self.namespace.is_ok(), "why_not": self.namespace.as_ref().err() },
+            "lockdown": { "state": lockdown::state(), "why_not": self.lockdown.as_ref().err() },
+            "locked_memory": { "why_not": self.locked_memory.as_ref().err() },
             "btf": { "types": self.types.as_ref().ok(), "why_not": self.types.as_ref().err() },
             "features": self.kernel.as_ref().map(features),
             "signals": self.kernel.as_ref().map(signals),

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
-use super::{ExportError, NoSnapshot, SnapshotSource, landing, status, tree};
+use super::protection::Protection;
+use super::{ExportError, NoSnapshot, SnapshotSource, landing, server, status, tree};
 use crate::metrics::{self, Own};
 
 /// Where metrics are served by default.
@@ -53,16 +55,18 @@ pub fn bind(address: SocketAddr) -> Result<Listener, ExportError> {
 /// Serves until `shutdown` is done and open requests are answered. `path` is where metrics are.
 ///
 /// # Errors
-/// The path is taken or none; or the socket failed.
+/// The path is taken or none; or a socket failed.
 pub async fn serve(
-    listener: Listener,
+    listeners: Vec<Listener>,
     path: &str,
     source: SnapshotSource,
-    shutdown: impl Future<Output = ()> + Send + 'static,
+    protection: Protection,
+    shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ExportError> {
-    let router = router(path, source)?;
-    let socket = tokio::net::TcpListener::from_std(listener.socket).map_err(ExportError::Serve)?;
-    axum::serve(socket, router).with_graceful_shutdown(shutdown).await.map_err(ExportError::Serve)
+    let protection = Arc::new(protection);
+    let router = router(path, source, Arc::clone(&protection))?;
+    let sockets = listeners.into_iter().map(|listener| listener.socket).collect();
+    server::serve(sockets, router, protection, shutdown).await.map_err(ExportError::Serve)
 }
 
 /// Whether metrics can be served at `path`.
@@ -83,22 +87,35 @@ pub fn check_path(path: &str) -> Result<(), &'static str> {
 ///
 /// # Errors
 /// The path of the metrics is taken or none.
-pub fn router(path: &str, source: SnapshotSource) -> Result<Router, ExportError> {
+fn router(path: &str, source: SnapshotSource, protection: Arc<Protection>) -> Result<Router, ExportError> {
     check_path(path).map_err(|reason| ExportError::Path { path: path.to_owned(), reason })?;
-    let pages = Arc::new(Pages { path: path.to_owned(), source, last_scrape_ns: AtomicU64::new(0) });
+    let last_scrape_ns = AtomicU64::new(0);
+    let pages = Arc::new(Pages { path: path.to_owned(), source, protection: Arc::clone(&protection), last_scrape_ns });
     Ok(Router::new()
         .route(path, get(metrics_page))
         .route("/status", get(status_page))
         .route("/tree", get(tree_page))
+        .route("/", get(landing_page))
+        .fallback(|| async { StatusCode::NOT_FOUND })
+        .layer(middleware::from_fn_with_state(protection, admit))
+        // Whoever restarts what is not healthy has no password.
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready_page))
-        .route("/", get(landing_page))
         .with_state(pages))
+}
+
+/// Answers whom the file admits that protects the endpoint, and nobody else.
+async fn admit(State(protection): State<Arc<Protection>>, request: Request, next: Next) -> Response {
+    if protection.admits(request.headers()).await {
+        return next.run(request).await;
+    }
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic")], "Unauthorized\n").into_response()
 }
 
 struct Pages {
     path: String,
     source: SnapshotSource,
+    protection: Arc<Protection>,
     /// 0 before the first scrape.
     last_scrape_ns: AtomicU64,
 }
@@ -116,7 +133,9 @@ async fn metrics_page(State(pages): State<Arc<Pages>>) -> Response {
         Err(none) => return none.into_response(),
     };
     let last = Some(pages.last_scrape_ns.load(Ordering::Relaxed)).filter(|&ns| ns > 0).map(|ns| ns as f64 / 1e9);
-    let page = metrics::page(snapshot, Own::read(last));
+    let mut own = Own::read(last);
+    own.web_config_is_good = pages.protection.refusal().map(|refusal| refusal.is_none());
+    let page = metrics::page(snapshot, own);
     pages.last_scrape_ns.store((begin.elapsed().as_nanos() as u64).max(1), Ordering::Relaxed);
     match page {
         Ok(page) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response(),
@@ -126,7 +145,9 @@ async fn metrics_page(State(pages): State<Arc<Pages>>) -> Response {
 
 async fn status_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnapshot> {
     let snapshot = pages.source.snapshot().await?;
-    let json = status::document(&snapshot).to_string();
+    let mut document = status::document(&snapshot);
+    document["web_config_refused"] = pages.protection.refusal().flatten().into();
+    let json = document.to_string();
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 

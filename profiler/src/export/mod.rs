@@ -2,9 +2,12 @@
 
 pub mod http;
 pub mod landing;
+pub mod protection;
+mod server;
 pub mod status;
 pub mod text;
 pub mod tree;
+mod web_config;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +16,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::model::snapshot::Snapshot;
+
+pub use web_config::WebConfigError;
 
 /// How long a request waits for a snapshot.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,6 +47,9 @@ pub enum ExportError {
         /// Why.
         reason: &'static str,
     },
+    /// The file that protects the endpoint is refused.
+    #[error("failed to protect the endpoint: {0}")]
+    Protection(#[from] WebConfigError),
     /// The server failed.
     #[error("failed to serve: {0}")]
     Serve(std::io::Error),

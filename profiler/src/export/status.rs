@@ -1,5 +1,7 @@
 //! `/status`: the snapshot as JSON, for scripts and tests. Of histograms only quantiles: they are metrics.
 
+use std::collections::BTreeMap;
+
 use profiler_common::histogram::Histogram;
 use profiler_common::map::wake;
 use serde_json::{Map, Value, json};
@@ -22,6 +24,7 @@ pub fn document(snapshot: &Snapshot) -> Value {
         "discovery": snapshot.profiler.discovery.as_ref().map(discovery),
         "events": numbers(&snapshot.profiler.events),
         "hits_ignored": numbers(&snapshot.profiler.hits_ignored),
+        "runs_missed": snapshot.profiler.runs_missed.iter().cloned().collect::<BTreeMap<_, _>>(),
         "losses": numbers(&snapshot.profiler.lost),
     })
 }

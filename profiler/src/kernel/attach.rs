@@ -69,7 +69,12 @@ pub struct UnixHooks {
     pub arrivals: bool,
     /// That one was accepted.
     pub accepts: bool,
+    /// By which way; empty where neither is seen.
+    pub how: &'static str,
 }
+
+/// The program that sees threads and processes begin.
+pub const FORKS: &str = "sched_process_fork";
 
 const ACCEPT_SYSCALLS: [&str; 2] = ["syscalls/sys_exit_accept4", "syscalls/sys_exit_accept"];
 
@@ -119,11 +124,33 @@ impl Kernel {
             _ => self.attach_state_changes(&btf),
         });
         let is = |way: &Result<&'static Way, String>, attach| way.as_ref().is_ok_and(|way| way.attach == attach);
-        self.unix = UnixHooks {
-            arrivals: is(&depth, Attach::BtfTracepoint),
-            accepts: wait.is_ok() && !is(&wait, Attach::Fentry),
+        self.unix = if is(&wait, Attach::Fentry) {
+            self.attach_unix_functions(&btf)
+        } else {
+            let arrivals = is(&depth, Attach::BtfTracepoint);
+            UnixHooks {
+                arrivals,
+                accepts: wait.is_ok(),
+                how: if arrivals { "BTF tracepoint sk_data_ready" } else { "" },
+            }
         };
         Ok(AcceptHooks { depth, wait })
+    }
+
+    /// What fentry tells of unix sockets: nothing, where the kernel's functions are others.
+    fn attach_unix_functions(&mut self, btf: &Btf) -> UnixHooks {
+        if !self.features.has(Feature::UnixFunctions) {
+            return UnixHooks::default();
+        }
+        match self.attach_unix(btf) {
+            Ok(()) => {
+                UnixHooks { arrivals: true, accepts: true, how: "fentry of the functions that connect and accept" }
+            }
+            Err(e) => {
+                log::warn!("accept queues of unix sockets are not measured: {e}");
+                UnixHooks::default()
+            }
+        }
     }
 
     /// Attaches to changes of TCP sockets' states, once.
@@ -147,7 +174,7 @@ impl Kernel {
         };
         // Forks first, so that no thread is created unseen once scheduling is measured.
         for (program, tracepoint) in [
-            ("sched_process_fork", "sched_process_fork"),
+            (FORKS, "sched_process_fork"),
             ("sched_process_exec", "sched_process_exec"),
             ("sched_process_exit", "sched_process_exit"),
             ("sched_wakeup", "sched_wakeup"),
@@ -166,6 +193,22 @@ impl Kernel {
         loaded.load(tracepoint, btf).map_err(failed)?;
         loaded.attach().map_err(failed)?;
         Ok(())
+    }
+
+    /// How often each program was not run, since another run of it was on that CPU: where BPF programs can be preempted.
+    /// Empty where the kernel does not tell.
+    pub fn runs_missed(&self) -> Vec<(String, u64)> {
+        let missed = self.ebpf.programs().filter_map(|(name, program)| {
+            let missed = bpf::runs_missed(program.fd().ok()?.as_fd()).ok()??;
+            Some((name.to_owned(), missed))
+        });
+        missed.collect()
+    }
+
+    /// The same of one program; 0 where the kernel does not tell.
+    pub fn runs_missed_by(&self, program: &str) -> u64 {
+        let program = self.ebpf.program(program).and_then(|program| program.fd().ok());
+        program.and_then(|program| bpf::runs_missed(program.as_fd()).ok()?).unwrap_or_default()
     }
 
     /// Attaches to accept(2) for all processes of the machine. Every system call of every process then takes the

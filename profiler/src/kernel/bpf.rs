@@ -6,9 +6,12 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use super::perf;
 
+const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_TRACE_FENTRY: u32 = 24;
@@ -81,6 +84,23 @@ struct LinkCreatePerfEvent {
     bpf_cookie: u64,
 }
 
+/// The head of `union bpf_attr` for BPF_MAP_CREATE.
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct ObjGetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
 fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attributes` is a live `repr(C)` prefix of `union bpf_attr` whose size is passed; the kernel reads no
     // further, and the pointers in it outlive the call (callers below).
@@ -88,9 +108,36 @@ fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long>
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// How many runs of a program the kernel has left out, since another one of it ran on that CPU; `None` where it does not
+/// tell (before 5.12).
+///
+/// # Errors
+/// The kernel refuses.
+pub fn runs_missed(program: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    /// `bpf_prog_info.recursion_misses`, in words.
+    const AT: usize = 208 / 8;
+    let mut info = [0_u64; 32];
+    let mut attributes = ObjGetInfo {
+        bpf_fd: program.as_raw_fd() as u32,
+        info_len: size_of_val(&info) as u32,
+        info: info.as_mut_ptr() as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok((attributes.info_len as usize >= (AT + 1) * 8).then_some(info[AT]))
+}
+
 fn owned(descriptor: libc::c_long) -> OwnedFd {
     // SAFETY: the kernel has just returned this descriptor, and nobody else owns it.
     unsafe { OwnedFd::from_raw_fd(descriptor as i32) }
+}
+
+/// Makes an array of so many pages.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn create_array(pages: u32) -> io::Result<OwnedFd> {
+    let mut attributes = MapCreate { map_type: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 4096, max_entries: pages };
+    bpf(BPF_MAP_CREATE, &mut attributes).map(owned)
 }
 
 /// Loads a uprobe program for a multi link: such a link wants programs that were loaded for it.

@@ -18,19 +18,11 @@ const KPROBES: [(&str, &CStr); 2] = [
     ("enqueue_request_kprobe", c"inet_csk_reqsk_queue_add"),
     ("enqueue_handshake_kprobe", c"inet_csk_complete_hashdance"),
 ];
-const ACCEPT: &str = "inet_csk_accept";
 
 impl Kernel {
     /// Attaches to the entries of the functions that enqueue a connection.
     pub(super) fn attach_enqueue(&mut self, btf: &Btf) -> Result<(), KernelError> {
-        for (program, function) in ENTRIES {
-            let failed = |source: ProgramError| KernelError::Program { program, source };
-            let loaded: &mut FEntry =
-                self.ebpf.program_mut(program).ok_or(KernelError::Missing(program))?.try_into().map_err(failed)?;
-            loaded.load(function, btf).map_err(failed)?;
-            loaded.attach().map_err(failed)?;
-        }
-        Ok(())
+        ENTRIES.iter().try_for_each(|(program, function)| self.attach_entry(btf, program, function))
     }
 
     /// Attaches to the exit of the function that accepts one.
@@ -39,10 +31,34 @@ impl Kernel {
             Some(4) => "accept_exit_4",
             _ => "accept_exit_2",
         };
+        self.attach_exit(btf, program, "inet_csk_accept")
+    }
+
+    /// Attaches to the functions that connect and accept unix sockets, and to where these are listed.
+    pub(super) fn attach_unix(&mut self, btf: &Btf) -> Result<(), KernelError> {
+        let accept = match self.features.unix_accept_parameters {
+            Some(4) => "unix_accept_exit_4",
+            _ => "unix_accept_exit_3",
+        };
+        self.attach_entry(btf, "unix_listed", "sock_diag_save_cookie")?;
+        self.attach_exit(btf, "unix_connected", "unix_stream_connect")?;
+        self.attach_exit(btf, accept, "unix_accept")
+    }
+
+    fn attach_entry(&mut self, btf: &Btf, program: &'static str, function: &str) -> Result<(), KernelError> {
+        let failed = |source: ProgramError| KernelError::Program { program, source };
+        let loaded: &mut FEntry =
+            self.ebpf.program_mut(program).ok_or(KernelError::Missing(program))?.try_into().map_err(failed)?;
+        loaded.load(function, btf).map_err(failed)?;
+        loaded.attach().map_err(failed)?;
+        Ok(())
+    }
+
+    fn attach_exit(&mut self, btf: &Btf, program: &'static str, function: &str) -> Result<(), KernelError> {
         let failed = |source: ProgramError| KernelError::Program { program, source };
         let loaded: &mut FExit =
             self.ebpf.program_mut(program).ok_or(KernelError::Missing(program))?.try_into().map_err(failed)?;
-        loaded.load(ACCEPT, btf).map_err(failed)?;
+        loaded.load(function, btf).map_err(failed)?;
         loaded.attach().map_err(failed)?;
         Ok(())
     }

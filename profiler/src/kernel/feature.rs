@@ -26,6 +26,8 @@ pub enum Feature {
     Fentry,
     /// The functions that enqueue and accept connections, with the parameters that are known.
     AcceptFunctions,
+    /// The functions that connect and accept unix sockets, with the parameters that are known.
+    UnixFunctions,
     /// Kprobes by perf events.
     Kprobe,
     /// Tracepoints of system calls by perf events.
@@ -116,6 +118,18 @@ pub const FEATURES: &[FeatureRow] = &[
         },
     },
     FeatureRow {
+        feature: Feature::UnixFunctions,
+        name: "unix_functions",
+        missing: "the functions that connect and accept unix sockets are not those that are known",
+        remedy: "report this kernel",
+        probe: |btf| {
+            unix_accept_parameters(btf).is_some()
+                && btf.parameters("unix_stream_connect") == Some(4)
+                && btf.parameters("sock_diag_save_cookie") == Some(2)
+                && ["unix_sock.peer", "unix_sock.addr"].iter().all(|member| btf.offset(member).is_ok())
+        },
+    },
+    FeatureRow {
         feature: Feature::Kprobe,
         name: "kprobe",
         missing: "no kprobes",
@@ -139,16 +153,17 @@ pub const FEATURES: &[FeatureRow] = &[
     FeatureRow {
         feature: Feature::CpuClock,
         name: "cpu_clock",
-        missing: "no perf clock of a CPU",
+        missing: "no perf clock of a CPU (where kernel.perf_event_paranoid is 3, that takes CAP_SYS_ADMIN)",
         remedy: "use a kernel with CONFIG_PERF_EVENTS=y",
         probe: |_| perf::own_clock(CLOCK_NS).is_ok(),
     },
     FeatureRow {
         feature: Feature::Uprobe,
         name: "uprobe",
-        missing: "no uprobes",
+        missing: "no uprobes (where kernel.perf_event_paranoid is 3, they take CAP_SYS_ADMIN)",
         remedy: "use a kernel with CONFIG_UPROBE_EVENTS=y",
-        probe: |_| Path::new(perf::UPROBE_TYPE).exists(),
+        // Who may open no perf event may not open these. To try one of them takes long: it must be taken out again.
+        probe: |_| Path::new(perf::UPROBE_TYPE).exists() && perf::own_clock(CLOCK_NS).is_ok(),
     },
     FeatureRow {
         feature: Feature::AttachCookie,
@@ -185,6 +200,8 @@ pub struct Features {
     pub sched_switch_arity: Option<usize>,
     /// Parameters of the function that accepts a connection: 2 or 4.
     pub accept_parameters: Option<usize>,
+    /// The same of unix sockets: 3 or 4.
+    pub unix_accept_parameters: Option<usize>,
 }
 
 impl Features {
@@ -194,13 +211,19 @@ impl Features {
             has: FEATURES.iter().map(|row| (row.probe)(btf)).collect(),
             sched_switch_arity: btf.tracepoint_arity("sched_switch"),
             accept_parameters: accept_parameters(btf),
+            unix_accept_parameters: unix_accept_parameters(btf),
         }
     }
 
     /// None: what the table of signals is like without any.
     #[cfg(test)]
     pub fn none() -> Features {
-        Features { has: vec![false; FEATURES.len()], sched_switch_arity: None, accept_parameters: None }
+        Features {
+            has: vec![false; FEATURES.len()],
+            sched_switch_arity: None,
+            accept_parameters: None,
+            unix_accept_parameters: None,
+        }
     }
 
     /// Whether this kernel has it.
@@ -224,6 +247,11 @@ impl Feature {
 /// `struct sock *inet_csk_accept(sk, flags, err, kern)`, from 6.10 on `(sk, arg)`.
 fn accept_parameters(btf: &Btf) -> Option<usize> {
     btf.parameters("inet_csk_accept").filter(|n| matches!(n, 2 | 4))
+}
+
+/// `int unix_accept(socket, new, flags, kern)`, from 6.10 on `(socket, new, arg)`.
+fn unix_accept_parameters(btf: &Btf) -> Option<usize> {
+    btf.parameters("unix_accept").filter(|n| matches!(n, 3 | 4))
 }
 
 /// `r0 = 0; exit`

@@ -15,7 +15,7 @@ use super::btf::Btf;
 use super::feature::Features;
 use super::holder::Holder;
 use super::signal::{Signals, Unwanted};
-use super::{KernelError, bpf, capability, discovery, request, uring as ring};
+use super::{KernelError, bpf, capability, discovery, lockdown, locked_memory, request, uring as ring};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf"));
 
@@ -113,10 +113,12 @@ impl Kernel {
     /// A capability or BTF is missing, or the kernel refuses the object.
     pub fn load(sizes: Sizes, without: &[Unwanted]) -> Result<Kernel, KernelError> {
         capability::Effective::current()?.require()?;
+        lockdown::require_open()?;
+        locked_memory::require_room()?;
         let btf = Btf::of_running_kernel()?;
         let features = Features::probe(&btf);
         let signals = Signals::evaluate(&features, without);
-        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + ring::OFFSETS.len() + 3);
+        let mut values: Vec<(&str, u64)> = Vec::with_capacity(OFFSETS.len() + ring::OFFSETS.len() + 7);
         for (global, paths) in OFFSETS {
             let mut offset = btf.offset(paths[0]);
             for path in &paths[1..] {
@@ -130,6 +132,7 @@ impl Kernel {
         }
         // Unix sockets may be a module, whose types are not here.
         values.push(("UNIX_PEER", btf.offset("unix_sock.peer").unwrap_or(0)));
+        values.push(("UNIX_ADDR", btf.offset("unix_sock.addr").unwrap_or(0)));
         let (byte, mask) = btf.bit("task_struct.in_iowait")?;
         values.extend([("TASK_IN_IOWAIT", byte), ("TASK_IN_IOWAIT_MASK", mask)]);
         values.push(("NEVER", 0));

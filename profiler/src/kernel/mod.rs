@@ -10,6 +10,8 @@ pub mod enqueue;
 pub mod feature;
 pub mod holder;
 pub mod load;
+pub mod lockdown;
+pub mod locked_memory;
 pub mod loops;
 pub mod maps;
 pub mod perf;
@@ -54,6 +56,21 @@ pub enum KernelError {
         /// Their names, as CAP_BPF.
         missing: Vec<String>,
     },
+    /// Maps do not fit into the limit of locked memory.
+    #[error(
+        "this kernel counts BPF maps against the limit of locked memory, which is {kib} KiB here: run as root, grant \
+         CAP_SYS_RESOURCE, or raise the limit (`ulimit -l unlimited`; systemd: LimitMEMLOCK=infinity)"
+    )]
+    LockedMemory {
+        /// The limit.
+        kib: u64,
+    },
+    /// The kernel is locked down.
+    #[error(
+        "the kernel is locked down (confidentiality), so BPF programs cannot read its memory: boot it with \
+         lockdown=integrity or lockdown=none"
+    )]
+    LockedDown,
     /// aya cannot read the kernel's types.
     #[error("failed to read the kernel's BTF: {0}")]
     Types(#[from] aya::BtfError),

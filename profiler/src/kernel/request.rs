@@ -20,6 +20,24 @@ unsafe impl Pod for Value<Connection> {}
 // SAFETY: as above.
 unsafe impl Pod for Value<RequestStats> {}
 
+/// Connections of which the kernel half learns the end, and those that it forgets in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionKind {
+    /// TCP, of any family.
+    Tcp,
+    /// Unix stream sockets.
+    Unix,
+}
+
+impl ConnectionKind {
+    const fn map(self) -> &'static str {
+        match self {
+            ConnectionKind::Tcp => "CONNECTIONS",
+            ConnectionKind::Unix => "UNIX_CONNECTIONS",
+        }
+    }
+}
+
 impl Kernel {
     /// Attaches to what every process of the machine sends and receives on sockets.
     ///
@@ -36,19 +54,20 @@ impl Kernel {
     ///
     /// # Errors
     /// The map is full.
-    pub fn add_connection(&mut self, cookie: u64, slot: u32) -> Result<bool, KernelError> {
+    pub fn add_connection(&mut self, kind: ConnectionKind, cookie: u64, slot: u32) -> Result<bool, KernelError> {
         const BPF_NOEXIST: u64 = 1;
+        let map = kind.map();
         let connection = Value(Connection { slot, ..Connection::NEW });
-        match self.hash::<u64, Value<Connection>>("CONNECTIONS")?.insert(cookie, connection, BPF_NOEXIST) {
+        match self.hash::<u64, Value<Connection>>(map)?.insert(cookie, connection, BPF_NOEXIST) {
             Ok(()) => Ok(true),
             Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-            Err(e) => Err(failed("CONNECTIONS")(e)),
+            Err(e) => Err(failed(map)(e)),
         }
     }
 
     /// Forgets a connection; false where it was not followed.
-    pub fn remove_connection(&mut self, cookie: u64) -> bool {
-        self.hash::<u64, Value<Connection>>("CONNECTIONS").is_ok_and(|mut map| map.remove(&cookie).is_ok())
+    pub fn remove_connection(&mut self, kind: ConnectionKind, cookie: u64) -> bool {
+        self.hash::<u64, Value<Connection>>(kind.map()).is_ok_and(|mut map| map.remove(&cookie).is_ok())
     }
 
     /// Connections and requests of a slot, over all CPUs.

@@ -369,6 +369,9 @@ fn profiler<'a>(page: &mut Page<'a>, snapshot: &'a Snapshot, own: &Own) {
             number(id, label, *value as f64);
         }
     }
+    for (program, missed) in &snapshot.profiler.runs_missed {
+        number(Id::ProgramRunsMissedTotal, program, *missed as f64);
+    }
     let tracked: u64 = snapshot.targets.iter().filter_map(|t| t.tasks.as_ref()).map(|tasks| tasks.tracked).sum();
     number(Id::TasksTracked, "", tracked as f64);
     if let Some(seconds) = snapshot.profiler.snapshot_seconds {

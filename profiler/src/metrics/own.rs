@@ -10,6 +10,8 @@ use super::table::Id;
 pub struct Own {
     /// How long the last scrape took, seconds.
     pub last_scrape_seconds: Option<f64>,
+    /// Whether the file that protects the endpoint is used as it is now; `None` where there is none.
+    pub web_config_is_good: Option<bool>,
     cpu_seconds: Option<f64>,
     resident_bytes: Option<f64>,
     virtual_bytes: Option<f64>,
@@ -39,9 +41,10 @@ impl Own {
         own
     }
 
-    pub(super) fn figures(&self) -> [(Id, Option<f64>); 7] {
+    pub(super) fn figures(&self) -> [(Id, Option<f64>); 8] {
         [
             (Id::ScrapeDurationSeconds, self.last_scrape_seconds),
+            (Id::WebConfigLastReloadSuccessful, self.web_config_is_good.map(|good| f64::from(u8::from(good)))),
             (Id::ProcessCpuSecondsTotal, self.cpu_seconds),
             (Id::ProcessResidentMemoryBytes, self.resident_bytes),
             (Id::ProcessVirtualMemoryBytes, self.virtual_bytes),

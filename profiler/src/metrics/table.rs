@@ -276,7 +276,7 @@ metrics! {
         "Connections that the kernel dropped because the accept queue was full, since the socket was opened.";
 
     ConnectionsOpen "connections_open" Gauge Count Requests Target Sum [] "", REQUEST,
-        "TCP connections that the target accepted, before the profiler attached too, and that are neither closed nor reset.";
+        "Connections that the target accepted, before the profiler attached too, and that are neither closed nor reset.";
     RequestSeconds "request_seconds" Histogram Seconds Requests Target Sum [] "", REQUEST,
         "Time from the first read on an accepted connection to the last write before its next read, which is one request in most protocols. It is recorded at that read, or at the end of the connection.";
     AfterReplySeconds "after_reply_seconds" Histogram Seconds Requests Target Sum [] "", REQUEST,
@@ -404,12 +404,17 @@ metrics! {
     ConfigLastReloadSuccessTimestampSeconds "config_last_reload_success_timestamp_seconds" Gauge Seconds Profiler Profiler Max
         [] "", READ,
         "When the rules that are in force were read, since the epoch.";
+    ProgramRunsMissedTotal "program_runs_missed_total" Counter Count Profiler Profiler Sum ["program"]
+        "the profiler's BPF programs", "counted by the kernel, since 5.12",
+        "Runs of a program that the kernel left out, in any process, since another one of it ran on that CPU.";
     TasksTracked "tasks_tracked" Gauge Count Profiler Profiler Sum [] "", READ,
         "Tasks that are tracked just now, over all targets.";
     SnapshotDurationSeconds "snapshot_duration_seconds" Gauge Seconds Profiler Profiler Max [] "", READ,
         "How long reading the kernel's maps and copying the counts took for this page.";
     ScrapeDurationSeconds "scrape_duration_seconds" Gauge Seconds Profiler Profiler Max [] "", READ,
         "How long the page before this one took from request to answer.";
+    WebConfigLastReloadSuccessful "web_config_last_reload_successful" Gauge State Profiler Profiler Max [] "", READ,
+        "Whether the file that protects the endpoint is used as it is now. Absent where there is none.";
 
     ProcessCpuSecondsTotal "process_cpu_seconds_total" Counter Seconds Process Profiler Sum [] "", READ,
         "Total user and system CPU time spent in seconds.";

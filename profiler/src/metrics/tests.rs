@@ -150,6 +150,7 @@ fn snapshot(targets: Vec<TargetSnapshot>) -> Arc<Snapshot> {
     let profiler = ProfilerSnapshot {
         events: vec![("task_spawned", 10)],
         lost: vec![("end_unseen", 0)],
+        runs_missed: vec![("sched_process_fork".to_owned(), 2)],
         hits_ignored: vec![("idle", 10)],
         snapshot_seconds: Some(0.001),
         not_ready: None,

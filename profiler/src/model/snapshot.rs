@@ -519,6 +519,8 @@ pub struct ProfilerSnapshot {
     pub events: Vec<(&'static str, u64)>,
     /// Events lost, by reason.
     pub lost: Vec<(&'static str, u64)>,
+    /// Runs of a BPF program that the kernel left out, by program; empty where it does not tell.
+    pub runs_missed: Vec<(String, u64)>,
     /// Probe hits that measured nothing, by reason.
     pub hits_ignored: Vec<(&'static str, u64)>,
     /// Seconds that taking this snapshot took; `None` where that was not timed.

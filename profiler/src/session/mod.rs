@@ -6,7 +6,6 @@ mod admit;
 mod builds;
 mod calibration;
 mod claim;
-mod gone;
 mod image;
 mod loops;
 mod probes;
@@ -21,6 +20,7 @@ mod targets;
 mod threads;
 mod throttle;
 mod unfinished;
+mod unseen;
 mod walk;
 
 use std::io;
@@ -49,7 +49,7 @@ use crate::kernel::attach::Links;
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
 use crate::kernel::signal::{Attach, Unwanted};
-use crate::kernel::{KernelError, capability};
+use crate::kernel::{KernelError, capability, lockdown, locked_memory};
 use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
 use crate::runtime::FoundTask;
@@ -143,6 +143,8 @@ pub struct Session {
     balanced_ns: u64,
     throttled_ns: u64,
     refreshed_ns: u64,
+    /// Forks that the kernel half was not told of, in any process, up to when they were looked for.
+    forks_missed: u64,
     listener_slots: accept::Slots,
 }
 
@@ -157,6 +159,8 @@ impl Session {
         hurry();
         // Before the processes are looked at: who lacks these lacks them for every process.
         capability::Effective::current()?.require()?;
+        lockdown::require_open()?;
+        locked_memory::require_room()?;
         let processes: Vec<Process> = options.pids.iter().map(|&pid| Process::find(pid)).collect::<Result<_, _>>()?;
         let claims =
             processes.iter().map(|process| claim::claim(process, options.force)).collect::<Result<Vec<_>, _>>()?;
@@ -202,6 +206,7 @@ impl Session {
             balanced_ns: 0,
             throttled_ns: 0,
             refreshed_ns: 0,
+            forks_missed: 0,
             listener_slots: accept::Slots::default(),
         };
         for (process, claim) in processes.into_iter().zip(claims) {
@@ -399,6 +404,7 @@ impl Session {
         }
         self.kernel.check_probes()?;
         self.refreshed_ns = now;
+        self.notice_unseen_forks()?;
         self.notice_unseen_exits()?;
         self.kernel.flush_log();
         for watched in self.targets.iter_mut() {
@@ -480,10 +486,12 @@ impl Session {
             lost: vec![
                 ("record_malformed", tally.malformed),
                 ("process_unknown", tally.foreign_process),
+                ("process_fork_unseen", tally.forks_unseen),
                 ("process_exit_unseen", tally.exits_unseen),
                 ("task_vtable_unknown", tally.foreign_vtable),
                 ("accept_unseen", self.listener_slots.unseen()),
             ],
+            runs_missed: self.kernel.runs_missed(),
             ..ProfilerSnapshot::default()
         };
         snapshot.lost.extend(self.table.losses().by_reason());

@@ -20,6 +20,8 @@ pub(super) struct Tally {
     pub execed: u64,
     pub exited: u64,
     pub threads_ended: u64,
+    /// Children that the kernel half did not report.
+    pub forks_unseen: u64,
     /// Ends of processes that the kernel half did not report.
     pub exits_unseen: u64,
     pub sampled: u64,

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 
 use crate::kernel::load::Kernel;
+use crate::kernel::request::ConnectionKind;
 use crate::kernel::signal::REQUESTS;
 use crate::model::snapshot::RequestsSnapshot;
 use crate::status::ProbeState;
-use crate::target::listener::Listeners;
+use crate::target::listener::{ListenerError, Listeners};
 
 /// Whether what is sent and received is seen, or why not.
 pub(super) type Hooks = Result<(), (ProbeState, String)>;
@@ -23,7 +24,7 @@ pub(super) fn attach(kernel: &mut Kernel) -> Hooks {
 
 /// The connections of one target.
 pub(super) struct Connections {
-    /// How many were accepted before, and were open when they were looked for.
+    /// How many of TCP were accepted before, and were open when they were looked for.
     found: u64,
 }
 
@@ -35,26 +36,44 @@ impl Connections {
         pids: &[u32],
         slot: u32,
     ) -> Result<Connections, String> {
-        let open = listeners.connections(pids).map_err(|e| e.to_string())?;
-        let mut added = Vec::with_capacity(open.len());
-        for cookie in open {
-            if kernel.add_connection(cookie, slot).map_err(|e| e.to_string())? {
-                added.push(cookie);
-            }
-        }
-        // One that was closed before it was followed would be open forever.
-        let still: HashSet<u64> = listeners.connections(pids).map_err(|e| e.to_string())?.into_iter().collect();
-        added.retain(|cookie| still.contains(cookie) || !kernel.remove_connection(*cookie));
-        Ok(Connections { found: added.len() as u64 })
+        let added = follow(kernel, ConnectionKind::Tcp, slot, || listeners.tcp_connections(pids))?;
+        follow(kernel, ConnectionKind::Unix, slot, || listeners.unix_connections())?;
+        Ok(Connections { found: added })
     }
 
     /// What is exported of them and of their requests.
-    pub fn snapshot(&self, kernel: &mut Kernel, slot: u32) -> Option<RequestsSnapshot> {
+    pub fn snapshot(
+        &self,
+        kernel: &mut Kernel,
+        listeners: Option<&mut Listeners>,
+        slot: u32,
+    ) -> Option<RequestsSnapshot> {
         let stats = *kernel.requests(slot).inspect_err(|e| log::warn!("{e}")).ok()?;
+        let unix = listeners.and_then(|l| l.unix_connections().inspect_err(|e| log::debug!("{e}")).ok());
         Some(RequestsSnapshot {
-            open: (self.found + stats.opened).saturating_sub(stats.closed),
+            open: (self.found + stats.opened).saturating_sub(stats.closed) + unix.map_or(0, |open| open.len() as u64),
             request: Box::new(stats.request),
             after_reply: Box::new(stats.after_reply),
         })
     }
+}
+
+/// Follows the connections that `list` finds, and says how many.
+fn follow(
+    kernel: &mut Kernel,
+    kind: ConnectionKind,
+    slot: u32,
+    mut list: impl FnMut() -> Result<Vec<u64>, ListenerError>,
+) -> Result<u64, String> {
+    let mut open = || list().map_err(|e| e.to_string());
+    let mut added = Vec::new();
+    for cookie in open()? {
+        if kernel.add_connection(kind, cookie, slot).map_err(|e| e.to_string())? {
+            added.push(cookie);
+        }
+    }
+    // One that was closed before it was followed would be open forever.
+    let still: HashSet<u64> = open()?.into_iter().collect();
+    added.retain(|cookie| still.contains(cookie) || !kernel.remove_connection(kind, *cookie));
+    Ok(added.len() as u64)
 }

@@ -26,7 +26,7 @@ const FOREIGN_RECHECK: Duration = Duration::from_secs(10);
 const RECEIVE_BYTES: usize = 64 << 10;
 
 /// Where a socket listens: ordered as they are shown.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     /// A TCP port.
     Tcp(SocketAddr),
@@ -105,8 +105,9 @@ pub struct Listeners {
     /// Whether the socket with this inode is the process's.
     owned: HashMap<u32, bool>,
     checked: Instant,
-    /// Ports of those that were listed last.
-    ports: HashSet<Option<u16>>,
+    /// Ports and names of those that were listed last.
+    ports: HashSet<u16>,
+    names: HashSet<Address>,
     /// Why unix sockets are not listed, where they are not.
     without_unix: Option<String>,
 }
@@ -125,6 +126,7 @@ impl Listeners {
             owned: HashMap::new(),
             checked: Instant::now(),
             ports: HashSet::new(),
+            names: HashSet::new(),
             without_unix: None,
         })
     }
@@ -137,22 +139,38 @@ impl Listeners {
         let mut sockets = self.dump(inet_request(AF_INET, StateFlags::LISTEN)).map_err(ListenerError::Netlink)?;
         sockets.extend(self.dump(inet_request(AF_INET6, StateFlags::LISTEN)).map_err(ListenerError::Netlink)?);
         // A kernel may be built without this one.
-        let unix = self.dump(unix::request());
+        let unix = self.dump(unix::request(unix::LISTEN));
         self.without_unix =
             unix.as_ref().err().map(|e| format!("the kernel does not list unix sockets (unix_diag): {e}"));
         sockets.extend(unix.unwrap_or_default());
         self.update_owned(&sockets)?;
         sockets.retain(|socket| self.owned.get(&socket.inode) == Some(&true));
-        self.ports = sockets.iter().map(|socket| socket.address.port()).filter(Option::is_some).collect();
+        self.ports = sockets.iter().filter_map(|socket| socket.address.port()).collect();
+        let unix = sockets.iter().map(|socket| &socket.address).filter(|address| address.port().is_none());
+        self.names = unix.cloned().collect();
         sockets.sort_by(|a, b| (&a.address, a.inode).cmp(&(&b.address, b.inode)));
         Ok(sockets)
+    }
+
+    /// Cookies of the open unix connections that were accepted on a listening socket that was listed last.
+    ///
+    /// # Errors
+    /// As for [`Listeners::list`].
+    pub fn unix_connections(&mut self) -> Result<Vec<u64>, ListenerError> {
+        if self.names.is_empty() {
+            return Ok(Vec::new());
+        }
+        // They have the name of the listening socket that they were accepted on, and one that was not yet has no inode.
+        let sockets = self.dump(unix::request(unix::ESTABLISHED)).map_err(ListenerError::Netlink)?;
+        let accepted = |s: &&ListeningSocket| s.inode != 0 && self.names.contains(&s.address);
+        Ok(sockets.iter().filter(accepted).map(|socket| socket.cookie).collect())
     }
 
     /// Cookies of the open TCP connections that the processes accepted on a listening socket that was listed last.
     ///
     /// # Errors
     /// As for [`Listeners::list`].
-    pub fn connections(&mut self, pids: &[u32]) -> Result<Vec<u64>, ListenerError> {
+    pub fn tcp_connections(&mut self, pids: &[u32]) -> Result<Vec<u64>, ListenerError> {
         let mut mine = HashSet::new();
         for &pid in pids {
             // A child that has ended has no connections.
@@ -162,7 +180,8 @@ impl Listeners {
         for family in [AF_INET, AF_INET6] {
             let open = StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT;
             let sockets = self.dump(inet_request(family, open)).map_err(ListenerError::Netlink)?;
-            let accepted = |s: &&ListeningSocket| mine.contains(&s.inode) && self.ports.contains(&s.address.port());
+            let at_port = |s: &ListeningSocket| s.address.port().is_some_and(|port| self.ports.contains(&port));
+            let accepted = |s: &&ListeningSocket| mine.contains(&s.inode) && at_port(s);
             cookies.extend(sockets.iter().filter(accepted).map(|socket| socket.cookie));
         }
         Ok(cookies)
@@ -212,7 +231,7 @@ impl Listeners {
                         sockets.push(listening(&response));
                     }
                     NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
-                        sockets.extend(unix::listening(&response));
+                        sockets.extend(unix::socket(&response));
                     }
                     NetlinkPayload::Done(_) => return Ok(sockets),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),

@@ -19,7 +19,9 @@ pub enum MemoryError {
         pid: u32,
     },
     /// It may not be looked into.
-    #[error("failed to read the memory of process {pid}: not permitted: run as root, or grant CAP_SYS_PTRACE")]
+    #[error(
+        "failed to read the memory of process {pid}: not permitted: run as root, or grant CAP_SYS_PTRACE; where kernel.yama.ptrace_scope is 3, nobody may"
+    )]
     NotPermitted {
         /// Its id.
         pid: u32,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use profiler::runtime::RUNTIMES;
 use profiler::target::elf::Binary;
+use tests::check::Check;
 use tests::fixture::Fixture;
 use tests::kernel::BpfObjects;
 use tests::place;
@@ -26,6 +27,90 @@ fn refused(table: &mut Table, what: &str, ended: &Ended, code: i32, words: &[&st
         && words.iter().all(|word| message.contains(word))
         && !ended.stderr.iter().any(|line| line.contains("panicked"));
     table.holds(what, format!("{code}, {words:?}"), format!("{:?}, {:?}", ended.code(), ended.stderr), right);
+}
+
+/// Check that a kernel that lets no program read its memory is told from others, with the remedy. The kernel matrix has
+/// one that is locked down.
+#[test]
+fn lockdown() {
+    place::require_root();
+    let before = BpfObjects::all();
+    let mut table = Table::new("a locked kernel, or not");
+    let state = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    let locked = state.contains("[confidentiality]");
+    let fixture = Fixture::start(&place::forker(), &[]);
+    let ended = attach(fixture.pid());
+    let check = Check::of(&run_to_end(&["check", "--json"]), if locked { 1 } else { 0 });
+    table.equal("usable, by check", !locked, check.0["usable"].as_bool().unwrap_or_default());
+    if locked {
+        let words = ["the kernel is locked down", "lockdown=integrity"];
+        failed(&mut table, "attach", &ended, &words);
+        let why = check.0["lockdown"]["why_not"].as_str().unwrap_or_default();
+        table.holds("why not, by check", format!("{words:?}"), why, words.iter().all(|word| why.contains(word)));
+        nothing_is_left(&mut table, &before);
+    } else {
+        table.equal("attach", 0, ended.code().unwrap_or(-1));
+    }
+    table.finish();
+}
+
+/// Check that a target whose memory nobody may read, root included, is watched all the same but for what that takes, and
+/// that this is said. The kernel matrix has a machine where it is so (kernel.yama.ptrace_scope=3).
+#[test]
+fn memory_that_may_not_be_read() {
+    place::require_root();
+    let mut table = Table::new("a target's memory");
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    let forbidden = scope.trim() == "3";
+    let mut fixture = Fixture::tokio("latest", "release", &["tasks"]);
+    let profiler = Profiler::attach(fixture.pid());
+    let status = profiler.status();
+    let (state, detail) = status.target(fixture.pid()).probe("task_walk").expect("a row");
+    let right = if forbidden { state == "broken" && detail.contains("ptrace_scope") } else { state == "attached" };
+    table.holds(
+        "task_walk",
+        if forbidden { "broken, ptrace_scope" } else { "attached" },
+        format!("{state}: {detail}"),
+        right,
+    );
+    for probe in ["tasks", "run_queue", "accept_queue"] {
+        table.equal(probe, true, status.target(fixture.pid()).is_attached(probe));
+    }
+    let truth = fixture.ask("run 1000");
+    let spawned = || profiler.status().target(fixture.pid()).spawned();
+    let wanted = truth["tasks"]["spawned"].as_u64().expect("a number");
+    table.equal("spawned", wanted, wait::until_or_last(spawned, |&spawned| spawned >= wanted));
+    table.finish();
+}
+
+/// What is run in namespaces of its own, by a shell that changes them before.
+fn in_namespaces(unshare: &[&str], prepare: &str, pid: u32) -> Ended {
+    let profiler = place::profiler();
+    let attach =
+        format!("exec {} attach --pid {pid} --duration 1s --web.listen-address 127.0.0.1:0", profiler.display());
+    Program::start(Command::new("unshare").args(unshare).args(["sh", "-c", &format!("{prepare} && {attach}")])).wait()
+}
+
+/// Check that a container without the host's process ids is refused with the reason, and so is a kernel without types;
+/// that tracefs need not be mounted.
+#[test]
+fn surroundings() {
+    place::require_root();
+    let before = BpfObjects::all();
+    let mut table = Table::new("surroundings");
+    let fixture = Fixture::start(&place::listener(), &["--backlog", "16"]);
+    let ended = in_namespaces(&["--pid", "--fork", "--mount-proc"], "true", 1);
+    failed(&mut table, "another PID namespace", &ended, &["host's PID namespace", "hostPID: true"]);
+    let ended = in_namespaces(&["--mount"], "mount -t tmpfs none /sys/kernel/btf", fixture.pid());
+    failed(&mut table, "no BTF", &ended, &["no BTF", "CONFIG_DEBUG_INFO_BTF=y"]);
+    let ended = in_namespaces(
+        &["--mount"],
+        "mount -t tmpfs none /sys/kernel/tracing && mount -t tmpfs none /sys/kernel/debug",
+        fixture.pid(),
+    );
+    table.equal("no tracefs", 0, ended.code().unwrap_or(-1));
+    nothing_is_left(&mut table, &before);
+    table.finish();
 }
 
 /// Failures say one line and nothing else.

@@ -1,13 +1,18 @@
 //! What the profiler serves and prints, and how it ends.
 
+use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tests::fixture::Fixture;
+use tests::http;
+use tests::kernel::BpfObjects;
 use tests::page::Page;
 use tests::place;
 use tests::profiler::{Profiler, launch, run_to_end};
+use tests::scratch::Scratch;
 use tests::status::{Kind, number};
 use tests::table::Table;
 use tests::wait;
@@ -42,6 +47,47 @@ fn pages() {
     }
     for (path, code) in [("/healthz", 200), ("/readyz", 200), ("/", 200), ("/nothing", 404), ("/status/", 404)] {
         table.equal(path, code, profiler.get(path).status);
+    }
+    profiler.stop();
+    table.finish();
+}
+
+/// Check that a file of users protects the pages on all addresses but not the probes, and that a bad one is refused before
+/// anything is attached.
+#[test]
+fn protected_pages() {
+    /// alice, secret
+    const USERS: &str = "basic_auth_users:\n  alice: $2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n";
+    const ALICE: &str = "Authorization: Basic YWxpY2U6c2VjcmV0\r\n";
+    place::require_root();
+    let mut table = Table::new("protected pages");
+    let fixture = Fixture::start(&place::forker(), &[]);
+    let pid = fixture.pid().to_string();
+    let (bad, good) = (Scratch::new("bad.yml"), Scratch::new("web.yml"));
+    fs::write(&bad.0, "basic_auth_user: {}\n").expect("a file");
+    let objects = BpfObjects::all();
+    let ended = run_to_end(&["attach", "--pid", &pid, "--web.config.file", &bad.0.to_string_lossy()]);
+    let words = ["failed to protect the endpoint", "bad.yml", "basic_auth_user"];
+    let right = ended.code() == Some(1) && ended.stderr.len() == 1 && words.iter().all(|w| ended.stderr[0].contains(w));
+    table.holds("a bad file", format!("1, {words:?}"), format!("{ended:?}"), right);
+    let left = BpfObjects::left_over_since(&objects);
+    table.holds("BPF objects left", "none", format!("{left:?}"), left.is_empty());
+    fs::write(&good.0, USERS).expect("a file");
+    let flags = ["--web.config.file", &good.0.to_string_lossy(), "--web.listen-address", "127.0.0.1:0"];
+    let mut profiler = Profiler::attach_with(fixture.pid(), &flags);
+    let serving: Vec<SocketAddr> = wait::until("both addresses", || {
+        let lines = profiler.program().errors();
+        let addresses = lines.iter().filter_map(|line| line.split_once("http://")?.1.split('/').next()?.parse().ok());
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        if addresses.len() == 2 { Ok(addresses) } else { Err(format!("{lines:?}")) }
+    });
+    for address in serving {
+        let code = |path, head| http::get_with(address, path, head).expect("an answer").status;
+        table.equal("metrics without a password", 401, code("/metrics", ""));
+        table.equal("metrics", 200, code("/metrics", ALICE));
+        table.equal("status", 200, code("/status", ALICE));
+        table.equal("healthz", 200, code("/healthz", ""));
+        table.equal("readyz", 200, code("/readyz", ""));
     }
     profiler.stop();
     table.finish();

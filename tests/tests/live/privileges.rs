@@ -1,8 +1,11 @@
 //! The least privileges with which all is measured, what is said where one is missing, and what is given up once
 //! everything is attached.
 
+use rustix::thread::CapabilitySet;
+use tests::check::Check;
 use tests::fixture::Fixture;
 use tests::kernel::{self, BpfObjects};
+use tests::nobody::{LEAST, least_here};
 use tests::place;
 use tests::profiler::{Profiler, Starting, run_to_end_as_nobody};
 use tests::program::Ended;
@@ -10,12 +13,8 @@ use tests::status::number;
 use tests::table::Table;
 use tests::wait;
 
-/// All that it takes to watch another user's process, as setpriv calls them.
-const LEAST: [&str; 4] = ["bpf", "perfmon", "sys_ptrace", "dac_read_search"];
-/// Their bits.
-const LEAST_BITS: u64 = 1 << 39 | 1 << 38 | LASTING_BITS;
-/// Those that are used for as long as something is watched: CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH.
-const LASTING_BITS: u64 = 1 << 19 | 1 << 2;
+/// Those that are used for as long as something is watched.
+const LASTING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
 
 /// What the profiler has, and the process that holds its probes.
 fn effective(profiler: &mut Profiler) -> (u64, Vec<u64>) {
@@ -35,17 +34,50 @@ fn least_privileges() {
     let mut table = Table::new("with the least privileges");
     let mut fixture = Fixture::tokio("latest", "fat-stripped", &["tasks"]);
     let pid = fixture.pid().to_string();
-    let mut profiler = Starting::as_nobody(&LEAST, &["attach", "--pid", &pid, "--budget", "off"]).serving();
+    let mut profiler = Starting::as_nobody(LEAST, &["attach", "--pid", &pid, "--budget", "off"]).serving();
     let status = profiler.status();
     let broken = status.target(fixture.pid()).probes_in("broken");
     table.holds("broken", "none", format!("{broken:?}"), broken.is_empty());
     let left = effective(&mut profiler);
-    table.equal("left", shown(&(LASTING_BITS, vec![LEAST_BITS])), shown(&left));
+    table.equal("left", shown(&(LASTING.bits(), vec![LEAST.bits()])), shown(&left));
     let truth = fixture.ask("run 1000");
     let spawned = number(&truth["tasks"]["spawned"]);
     table.equal("spawned", spawned, profiler.status().target(fixture.pid()).spawned());
     let losses = profiler.status();
     table.holds("lost", "nothing", format!("{:?}", losses.losses()), losses.losses().is_empty());
+    table.finish();
+}
+
+/// Check that each signal that root can have here is attached with the least privileges, too, or it is said what it takes.
+/// Run on every kernel of the matrix.
+#[test]
+fn root_has_no_more() {
+    place::require_root();
+    let mut table = Table::new("signals with the least privileges");
+    let capabilities = least_here(&place::profiler());
+    let (root, least) = (Check::run(&[]), Check::run_as_nobody(capabilities));
+    // As root, without privileges.
+    let tokio = Fixture::tokio("latest", "release", &["tasks"]);
+    let listener = Fixture::start(&place::listener(), &["--backlog", "16"]);
+    for row in root.signals() {
+        let signal = row["signal"].as_str().expect("a name");
+        let Some(way) = row["way"].as_str() else { continue };
+        let other = least.signal(signal);
+        let told = other["way"] == way || other.to_string().contains("CAP_");
+        table.holds(format!("{signal} by check"), way, format!("{} {}", other["way"], other["why_not"]), told);
+    }
+    for fixture in [&tokio, &listener] {
+        let pid = fixture.pid();
+        let rows = |profiler: Profiler| profiler.status().target(pid).0["probes"].as_array().cloned().expect("rows");
+        let as_root = rows(Profiler::attach(pid));
+        let arguments = ["attach", "--pid", &pid.to_string(), "--budget", "off"];
+        let as_nobody = rows(Starting::as_nobody(capabilities, &arguments).serving());
+        for (root, other) in as_root.iter().zip(&as_nobody) {
+            let told = root["state"] == other["state"] || other["detail"].as_str().is_some_and(|d| d.contains("CAP_"));
+            let right = told && root["probe"] == other["probe"];
+            table.holds(format!("{} of {pid}", root["probe"]), root, other, right);
+        }
+    }
     table.finish();
 }
 
@@ -57,7 +89,7 @@ fn what_attaching_took_is_given_up() {
     let all = kernel::effective_capabilities(std::process::id());
     let mut fixture = Fixture::tokio("latest", "release", &["tasks"]);
     let mut profiler = Profiler::attach_within("2%", fixture.pid(), &[]);
-    table.equal("left", shown(&(LASTING_BITS & all, vec![LEAST_BITS & all])), shown(&effective(&mut profiler)));
+    table.equal("left", shown(&(LASTING.bits() & all, vec![LEAST.bits() & all])), shown(&effective(&mut profiler)));
     // Probes come and go.
     fixture.tell("mix 3 1");
     wait::until("a window", || match profiler.status().target(fixture.pid()).probe("task_polls") {
@@ -92,17 +124,18 @@ fn missing_privileges() {
     let mut fixture = Fixture::tokio("latest", "release", &["tasks"]);
     let pid = fixture.pid().to_string();
     let arguments = ["attach", "--pid", &pid, "--duration", "1s", "--web.listen-address", "127.0.0.1:0"];
-    let without = |missing: &[&str]| {
-        let rest: Vec<&str> = LEAST.into_iter().filter(|capability| !missing.contains(capability)).collect();
-        run_to_end_as_nobody(&rest, &arguments)
-    };
-    failed(&mut table, "without any", &without(&LEAST), &["CAP_BPF", "CAP_PERFMON"]);
-    failed(&mut table, "without CAP_BPF", &without(&["bpf"]), &["CAP_BPF"]);
-    failed(&mut table, "without CAP_PERFMON", &without(&["perfmon"]), &["CAP_PERFMON"]);
-    failed(&mut table, "without CAP_SYS_PTRACE", &without(&["sys_ptrace"]), &["CAP_SYS_PTRACE"]);
+    let least = least_here(&place::profiler());
+    let without = |missing| run_to_end_as_nobody(least.difference(missing), &arguments);
+    failed(&mut table, "without any", &without(least), &["CAP_BPF", "CAP_PERFMON"]);
+    if least.contains(CapabilitySet::SYS_RESOURCE) {
+        failed(&mut table, "without CAP_SYS_RESOURCE", &without(CapabilitySet::SYS_RESOURCE), &["CAP_SYS_RESOURCE"]);
+    }
+    failed(&mut table, "without CAP_BPF", &without(CapabilitySet::BPF), &["CAP_BPF"]);
+    failed(&mut table, "without CAP_PERFMON", &without(CapabilitySet::PERFMON), &["CAP_PERFMON"]);
+    failed(&mut table, "without CAP_SYS_PTRACE", &without(CapabilitySet::SYS_PTRACE), &["CAP_SYS_PTRACE"]);
     // Without this one all but the listening sockets is measured.
-    let rest = ["bpf", "perfmon", "sys_ptrace"];
-    let profiler = Starting::as_nobody(&rest, &["attach", "--pid", &pid, "--budget", "off"]).serving();
+    let rest = least.difference(CapabilitySet::DAC_READ_SEARCH);
+    let profiler = Starting::as_nobody(rest, &["attach", "--pid", &pid, "--budget", "off"]).serving();
     let status = profiler.status();
     let (state, detail) = status.target(fixture.pid()).probe("accept_queue").expect("a row");
     table.equal("without CAP_DAC_READ_SEARCH: accept_queue", "broken", state);

@@ -42,6 +42,10 @@ pub struct Contents {
 pub struct Outcome {
     /// What `profiler check` found there.
     pub check: Value,
+    /// The same as a user with the least capabilities.
+    pub least: Value,
+    /// Whether these must have one more there, since maps count against the limit of locked memory.
+    pub limited_memory: bool,
     /// Each test, in the order of the plan.
     pub tests: Vec<TestResult>,
     /// All that was written to the console.
@@ -96,11 +100,11 @@ impl Contents {
     }
 }
 
-/// Boots a kernel and runs the tests of the plan.
+/// Boots a kernel, with more parameters, and runs the tests of the plan.
 ///
 /// # Errors
 /// The machine does not start, or does not come to its end.
-pub fn run(name: &str, image: &Image, contents: &Contents, plan: &str) -> Result<Outcome> {
+pub fn run(name: &str, image: &Image, contents: &Contents, parameters: &str, plan: &str) -> Result<Outcome> {
     let folder = root().join("target/kernels/runs").join(name);
     fs::create_dir_all(&folder)?;
     let (initrd, console, results) = (folder.join("initrd"), folder.join("console"), folder.join("results"));
@@ -114,7 +118,7 @@ pub fn run(name: &str, image: &Image, contents: &Contents, plan: &str) -> Result
             .arg(&image.kernel)
             .arg("-initrd")
             .arg(&initrd)
-            .args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off"])
+            .args(["-append", &format!("console=ttyS0 panic=-1 quiet mitigations=off {parameters}")])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .arg("-serial")
@@ -142,8 +146,14 @@ pub fn run(name: &str, image: &Image, contents: &Contents, plan: &str) -> Result
 /// There was none, or it said nothing.
 pub fn last(name: &str, plan: &str) -> Result<Outcome> {
     let folder = root().join("target/kernels/runs").join(name);
-    let mut outcome =
-        Outcome { check: Value::Null, tests: Vec::new(), console: folder.join("console"), took: Duration::ZERO };
+    let mut outcome = Outcome {
+        check: Value::Null,
+        least: Value::Null,
+        limited_memory: false,
+        tests: Vec::new(),
+        console: folder.join("console"),
+        took: Duration::ZERO,
+    };
     let text = fs::read_to_string(folder.join("results")).unwrap_or_default();
     for line in text.lines() {
         let said: Value = serde_json::from_str(line).with_context(|| format!("`{line}` is no result"))?;
@@ -156,6 +166,8 @@ pub fn last(name: &str, plan: &str) -> Result<Outcome> {
             outcome.tests.push(TestResult { name: name.to_owned(), verdict });
         } else if let Some(check) = said.get("check") {
             outcome.check = check.clone();
+            outcome.least = said["least"].clone();
+            outcome.limited_memory = said["limited_memory"] == true;
         }
     }
     let qemu = fs::read_to_string(folder.join("qemu")).unwrap_or_default();

@@ -86,6 +86,7 @@ fn page(outcomes: &[(String, Outcome)]) -> String {
         page.push_str("\nWhat is missing:\n\n");
         notes.iter().for_each(|note| page.push_str(&format!("{note}\n")));
     }
+    capabilities(&mut page, outcomes);
     head(&mut page, "Features", "feature");
     let names = first.check["features"].as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
     for name in names.unwrap_or_default() {
@@ -112,6 +113,44 @@ fn page(outcomes: &[(String, Outcome)]) -> String {
         row(&mut page, &format!("`{}`: {}", check.test, check.shows), &outcomes.iter().map(cell).collect::<Vec<_>>());
     }
     page
+}
+
+/// Which capabilities it takes, and what root has beyond them.
+fn capabilities(page: &mut String, outcomes: &[(String, Outcome)]) {
+    let Some((_, first)) = outcomes.first() else { return };
+    page.push_str("\n## Capabilities\n\nThese are the least:\n\n");
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    for capability in list(&first.check["capabilities"]) {
+        let text = |field: &str| capability[field].as_str().unwrap_or_default().to_owned();
+        let without = if capability["required"] == true { "nothing works without" } else { "optional" };
+        let _ = writeln!(page, "- {}: {} ({without})", text("name"), text("purpose"));
+    }
+    let limited: Vec<String> = outcomes.iter().filter(|(_, o)| o.limited_memory).map(|(name, _)| short(name)).collect();
+    let _ = writeln!(
+        page,
+        "- CAP_SYS_RESOURCE: raise the limit of locked memory, which BPF maps count against before 5.11 (here: {}); \
+         optional where the limit is raised otherwise",
+        if limited.is_empty() { "none".to_owned() } else { limited.join(", ") }
+    );
+    page.push_str("\nWhat root measures beyond them, or by a better way:\n\n");
+    let mut more = 0;
+    for (release, outcome) in outcomes {
+        let least = list(&outcome.least["signals"]);
+        for signal in list(&outcome.check["signals"]) {
+            let other = least.iter().find(|other| other["signal"] == signal["signal"]);
+            let way = |row: Option<&Value>| row.and_then(|row| row["way"].as_str()).unwrap_or("no way").to_owned();
+            let (root, other_way) = (way(Some(&signal)), way(other));
+            if root != other_way {
+                let why = other.and_then(|row| row["why_not"].as_str()).unwrap_or_default();
+                let name = signal["signal"].as_str().unwrap_or_default();
+                let _ = writeln!(page, "- {}, `{name}`: {root}, else {other_way} {why}", short(release));
+                more += 1;
+            }
+        }
+    }
+    if more == 0 {
+        page.push_str("- nothing, on any of these kernels\n");
+    }
 }
 
 /// As 6.12, or 5.10: what people call it.

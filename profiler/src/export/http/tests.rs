@@ -1,5 +1,7 @@
 //! The endpoint, over a socket.
 
+mod protected;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 
@@ -23,7 +25,7 @@ async fn pages_are_served_until_shutdown() {
 
     let (source, mut requests) = SnapshotSource::channel(4);
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve(listener, "/metrics", source, async {
+    let server = tokio::spawn(serve(vec![listener], "/metrics", source, Protection::none(), async {
         let _ = stopped.await;
     }));
     let answers = tokio::spawn(async move {
@@ -71,6 +73,6 @@ async fn a_scrape_without_an_answer_gives_up() {
 fn a_path_that_is_taken_is_refused() {
     for path in ["", "metrics", "/", "/status", "/{a}"] {
         let (source, _requests) = SnapshotSource::channel(1);
-        assert!(router(path, source).is_err(), "{path}");
+        assert!(router(path, source, Arc::new(Protection::none())).is_err(), "{path}");
     }
 }

@@ -79,11 +79,11 @@ impl Watched {
             Some(why) => (ProbeState::Broken, why),
             None if self.sockets.iter().all(|socket| socket.address.port().is_some()) => return,
             None if hooks.arrivals && hooks.accepts => {
-                (ProbeState::Attached, "by sock_diag at each scrape, and BTF tracepoint sk_data_ready".to_owned())
+                (ProbeState::Attached, format!("by sock_diag at each scrape, and {}", hooks.how))
             }
             None => {
-                let why = "length and limit by sock_diag; no depths and no waits: they take the tracepoint sk_data_ready (6.12 \
-                           and later), and fentry, which is used here for TCP, does not tell of unix sockets";
+                let why = "length and limit by sock_diag; no depths and no waits: they take fentry of functions that are known, or \
+                           the tracepoint sk_data_ready (6.12 and later)";
                 (ProbeState::Unsupported, why.to_owned())
             }
         };

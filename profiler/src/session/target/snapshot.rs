@@ -51,7 +51,7 @@ impl Watched {
             sched: self.sched_snapshot(kernel, now_ns),
             throttled: self.throttling.snapshot(),
             listeners,
-            requests: self.connections.as_ref().and_then(|connections| connections.snapshot(kernel, self.slot)),
+            requests: self.connections.as_ref().and_then(|c| c.snapshot(kernel, self.listeners.as_mut(), self.slot)),
             tasks,
             budget: self.spending.as_ref().map(Spending::snapshot),
             figures: self.figures.clone(),

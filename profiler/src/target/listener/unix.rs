@@ -1,4 +1,4 @@
-//! Listening unix sockets, as sock_diag tells them (what `ss -xl` shows). Never which of them are a target's.
+//! Unix sockets, as sock_diag tells them (what `ss -xl` shows). Never which of them are a target's.
 
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::unix::nlas::{Nla, UnixDiagName};
@@ -6,18 +6,21 @@ use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixRes
 
 use super::{Address, ListeningSocket};
 
-/// Asks for all that listen, with their names and queues.
-pub(super) fn request() -> SockDiagMessage {
+pub(super) const LISTEN: StateFlags = StateFlags::LISTEN;
+pub(super) const ESTABLISHED: StateFlags = StateFlags::ESTABLISHED;
+
+/// Asks for all in a state, with their names and queues.
+pub(super) fn request(state_flags: StateFlags) -> SockDiagMessage {
     SockDiagMessage::UnixRequest(UnixRequest {
-        state_flags: StateFlags::LISTEN,
+        state_flags,
         inode: 0,
         show_flags: ShowFlags::NAME | ShowFlags::RQLEN,
         cookie: [0xff; 8],
     })
 }
 
-/// The socket; `None` where the kernel does not tell its queue.
-pub(super) fn listening(response: &UnixResponse) -> Option<ListeningSocket> {
+/// The socket; `None` where it has no name, or the kernel does not tell its queue.
+pub(super) fn socket(response: &UnixResponse) -> Option<ListeningSocket> {
     let (length, limit) = response.nlas.iter().find_map(|nla| match nla {
         Nla::ReceiveQueueLength(length, limit) => Some((*length, *limit)),
         _ => None,
@@ -74,5 +77,21 @@ mod tests {
             drop(listener);
         }
         std::fs::remove_file(path).unwrap();
+    }
+
+    /// Check that accepted connections are told from those that wait, and those that were closed.
+    #[test]
+    fn accepted_connections_are_open_until_they_are_closed() {
+        let name = format!("profiler connections {}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let _clients: Vec<_> = (0..3).map(|_| UnixStream::connect_addr(&address).unwrap()).collect();
+        let mut listeners = Listeners::open(std::process::id()).unwrap();
+        listeners.list().unwrap();
+        assert_eq!(listeners.unix_connections().unwrap().len(), 0);
+        let accepted: Vec<_> = (0..2).map(|_| listener.accept().unwrap()).collect();
+        assert_eq!(listeners.unix_connections().unwrap().len(), 2);
+        drop(accepted);
+        assert_eq!(listeners.unix_connections().unwrap().len(), 0);
     }
 }

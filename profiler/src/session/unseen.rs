@@ -1,10 +1,11 @@
-//! Processes that have ended without a report: found by looking. Never what their end means to a target.
+//! Processes that began or ended without a report: found by looking. Never what that means to a target.
 
 use std::path::Path;
 
 use super::Session;
 use crate::clock;
 use crate::kernel::KernelError;
+use crate::kernel::attach::FORKS;
 use crate::target::process;
 
 impl Session {
@@ -26,6 +27,38 @@ impl Session {
         if !gone.is_empty() {
             self.kernel.forget_threads_of(&gone);
         }
+    }
+
+    /// Forks of which the kernel half knows nothing, for the reason below: children that live, and threads. That some
+    /// were left out is known, so nobody looks for them in vain.
+    pub(super) fn notice_unseen_forks(&mut self) -> Result<(), KernelError> {
+        let missed = self.kernel.runs_missed_by(FORKS);
+        if missed == self.forks_missed {
+            return Ok(());
+        }
+        self.forks_missed = missed;
+        // Whose birth was reported is known after this.
+        while self.drain() {}
+        for slot in self.targets.slots() {
+            let Some(watched) = self.targets.get(slot) else { continue };
+            let Some(entry) = self.kernel.target(watched.process.pid).filter(|_| watched.running()) else { continue };
+            let root = watched.process.pid;
+            for child in watched.process.same_image_children() {
+                if self.targets.slot_of(child).is_some() {
+                    continue;
+                }
+                self.kernel.set_target(child, entry)?;
+                self.targets.forked(root, child);
+                self.tally.forks_unseen += 1;
+                if let Some(watched) = self.targets.get_mut(slot) {
+                    watched.forked(child);
+                }
+            }
+            if let Some(watched) = self.targets.get_mut(slot) {
+                watched.follow_threads(&mut self.kernel)?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends of processes that nobody reported: where BPF programs can be preempted, the kernel leaves out one that comes
