@@ -43,10 +43,12 @@ pub enum Counter {
     RingFullThread = 17,
     /// Event loops that found the map of loops full.
     LoopsFull = 18,
+    /// Processes that found the map of young ones full: they are not found.
+    YoungFull = 19,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 19;
+pub const COUNTERS: usize = 20;
 
 impl Counter {
     /// All counters, in the order of their numbers.
@@ -70,6 +72,7 @@ impl Counter {
         Counter::ConnectionUnknown,
         Counter::RingFullThread,
         Counter::LoopsFull,
+        Counter::YoungFull,
     ];
 
     /// The label value of this counter where it counts something lost; `None` where it counts hits.
@@ -84,6 +87,7 @@ impl Counter {
             Counter::RingFullSample => "ring_full_sample",
             Counter::RingFullThread => "ring_full_thread",
             Counter::LoopsFull => "loop_map_full",
+            Counter::YoungFull => "young_map_full",
             Counter::TargetMemory => "target_memory_unreadable",
             Counter::PollStackDeep => "poll_stack_deep",
             Counter::TypesFull => "type_map_full",

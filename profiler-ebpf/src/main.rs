@@ -5,6 +5,7 @@
 mod accept;
 mod asleep;
 mod cost;
+mod discovery;
 mod emit;
 mod enqueue;
 mod event_loop;

@@ -113,6 +113,11 @@ pub static SPAWNS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SPAWN_PLACES
 /// Places in [`SPAWNS`]: a power of two.
 pub const SPAWN_PLACES: u32 = 4096;
 
+/// Processes that were forked or have replaced their image, and when, where they are to be found. User space takes out who has
+/// lived for a while; who ends before leaves nothing. Allocated beforehand: an allocation at a fork may fail.
+#[map]
+pub static YOUNG: HashMap<u32, u64> = HashMap::with_max_entries(1, 0);
+
 /// All records, to user space.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);

@@ -118,4 +118,6 @@ offsets! {
     ring_wakeup_bytes = RING_WAKEUP_BYTES;
     /// Not an offset: 1 where connections and requests are measured, else 0.
     requests = REQUESTS_WANTED;
+    /// Not an offset: 1 where processes of all programs are to be found, else 0.
+    discovery = DISCOVERY_WANTED;
 }

@@ -9,7 +9,7 @@ use profiler_common::sched::Thread;
 
 use crate::maps::{TARGETS, THREADS, count};
 use crate::sched::now;
-use crate::{emit, offsets, read, request, sched};
+use crate::{discovery, emit, offsets, read, request, sched};
 
 #[inline(always)]
 fn ids(task: *const u8) -> (u32, u32) {
@@ -28,7 +28,16 @@ fn record(kind: u16, pid: u32, tid: u32, other: u32, root: u32) {
 #[inline(always)]
 pub fn forked(ctx: &BtfTracePointContext, parent: *const u8, child: *const u8) -> i32 {
     let (pid, _) = ids(parent);
-    let Some(target) = TARGETS.get_ptr(pid) else { return 0 };
+    let Some(target) = TARGETS.get_ptr(pid) else {
+        if discovery::wanted() {
+            let (child_pid, child_tid) = ids(child);
+            // Its first thread, of which there is one: else a thread was created.
+            if child_pid == child_tid {
+                discovery::forked(child_pid);
+            }
+        }
+        return 0;
+    };
     // SAFETY: a live map value.
     let target: Target = unsafe { *target };
     let (child_pid, child_tid) = ids(child);
@@ -52,6 +61,7 @@ pub fn forked(ctx: &BtfTracePointContext, parent: *const u8, child: *const u8) -
 #[inline(always)]
 pub fn execed(task: *const u8, old_tid: u32) -> i32 {
     let (pid, tid) = ids(task);
+    discovery::execed(pid);
     let Some(target) = TARGETS.get_ptr_mut(pid) else { return 0 };
     // SAFETY: a live map value.
     unsafe {
@@ -83,13 +93,23 @@ pub fn exited(task: *const u8) -> i32 {
     if request::wanted() {
         request::thread_ended(tid);
     }
-    let Some(target) = TARGETS.get_ptr(pid) else { return 0 };
-    // SAFETY: a live map value.
-    let root = unsafe { (*target).root };
+    let target = TARGETS.get_ptr(pid);
+    let young = discovery::is_young(pid);
+    if target.is_none() && !young {
+        return 0;
+    }
     // SAFETY: `task` is a tracepoint's `task_struct`, the offset is from BTF.
     let signal: u64 = unsafe { read::member(task, offsets::task_signal()) };
     // The count was lowered before this tracepoint: 0 says that no thread is left.
-    if read::kernel_u32(signal + offsets::signal_live() as u64) == Some(0) {
+    if read::kernel_u32(signal + offsets::signal_live() as u64) != Some(0) {
+        return 0;
+    }
+    if young {
+        discovery::ended(pid);
+    }
+    if let Some(target) = target {
+        // SAFETY: a live map value.
+        let root = unsafe { (*target).root };
         let _ = TARGETS.remove(pid);
         record(kind::PROCESS_EXITED, pid, tid, 0, root);
     }

@@ -27,6 +27,7 @@ const MAX_RING_MIB: u32 = 1024;
   profiler attach --pid 4242 --duration 10s --print
                                                 measure for ten seconds, print the metrics, and exit
   profiler tree --pid 4242                      watch for ten seconds, print which tasks spawned which, and where
+  profiler agent --config.file rules.toml       watch the processes of this node that the rules name
   profiler run -- ./server --port 8080          start a program and profile it from its first instruction
   profiler check                                what this kernel and these privileges permit, and the remedy
 
@@ -44,6 +45,15 @@ pub enum Command {
         /// Process to attach to (repeat for several)
         #[arg(long = "pid", value_name = "PID", required = true, value_parser = clap::value_parser!(u32).range(1..))]
         pids: Vec<u32>,
+        #[command(flatten)]
+        measure: Measure,
+        #[command(flatten)]
+        web: Web,
+    },
+    /// Watch a whole node: find processes as they come, and let them go when they end
+    Agent {
+        #[command(flatten)]
+        discover: Discover,
         #[command(flatten)]
         measure: Measure,
         #[command(flatten)]
@@ -144,6 +154,23 @@ pub struct Measure {
     pub poll_stack: bool,
 }
 
+/// Which processes of a node are watched.
+#[derive(Args, Clone, Debug)]
+pub struct Discover {
+    /// Rules, TOML or YAML, read again on SIGHUP [default: every process whose runtime is known]
+    #[arg(long = "config.file", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Processes that are watched at the same time; each takes some 10 KiB of kernel memory per CPU
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_targets: u32,
+    /// Attaches per second at most; half of the time is spent on them at most, too
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub attach_rate: u32,
+    /// A process is looked at once it has run its program for this long
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration)]
+    pub settle: Duration,
+}
+
 /// The endpoint. Flags are named as the Prometheus exporters name them.
 #[derive(Args, Clone, Debug)]
 pub struct Web {
@@ -198,6 +225,14 @@ mod tests {
     fn several_processes_may_be_named() {
         let cli = Cli::try_parse_from(["profiler", "attach", "--pid", "7", "--pid", "8"]).unwrap();
         assert!(matches!(cli.command, Command::Attach { pids, .. } if pids == [7, 8]));
+    }
+
+    #[test]
+    fn an_agent_needs_no_flag() {
+        let cli = Cli::try_parse_from(["profiler", "agent"]).unwrap();
+        assert!(matches!(cli.command, Command::Agent { discover, .. } if discover.config.is_none()));
+        assert!(error(&["profiler", "agent", "--max-targets", "0"]).contains("1..=4096"));
+        assert!(error(&["profiler", "agent", "--pid", "7"]).contains("--pid"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod command;
 pub mod decode;
 pub mod diagnosis;
+pub mod discovery;
 pub mod event;
 pub mod export;
 pub mod kernel;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use profiler::cli::{Cli, Command};
-use profiler::command::{attach, check, ps};
+use profiler::command::{agent, attach, check, ps};
 use profiler::kernel::holder;
 use profiler::metrics;
 
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Attach { pids, measure, web } => attach::attach(pids, &measure, &web),
+        Command::Agent { discover, measure, web } => agent::agent(&discover, &measure, &web),
         Command::Run { command, measure, web } => attach::run(&command, &measure, &web),
         Command::Tree { pids, measure, json } => attach::tree(pids, &measure, json),
         Command::Ps => {

@@ -41,6 +41,11 @@ impl Cgroup {
         Ok(Cgroup { path, root: root.to_owned() })
     }
 
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Moves a process into it.
     ///
     /// # Errors

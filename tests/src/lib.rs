@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod check;
+pub mod code;
 pub mod fixture;
 pub mod histogram;
 pub mod http;

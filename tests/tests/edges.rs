@@ -20,6 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("model", &["event", "status"]),
     ("diagnosis", &["status", "model::snapshot"]),
     ("budget", &["event", "status"]),
+    ("discovery", &["target"]),
     ("metrics", &["event", "status", "model::snapshot"]),
     ("export", &["event", "status", "metrics", "model::snapshot"]),
     (

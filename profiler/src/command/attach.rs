@@ -1,8 +1,8 @@
-//! `profiler attach`, `profiler run` and `profiler tree`: one loop that takes records, answers scrapes and waits for the end.
+//! `profiler attach`, `profiler run`, `profiler tree` and what `profiler agent` shares with them: one loop that takes records, answers scrapes and waits for the end.
 
 use std::future::pending;
 use std::io::{IsTerminal as _, Write as _};
-use std::process::{Child, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval_at, sleep};
 
+use super::agent::Agent;
 use crate::cli::{Measure, Web};
 use crate::clock;
 use crate::export::http::{self, Listener};
@@ -38,7 +39,7 @@ pub fn attach(pids: Vec<u32>, measure: &Measure, web: &Web) -> Result<ExitCode> 
         let endpoint = Endpoint::bind(measure, web)?;
         let signals = Signals::catch()?;
         let session = Session::start(options(pids, measure))?;
-        watch(session, endpoint, measure, signals, None, View::Summary).await?;
+        watch(session, endpoint, measure, signals, Whose::Named, View::Summary).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -53,7 +54,7 @@ pub fn tree(pids: Vec<u32>, measure: &Measure, json: bool) -> Result<ExitCode> {
         let endpoint = Endpoint::none();
         let signals = Signals::catch()?;
         let session = Session::start(options(pids, &measure))?;
-        watch(session, endpoint, &measure, signals, None, View::Tree { json }).await?;
+        watch(session, endpoint, &measure, signals, Whose::Named, View::Tree { json }).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -70,7 +71,7 @@ pub fn run(command: &[std::ffi::OsString], measure: &Measure, web: &Web) -> Resu
         let pid = held.pid().context("the program is gone")?;
         let session = Session::start(options(vec![pid], measure))?;
         let mut child = held.release()?;
-        watch(session, endpoint, measure, signals, Some(&mut child), View::Summary).await?;
+        watch(session, endpoint, measure, signals, Whose::Child, View::Summary).await?;
         let status = match child.try_wait().context("failed to wait for the program")? {
             Some(status) => status,
             // The measurement is over before the program is: it is ours to end.
@@ -84,12 +85,12 @@ pub fn run(command: &[std::ffi::OsString], measure: &Measure, web: &Web) -> Resu
     })
 }
 
-fn block_on(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+pub(super) fn block_on(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("failed to start the event loop")?.block_on(work)
 }
 
-fn options(pids: Vec<u32>, measure: &Measure) -> Options {
+pub(super) fn options(pids: Vec<u32>, measure: &Measure) -> Options {
     let mut unique = Vec::with_capacity(pids.len());
     for pid in pids {
         if !unique.contains(&pid) {
@@ -98,6 +99,7 @@ fn options(pids: Vec<u32>, measure: &Measure) -> Options {
     }
     Options {
         pids: unique,
+        more: 0,
         ring_bytes: measure.ring_mib << 20,
         limits: Limits {
             tracked_tasks: measure.max_tasks as usize,
@@ -118,14 +120,14 @@ fn options(pids: Vec<u32>, measure: &Measure) -> Options {
 }
 
 /// Where metrics are served; nowhere when a page is printed instead.
-struct Endpoint {
+pub(super) struct Endpoint {
     listeners: Vec<Listener>,
     path: String,
     protection: Protection,
 }
 
 impl Endpoint {
-    fn bind(measure: &Measure, web: &Web) -> Result<Endpoint> {
+    pub fn bind(measure: &Measure, web: &Web) -> Result<Endpoint> {
         if measure.print {
             return Ok(Endpoint::none());
         }
@@ -141,13 +143,13 @@ impl Endpoint {
 }
 
 /// The signals that end a measurement. Caught before anything is attached: one that comes meanwhile detaches, too.
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn catch() -> Result<Signals> {
+    pub fn catch() -> Result<Signals> {
         Ok(Signals {
             interrupt: signal(SignalKind::interrupt()).context("failed to catch SIGINT")?,
             terminate: signal(SignalKind::terminate()).context("failed to catch SIGTERM")?,
@@ -189,12 +191,54 @@ fn serve(endpoint: Endpoint) -> Option<Server> {
     Some(Server { requests, stop, task })
 }
 
-async fn watch(
+/// Whose processes are watched, which says when it is over.
+pub(super) enum Whose {
+    /// Those that were named.
+    Named,
+    /// A program that was started for it.
+    Child,
+    /// Those of this node, as they come and go.
+    Node(Box<Agent>),
+}
+
+impl Whose {
+    /// The snapshot that is exported.
+    fn fill(&self, mut snapshot: Snapshot, session: &Session) -> Snapshot {
+        if let Whose::Node(agent) = self {
+            snapshot.profiler.discovery = Some(agent.snapshot(session));
+        }
+        snapshot
+    }
+
+    /// Waits until the rules are to be read again.
+    async fn hangup(&mut self) {
+        match self {
+            Whose::Node(agent) => agent.hangup().await,
+            _ => pending().await,
+        }
+    }
+
+    fn reload(&mut self, session: &mut Session) {
+        if let Whose::Node(agent) = self {
+            agent.reload(session);
+        }
+    }
+
+    /// Looks for processes. Returns when to do so again.
+    fn look(&mut self, session: &mut Session) -> Result<Duration> {
+        match self {
+            Whose::Node(agent) => agent.step(session),
+            _ => Ok(Duration::MAX),
+        }
+    }
+}
+
+pub(super) async fn watch(
     mut session: Session,
     endpoint: Endpoint,
     measure: &Measure,
     mut signals: Signals,
-    child: Option<&mut Child>,
+    mut whose: Whose,
     view: View,
 ) -> Result<()> {
     let mut server = serve(endpoint);
@@ -212,7 +256,8 @@ async fn watch(
         }
     };
     tokio::pin!(end);
-    let owns_child = child.is_some();
+    let look = sleep(Duration::ZERO);
+    tokio::pin!(look);
     loop {
         tokio::select! {
             biased;
@@ -220,9 +265,11 @@ async fn watch(
             () = &mut end => break,
             request = next(&mut server) => {
                 // Whoever asked may have hung up.
-                let _ = request.send(Arc::new(session.snapshot()));
+                let snapshot = session.snapshot();
+                let _ = request.send(Arc::new(whose.fill(snapshot, &session)));
             }
             _ = tick(&mut shown) => show(&mut session, view),
+            () = whose.hangup() => whose.reload(&mut session),
             ready = ring.readable() => {
                 if session.drain() {
                     // More is there: scrapes and signals get their turn first.
@@ -237,7 +284,10 @@ async fn watch(
                 }
                 session.tick()?;
                 drain.as_mut().reset(Instant::now() + session.pause());
-                if !session.any_running() && (owns_child || server.is_none()) {
+                if matches!(whose, Whose::Node(_)) {
+                    continue;
+                }
+                if !session.any_running() && (matches!(whose, Whose::Child) || server.is_none()) {
                     break;
                 }
                 if !session.any_running() && measure.duration.is_none() && session.all_expired() {
@@ -245,10 +295,15 @@ async fn watch(
                     break;
                 }
             }
+            () = &mut look, if matches!(whose, Whose::Node(_)) => {
+                let pause = whose.look(&mut session)?;
+                look.as_mut().reset(Instant::now() + pause);
+            }
         }
     }
     if measure.print {
-        let snapshot = Arc::new(session.last_snapshot());
+        let snapshot = session.last_snapshot();
+        let snapshot = Arc::new(whose.fill(snapshot, &session));
         let page = view.last(snapshot)?;
         std::io::stdout().write_all(page.as_bytes()).context("failed to print what was measured")?;
     }
@@ -284,7 +339,7 @@ async fn tick(shown: &mut Option<tokio::time::Interval>) {
 
 /// What is printed of a snapshot.
 #[derive(Clone, Copy)]
-enum View {
+pub(super) enum View {
     /// A summary as it goes, and the page of metrics in the end.
     Summary,
     /// Who spawned whom.

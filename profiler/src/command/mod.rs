@@ -1,5 +1,6 @@
 //! The subcommands: wiring and what they print. Never parsing, never measuring.
 
+pub mod agent;
 pub mod attach;
 pub mod check;
 pub mod ps;

@@ -8,7 +8,7 @@ use memmap2::Mmap;
 
 use crate::runtime::RUNTIMES;
 use crate::target::elf::Binary;
-use crate::target::process::{Process, ProcessError};
+use crate::target::process::{self, Process, ProcessError};
 
 /// A larger file is not looked into: a listing of all processes must stay quick.
 const MAX_IMAGE_BYTES: u64 = 512 << 20;
@@ -25,7 +25,7 @@ pub fn list() -> String {
     // Processes of one build are recognised once.
     let mut seen: HashMap<(u64, u64), Verdict> = HashMap::new();
     let mut unreadable = 0;
-    for pid in pids() {
+    for pid in process::all() {
         let Ok(process) = Process::find(pid) else { continue };
         match process.image() {
             Ok(image) => {
@@ -77,13 +77,6 @@ fn examine(file: &fs::File) -> Verdict {
         }
     }
     none("-")
-}
-
-fn pids() -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let mut pids: Vec<u32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    pids.sort_unstable();
-    pids
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
-use crate::model::minutes::{Cell, MINUTE_NS, MinutesSnapshot, NameId};
+use crate::model::snapshot::{Cell, MINUTE_NS, MinutesSnapshot, NameId};
 
 /// What is asked for.
 #[derive(Debug, Default, Deserialize)]
@@ -30,7 +30,7 @@ pub fn document(snapshot: &MinutesSnapshot, query: &Query) -> Value {
             "tasks": cells.map(|(id, cell)| task(snapshot.name(*id), cell)).collect::<Vec<_>>(),
         })
     });
-    let last = snapshot.last_spawn_ns().filter(|(id, at_ns)| *at_ns > 0 && wanted(*id));
+    let last = snapshot.last_spawns().filter(|(id, at_ns)| *at_ns > 0 && wanted(*id));
     let last: Map<String, Value> =
         last.map(|(id, at_ns)| (snapshot.name(id).to_owned(), timestamp(at_ns).into())).collect();
     json!({ "minutes": minutes.collect::<Vec<_>>(), "last_spawned": last })
@@ -50,7 +50,9 @@ fn timestamp(epoch_ns: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::minutes::{Happened, Minutes};
+    use std::sync::Arc;
+
+    use crate::model::snapshot::Minute;
 
     fn query(text: Value) -> Query {
         serde_json::from_value(text).unwrap()
@@ -58,12 +60,21 @@ mod tests {
 
     #[test]
     fn minutes_are_a_document() {
-        let mut minutes = Minutes::new(1_700_000_000_000_000_000, 10);
-        let (a, b) = (minutes.name("a"), minutes.name("b"));
-        minutes.add(0, a, Happened::Spawned);
-        minutes.add(5_000_000_000, b, Happened::Ended(Outcome::Panicked));
-        minutes.add(MINUTE_NS, a, Happened::Spawned);
-        let snapshot = minutes.snapshot();
+        let minute = |number: u64, cells: &[(u32, [u64; 5])]| {
+            let cells = cells.iter().map(|&(id, cell)| (NameId(id), cell)).collect();
+            Arc::new(Minute { number, complete: true, cells })
+        };
+        let first = 1_700_000_000 / 60;
+        let mut panicked = [0; 5];
+        panicked[1 + Outcome::Panicked as usize] = 1;
+        let snapshot = MinutesSnapshot {
+            minutes: vec![
+                minute(first, &[(0, [1, 0, 0, 0, 0]), (1, panicked)]),
+                minute(first + 1, &[(0, [1, 0, 0, 0, 0])]),
+            ],
+            names: vec!["a".into(), "b".into()],
+            last_spawn_ns: vec![1_700_000_060_000_000_000, 0],
+        };
         let all = document(&snapshot, &Query::default());
         assert_eq!(all["minutes"][0]["minute"], "2023-11-14T22:13:00Z");
         assert_eq!(all["minutes"][0]["complete"], true);

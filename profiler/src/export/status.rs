@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
 use crate::model::snapshot::{
-    BudgetSnapshot, DiagnosisSnapshot, EdgeParent, Evidence, ListenerSnapshot, LongRunSnapshot, LoopSnapshot,
-    PollSnapshot, ProbeCost, RequestsSnapshot, RuntimeSnapshot, Snapshot, SpawnSiteSnapshot, TargetSnapshot,
-    TasksSnapshot, TierSnapshot,
+    BudgetSnapshot, DiagnosisSnapshot, DiscoverySnapshot, EdgeParent, Evidence, FailedSnapshot, ListenerSnapshot,
+    LongRunSnapshot, LoopSnapshot, PollSnapshot, ProbeCost, RequestsSnapshot, RuntimeSnapshot, Snapshot,
+    SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
 };
 
 /// The document. What was not measured is `null`.
@@ -21,6 +21,7 @@ pub fn document(snapshot: &Snapshot) -> Value {
         "not_ready": snapshot.profiler.not_ready,
         "targets": snapshot.targets.iter().map(target).collect::<Vec<_>>(),
         "diagnoses": snapshot.diagnoses.iter().map(|found| diagnosis(found, snapshot)).collect::<Vec<_>>(),
+        "discovery": snapshot.profiler.discovery.as_ref().map(discovery),
         "events": numbers(&snapshot.profiler.events),
         "hits_ignored": numbers(&snapshot.profiler.hits_ignored),
         "runs_missed": snapshot.profiler.runs_missed.iter().cloned().collect::<BTreeMap<_, _>>(),
@@ -46,6 +47,22 @@ fn diagnosis(found: &DiagnosisSnapshot, snapshot: &Snapshot) -> Value {
     })
 }
 
+/// How processes are found; `null` where they were named.
+fn discovery(discovery: &DiscoverySnapshot) -> Value {
+    let failed = |failed: &FailedSnapshot| json!({ "pid": failed.pid, "process": failed.process, "why": failed.why });
+    json!({
+        "looked_at": numbers(&discovery.looked_at),
+        "waiting": discovery.waiting,
+        "watched": discovery.watched,
+        "limit": discovery.limit,
+        "config": discovery.config.as_ref().map(|config| json!({
+            "loaded_seconds": config.loaded_seconds,
+            "refusal": config.refusal,
+        })),
+        "failed": discovery.failed.iter().map(failed).collect::<Vec<_>>(),
+    })
+}
+
 fn numbers(list: &[(&'static str, u64)]) -> Value {
     let mut map: Map<String, Value> = Map::new();
     for (name, value) in list {
@@ -61,6 +78,9 @@ fn target(target: &TargetSnapshot) -> Value {
         "process": target.process,
         "runtime": target.runtime,
         "runtime_version": target.runtime_version,
+        "container_id": target.identity.container_id,
+        "pod_uid": target.identity.pod_uid,
+        "systemd_unit": target.identity.systemd_unit,
         "running": target.running,
         "processes": target.processes,
         "threads": target.threads,

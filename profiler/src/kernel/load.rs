@@ -15,7 +15,7 @@ use super::btf::Btf;
 use super::feature::Features;
 use super::holder::Holder;
 use super::signal::{Signals, Unwanted};
-use super::{KernelError, bpf, capability, lockdown, locked_memory, request, uring as ring};
+use super::{KernelError, bpf, capability, discovery, lockdown, locked_memory, request, uring as ring};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf"));
 
@@ -33,11 +33,13 @@ pub struct Sizes {
     pub ring_bytes: u32,
     /// Whether connections and requests are measured.
     pub requests: bool,
+    /// Whether processes are to be found, of all programs.
+    pub discovery: bool,
 }
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { targets: 1, ring_bytes: 1 << 22, requests: false }
+        Sizes { targets: 1, ring_bytes: 1 << 22, requests: false, discovery: false }
     }
 }
 
@@ -136,6 +138,7 @@ impl Kernel {
         values.push(("NEVER", 0));
         values.push(("RING_WAKEUP_BYTES", u64::from(sizes.ring_bytes / 4)));
         values.push(("REQUESTS_WANTED", u64::from(sizes.requests)));
+        values.push(("DISCOVERY_WANTED", u64::from(sizes.discovery)));
         drop(btf);
         let mut loader = EbpfLoader::new();
         for (global, value) in &values {
@@ -149,6 +152,11 @@ impl Kernel {
                 loader.map_max_entries(map, entries);
             }
             loader.map_max_entries("REQUESTS", sizes.targets.max(1));
+        }
+        if sizes.discovery {
+            for &(map, entries) in discovery::SIZES {
+                loader.map_max_entries(map, entries);
+            }
         }
         loader.map_max_entries(RING, sizes.ring_bytes);
         let mut ebpf = loader.load(OBJECT)?;
@@ -188,6 +196,14 @@ impl Kernel {
             source,
         })?;
         Ok(Arc::clone(self.holder.insert(started)))
+    }
+
+    /// Starts the process that holds uprobes, while it is still permitted what that takes.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_holder(&mut self) -> Result<(), KernelError> {
+        self.holder().map(drop)
     }
 
     /// Gives up the capabilities that only attaching takes: uprobes and clocks are attached by the process that holds them.

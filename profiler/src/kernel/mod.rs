@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod btf;
 pub mod capability;
 pub mod clock;
+pub mod discovery;
 pub mod enqueue;
 pub mod feature;
 pub mod holder;
@@ -18,6 +19,7 @@ pub mod polls;
 pub mod request;
 pub mod ring;
 pub mod signal;
+pub mod slots;
 pub mod uprobe;
 pub mod uring;
 

@@ -138,6 +138,14 @@ impl<'a> Filler<'_, 'a> {
     fn state(&mut self, target: &'a TargetSnapshot) {
         self.number(Id::TargetUp, ["", ""], f64::from(u8::from(target.running)));
         self.number(Id::TargetInfo, [target.runtime_version.as_deref().unwrap_or_default(), ""], 1.0);
+        let identity = &target.identity;
+        let ids = [&identity.container_id, &identity.pod_uid].map(|id| id.as_deref().unwrap_or_default());
+        if ids != ["", ""] {
+            self.number(Id::TargetContainerInfo, ids, 1.0);
+        }
+        if let Some(unit) = &identity.systemd_unit {
+            self.number(Id::TargetUnitInfo, [unit, ""], 1.0);
+        }
         if let Some(processes) = target.processes {
             self.number(Id::TargetProcesses, ["", ""], processes as f64);
         }
@@ -368,6 +376,18 @@ fn profiler<'a>(page: &mut Page<'a>, snapshot: &'a Snapshot, own: &Own) {
     number(Id::TasksTracked, "", tracked as f64);
     if let Some(seconds) = snapshot.profiler.snapshot_seconds {
         number(Id::SnapshotDurationSeconds, "", seconds);
+    }
+    if let Some(discovery) = &snapshot.profiler.discovery {
+        for (verdict, n) in &discovery.looked_at {
+            number(Id::DiscoveryProcessesTotal, verdict, *n as f64);
+        }
+        number(Id::DiscoveryWaiting, "", discovery.waiting as f64);
+        number(Id::TargetsWatched, "", discovery.watched as f64);
+        number(Id::TargetsLimit, "", discovery.limit as f64);
+        if let Some(config) = &discovery.config {
+            number(Id::ConfigLastReloadSuccessful, "", f64::from(u8::from(config.refusal.is_none())));
+            number(Id::ConfigLastReloadSuccessTimestampSeconds, "", config.loaded_seconds);
+        }
     }
     for (id, value) in own.figures() {
         if let Some(value) = value {

@@ -355,6 +355,10 @@ metrics! {
         "The profiler's version; always 1.";
     TargetInfo "target_info" Gauge State Profiler Target Max ["runtime_version"] "one per target", READ,
         "What is known of a target; always 1.";
+    TargetContainerInfo "target_container_info" Gauge State Profiler Target Max ["container_id", "pod_uid"] "one per target", READ,
+        "The container of a target, and its Kubernetes pod, as its cgroup tells them; always 1. Absent outside of containers.";
+    TargetUnitInfo "target_unit_info" Gauge State Profiler Target Max ["systemd_unit"] "one per target", READ,
+        "The unit of systemd that a target belongs to; always 1. Absent in containers.";
     ProbeState "probe_state" Gauge State Profiler Target Max ["probe", "state"]
         "the profiler's probes; `attached`, `sampled`, `unsupported`, `broken`, `not_applicable`, `detached`", READ,
         "State of each probe of a target: 1 for the current state, 0 for the others.";
@@ -386,6 +390,20 @@ metrics! {
     EventsLostTotal "events_lost_total" Counter Count Profiler Profiler Sum ["reason"] "the loss reasons",
         "every loss, where it happens",
         "Events that could not be accounted for.";
+    DiscoveryProcessesTotal "discovery_processes_total" Counter Count Profiler Profiler Sum ["verdict"]
+        "`watched`, `excluded`, `gone`, `failed`, `no_room`", "every process that was looked at",
+        "Processes that `agent` looked at, by what was decided; absent for `attach` and `run`.";
+    DiscoveryWaiting "discovery_waiting" Gauge Count Profiler Profiler Sum [] "", READ,
+        "Processes that have yet to be looked at.";
+    TargetsWatched "targets_watched" Gauge Count Profiler Profiler Sum [] "", READ,
+        "Processes that `agent` watches, without their children.";
+    TargetsLimit "targets_limit" Gauge Count Profiler Profiler Sum [] "", READ,
+        "Processes that `agent` can watch at the same time.";
+    ConfigLastReloadSuccessful "config_last_reload_successful" Gauge State Profiler Profiler Max [] "", READ,
+        "Whether the file of the rules was good when it was read last. Where it was not, the earlier rules are in force.";
+    ConfigLastReloadSuccessTimestampSeconds "config_last_reload_success_timestamp_seconds" Gauge Seconds Profiler Profiler Max
+        [] "", READ,
+        "When the rules that are in force were read, since the epoch.";
     ProgramRunsMissedTotal "program_runs_missed_total" Counter Count Profiler Profiler Sum ["program"]
         "the profiler's BPF programs", "counted by the kernel, since 5.12",
         "Runs of a program that the kernel left out, in any process, since another one of it ran on that CPU.";

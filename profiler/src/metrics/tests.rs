@@ -9,9 +9,9 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    BudgetSnapshot, CpuSnapshot, ListenerSnapshot, LoopSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot,
-    RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot,
-    TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
+    BudgetSnapshot, ConfigSnapshot, CpuSnapshot, DiscoverySnapshot, IdentitySnapshot, ListenerSnapshot, LoopSnapshot,
+    PollSnapshot, ProbeCost, ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot,
+    TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -78,6 +78,11 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         process: "server".into(),
         runtime: "tokio",
         runtime_version: Some("1.47.1".into()),
+        identity: IdentitySnapshot {
+            container_id: Some("4f797c539e6c".into()),
+            pod_uid: Some("ac04f3f2-1f2c-11e9-b015-1ebee232acfa".into()),
+            systemd_unit: Some("server.service".into()),
+        },
         running: true,
         status,
         sched: Some(SchedSnapshot {
@@ -149,6 +154,13 @@ fn snapshot(targets: Vec<TargetSnapshot>) -> Arc<Snapshot> {
         hits_ignored: vec![("idle", 10)],
         snapshot_seconds: Some(0.001),
         not_ready: None,
+        discovery: Some(DiscoverySnapshot {
+            looked_at: vec![("watched", 2)],
+            watched: 2,
+            limit: 256,
+            config: Some(ConfigSnapshot { loaded_seconds: 1e9, refusal: None }),
+            ..DiscoverySnapshot::default()
+        }),
     };
     Arc::new(Snapshot { time_ns: 1, epoch_offset_seconds: 1e9, targets, profiler, ..Snapshot::default() })
 }
@@ -210,7 +222,9 @@ fn the_table_is_unique_and_named_by_convention() {
 
 #[test]
 fn every_row_has_a_value_where_everything_is_measured() {
-    let page = checked(vec![target(1, &["a"])], Own::read(Some(0.5)));
+    let mut own = Own::read(Some(0.5));
+    own.web_config_is_good = Some(true);
+    let page = checked(vec![target(1, &["a"])], own);
     for row in METRICS {
         assert!(page.contains(&format!("# TYPE {} {}\n", row.full_name(), row.kind.label())), "{}", row.name);
     }

@@ -20,7 +20,7 @@ pub const OTHER: &str = "other";
 
 /// Which name; a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NameId(u32);
+pub struct NameId(pub u32);
 
 /// What happened to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,9 +83,9 @@ pub struct MinutesSnapshot {
     /// The oldest first. The last one goes on.
     pub minutes: Vec<Arc<Minute>>,
     /// By [`NameId`].
-    names: Vec<Arc<str>>,
-    /// By [`NameId`].
-    last_spawn_ns: Vec<u64>,
+    pub names: Vec<Arc<str>>,
+    /// By [`NameId`]: when one was spawned last, nanoseconds since the unix epoch; 0 where none was.
+    pub last_spawn_ns: Vec<u64>,
 }
 
 impl MinutesSnapshot {
@@ -94,8 +94,8 @@ impl MinutesSnapshot {
         &self.names[id.0 as usize]
     }
 
-    /// When one of each name was spawned last, nanoseconds since the unix epoch; 0 where none was.
-    pub fn last_spawn_ns(&self) -> impl Iterator<Item = (NameId, u64)> + '_ {
+    /// When one of each name was spawned last.
+    pub fn last_spawns(&self) -> impl Iterator<Item = (NameId, u64)> + '_ {
         self.last_spawn_ns.iter().enumerate().map(|(id, &at_ns)| (NameId(id as u32), at_ns))
     }
 }

@@ -3,9 +3,10 @@
 use profiler_common::histogram::Histogram;
 use profiler_common::sched::{after, cause, preempter};
 
-use super::minutes::MinutesSnapshot;
 use crate::event::{Outcome, TypeId};
 use crate::status::TargetStatus;
+
+pub use super::minutes::{Cell, MINUTE_NS, Minute, MinutesSnapshot, NameId};
 
 /// Everything that is exported, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +85,8 @@ pub struct TargetSnapshot {
     pub runtime: &'static str,
     /// The runtime's version, where known.
     pub runtime_version: Option<String>,
+    /// Who manages it, as far as its cgroup tells.
+    pub identity: IdentitySnapshot,
     /// False once it has ended.
     pub running: bool,
     /// Probes and signals, and their states.
@@ -106,6 +109,17 @@ pub struct TargetSnapshot {
     pub threads: Option<u64>,
     /// Processes that are summed in this target: itself and its forked children.
     pub processes: Option<u64>,
+}
+
+/// Who manages a target. What does not apply or is not known is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdentitySnapshot {
+    /// Id of its container.
+    pub container_id: Option<String>,
+    /// Id of its Kubernetes pod.
+    pub pod_uid: Option<String>,
+    /// Its unit of systemd, outside of containers.
+    pub systemd_unit: Option<String>,
 }
 
 /// Scheduling of a target. Durations in nanoseconds.
@@ -517,4 +531,43 @@ pub struct ProfilerSnapshot {
     pub snapshot_seconds: Option<f64>,
     /// Why the profiler is not ready (no target is attached yet, …); `None` when it is.
     pub not_ready: Option<String>,
+    /// How processes are found; `None` where they were named.
+    pub discovery: Option<DiscoverySnapshot>,
+}
+
+/// How processes of a node are found.
+#[derive(Clone, Debug, Default)]
+pub struct DiscoverySnapshot {
+    /// Processes that were looked at, by what was decided.
+    pub looked_at: Vec<(&'static str, u64)>,
+    /// Processes that have yet to be looked at.
+    pub waiting: u64,
+    /// Processes that are watched.
+    pub watched: u64,
+    /// Processes that can be watched at the same time.
+    pub limit: u64,
+    /// The file of the rules; `None` where there is none.
+    pub config: Option<ConfigSnapshot>,
+    /// The processes that could not be watched, the last ones.
+    pub failed: Vec<FailedSnapshot>,
+}
+
+/// A file that is read again on demand.
+#[derive(Clone, Debug)]
+pub struct ConfigSnapshot {
+    /// When what is in force was read, seconds since the epoch.
+    pub loaded_seconds: f64,
+    /// Why it was refused when it was read last; `None` where it was not.
+    pub refusal: Option<String>,
+}
+
+/// A process that was to be watched, and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedSnapshot {
+    /// Process id.
+    pub pid: u32,
+    /// Name of the process.
+    pub process: String,
+    /// Why.
+    pub why: String,
 }

@@ -2,6 +2,8 @@
 //! Never a socket to a user, never a command line.
 
 mod accept;
+mod admit;
+mod builds;
 mod calibration;
 mod claim;
 mod image;
@@ -14,13 +16,13 @@ mod sample;
 mod sites;
 mod spending;
 mod target;
+mod targets;
 mod threads;
 mod throttle;
 mod unfinished;
 mod unseen;
 mod walk;
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -28,12 +30,14 @@ use std::time::{Duration, Instant};
 
 use profiler_common::counter::Counter;
 use profiler_common::event::{ProcessRecord, kind};
-use profiler_common::map::Target as TargetEntry;
 
+pub use admit::Watching;
+use builds::Builds;
 pub use claim::ClaimError;
 use records::{Tally, take_stack, take_task, write_trace};
 use runtime::{Runtime, Tasks};
 use target::Watched;
+use targets::Targets;
 use walk::Walker;
 
 use crate::budget::Budget;
@@ -69,8 +73,10 @@ const REFRESH_NS: u64 = 1_000_000_000;
 /// What the user chose.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Processes to watch.
+    /// Processes to watch from the start.
     pub pids: Vec<u32>,
+    /// Processes that may be added later, at the same time; where it is not 0, the kernel half looks for them.
+    pub more: u32,
     /// Bytes of the ring buffer: a power of two.
     pub ring_bytes: u32,
     /// What the table may hold.
@@ -108,6 +114,12 @@ pub enum SessionError {
     /// No trace can be written.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// All slots are taken, or rest before they are used again.
+    #[error("{limit} processes are watched, and no more can be at the same time")]
+    Full {
+        /// How many there is room for.
+        limit: u32,
+    },
 }
 
 /// A running session. Dropped, nothing is left attached.
@@ -119,9 +131,8 @@ pub struct Session {
     requests: Option<request::Hooks>,
     clock: sample::Clock,
     diagnoses: Diagnoses,
-    targets: Vec<Watched>,
-    /// Which target a process belongs to: the watched ones and their forked children.
-    by_pid: HashMap<u32, usize>,
+    targets: Targets,
+    builds: Builds,
     table: Table,
     tally: Tally,
     options: Options,
@@ -159,8 +170,10 @@ impl Session {
         }
         let trace = options.trace.as_ref().map(|(path, limit)| Trace::create(path, *limit)).transpose()?;
         // One slot more than targets, for the calibration.
-        let slots = processes.len() as u32 + 1;
-        let sizes = Sizes { targets: slots, ring_bytes: options.ring_bytes, requests: options.requests };
+        let limit = processes.len() as u32 + options.more;
+        let slots = limit + 1;
+        let discovery = options.more > 0;
+        let sizes = Sizes { targets: slots, ring_bytes: options.ring_bytes, requests: options.requests, discovery };
         let mut kernel = Kernel::load(sizes, &options.without)?;
         keep_heap_small();
         let mut tasks = Tasks {
@@ -182,8 +195,8 @@ impl Session {
             requests,
             clock,
             diagnoses: Diagnoses::default(),
-            targets: Vec::new(),
-            by_pid: HashMap::new(),
+            targets: Targets::new(limit),
+            builds: Builds::default(),
             table: Table::new(options.limits),
             tally: Tally::default(),
             options,
@@ -196,17 +209,19 @@ impl Session {
             forks_missed: 0,
             listener_slots: accept::Slots::default(),
         };
-        for (slot, (process, claim)) in processes.into_iter().zip(claims).enumerate() {
-            session.watch(slot as u32, process, claim)?;
+        for (process, claim) in processes.into_iter().zip(claims) {
+            session.watch(process, claim)?;
         }
         session.follow_cpus();
         trim_heap();
-        for index in 0..session.targets.len() {
-            session.walk(index, Walker::first);
-        }
-        session.notice_gone();
+        let watched = session.targets.slots();
+        watched.iter().for_each(|&slot| session.walk(slot, Walker::first));
+        session.notice_gone(&watched);
         session.refreshed_ns = clock::monotonic_ns();
         trim_heap();
+        if discovery {
+            session.kernel.start_holder()?;
+        }
         if !session.options.keep_capabilities {
             // A target may exec into a program of a runtime that none has now.
             session.kernel.load_uprobes(probes::programs().chain([accept::PROGRAM]));
@@ -219,42 +234,14 @@ impl Session {
         Ok(session)
     }
 
-    /// Watches one process: the kernel's signals first, since they need nothing of it, then its runtime's.
-    fn watch(&mut self, slot: u32, process: Process, claim: claim::Claim) -> Result<(), SessionError> {
-        let started = Instant::now();
-        let pid = process.pid;
-        let index = self.targets.len();
-        let mut watched = Watched::new(slot, process, claim);
-        // Arrivals before accepts: what is accepted at a listener that is not known yet would count as lost.
-        watched.open_listeners();
-        watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
-        for member in watched.members() {
-            self.kernel.set_target(member, TargetEntry { slot, root: pid, ..TargetEntry::default() })?;
-            self.by_pid.insert(member, index);
-        }
-        watched.follow_threads(&mut self.kernel)?;
-        watched.find_cgroups();
-        watched.attach_accept(&mut self.kernel, &mut self.accept);
-        watched.look_for_uring(&mut self.kernel, &mut self.listener_slots);
-        // From here on accepts are seen: two looks tell where to count from.
-        (0..2).for_each(|_| watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots));
-        watched.follow_requests(&mut self.kernel, self.requests.as_ref());
-        watched.attach_runtime(&mut self.kernel, &mut self.table, self.tasks);
-        watched.sample(&mut self.kernel, &mut self.table, &self.clock);
-        let took = started.elapsed().as_millis();
-        log::info!("watching process {pid} ({}), runtime {}: {took} ms", watched.process.comm, watched.runtime());
-        self.targets.push(watched);
-        Ok(())
-    }
-
     /// Reads what a target's runtime keeps in memory. Tasks that are found there become known once all records were
     /// taken that may be older.
-    fn walk(&mut self, index: usize, how: impl FnOnce(&mut Walker, &mut dyn FnMut(&[FoundTask]))) {
-        let Some((mut walker, image)) = self.targets[index].take_walker() else { return };
+    fn walk(&mut self, slot: u32, how: impl FnOnce(&mut Walker, &mut dyn FnMut(&[FoundTask]))) {
+        let Some((mut walker, image)) = self.targets.get_mut(slot).and_then(Watched::take_walker) else { return };
         let went_on = walker.goes_on();
         how(&mut walker, &mut |tasks| {
             while self.drain() {}
-            let Some(table) = self.targets[index].probed().map(Runtime::table_id) else { return };
+            let Some(table) = self.targets.get(slot).and_then(Watched::probed).map(Runtime::table_id) else { return };
             for found in tasks {
                 self.table.apply(table, found.time_ns, TaskEvent::Found { task: found.task, kind: found.kind });
             }
@@ -262,7 +249,9 @@ impl Session {
         if went_on && !walker.goes_on() {
             trim_heap();
         }
-        self.targets[index].put_walker(walker, image);
+        if let Some(watched) = self.targets.get_mut(slot) {
+            watched.put_walker(walker, image);
+        }
     }
 
     /// A descriptor that becomes readable when the ring should be drained at once.
@@ -275,37 +264,35 @@ impl Session {
 
     /// Takes what is in the ring, at most one batch; true when more may be there.
     pub fn drain(&mut self) -> bool {
-        let Session { ring, table, tally, targets, by_pid, storm, trace, .. } = self;
+        let Session { ring, table, tally, targets, storm, trace, .. } = self;
         let mut ended = None;
         let mut processes = Vec::new();
         let n = ring.drain(BATCH, |bytes| match decode(bytes) {
-            _ if stack::is_stack(bytes) => take_stack(bytes, targets, by_pid, tally),
+            _ if stack::is_stack(bytes) => take_stack(bytes, targets, tally),
             Ok(Record::Task(record)) => {
                 if let Some(open) = trace.as_mut().filter(|_| ended.is_none()) {
-                    ended = write_trace(open, &record, targets, by_pid).err();
+                    ended = write_trace(open, &record, targets).err();
                 }
-                take_task(&record, targets, by_pid, table, tally);
+                take_task(&record, targets, table, tally);
             }
             Ok(Record::Process(record)) if record.header.kind == kind::HIT_STORM => *storm = true,
             Ok(Record::Process(record)) => {
                 // A fork is known at once: the child's first task may be the next record.
-                if record.header.kind == kind::PROCESS_FORKED
-                    && let Some(&index) = by_pid.get(&record.header.pid)
-                {
-                    by_pid.insert(record.other, index);
+                if record.header.kind == kind::PROCESS_FORKED {
+                    targets.forked(record.header.pid, record.other);
                 }
                 processes.push(record);
             }
             Ok(Record::Thread(record)) => {
                 tally.threads_ended += 1;
-                match by_pid.get(&record.header.pid) {
-                    Some(&index) => targets[index].thread_ended(&record),
+                match targets.of_mut(record.header.pid) {
+                    Some(watched) => watched.thread_ended(&record),
                     None => tally.foreign_process += 1,
                 }
             }
             Ok(Record::Sample(sample)) => {
                 tally.sampled += 1;
-                tally.foreign_process += u64::from(!sample::take(&sample, targets, by_pid, table));
+                tally.foreign_process += u64::from(!sample::take(&sample, targets, table));
             }
             Err(_) => tally.malformed += 1,
         });
@@ -326,7 +313,7 @@ impl Session {
     fn end_trace(&mut self) {
         let Some(trace) = self.trace.take() else { return };
         self.tasks.trace = false;
-        for watched in &mut self.targets {
+        for watched in self.targets.iter_mut() {
             if let Err(e) = watched.stop_trace(&mut self.kernel) {
                 log::warn!("{e}");
             }
@@ -340,11 +327,10 @@ impl Session {
 
     fn take_process(&mut self, record: &ProcessRecord) {
         let pid = record.header.pid;
-        let Some(&index) = self.by_pid.get(&pid) else {
+        let Some(watched) = self.targets.of_mut(pid) else {
             self.tally.foreign_process += 1;
             return;
         };
-        let watched = &mut self.targets[index];
         match record.header.kind {
             kind::PROCESS_FORKED => {
                 self.tally.forked += 1;
@@ -353,20 +339,21 @@ impl Session {
             kind::PROCESS_EXECED => {
                 self.tally.execed += 1;
                 if pid == watched.process.pid {
-                    watched.execed(&mut self.kernel, &mut self.table, record.header.time_ns, self.tasks);
+                    let at = record.header.time_ns;
+                    watched.execed(&mut self.kernel, &mut self.table, &mut self.builds, at, self.tasks);
                     watched.sample(&mut self.kernel, &mut self.table, &self.clock);
                 } else {
                     // A child that runs another program is that program, and not the target. The kernel half knows, unless
                     // something was to be measured of it just now.
                     self.kernel.remove_target(pid);
                     watched.child_left(pid);
-                    self.by_pid.remove(&pid);
+                    self.targets.forget(pid);
                 }
             }
             kind::PROCESS_EXITED => {
                 self.tally.exited += 1;
-                self.by_pid.remove(&pid);
                 watched.exited(pid, &mut self.table, record.header.time_ns);
+                self.targets.forget(pid);
             }
             _ => self.tally.malformed += 1,
         }
@@ -376,7 +363,7 @@ impl Session {
     fn balance(&mut self, now_ns: u64) {
         self.balanced_ns = now_ns;
         let mut gone = Links::default();
-        for watched in &mut self.targets {
+        for watched in self.targets.iter_mut() {
             gone.absorb(watched.balance(&mut self.kernel, &mut self.table, now_ns));
         }
         detach(gone);
@@ -405,9 +392,9 @@ impl Session {
             self.throttled_ns = now;
             self.targets.iter_mut().for_each(Watched::look_for_throttling);
         }
-        for index in 0..self.targets.len() {
-            if self.targets[index].wants_walk(now) {
-                self.walk(index, Walker::later);
+        for slot in self.targets.slots() {
+            if self.targets.get(slot).is_some_and(|watched| watched.wants_walk(now)) {
+                self.walk(slot, Walker::later);
             }
         }
         let refresh = now.saturating_sub(self.refreshed_ns) >= REFRESH_NS;
@@ -420,7 +407,7 @@ impl Session {
         self.notice_unseen_forks()?;
         self.notice_unseen_exits()?;
         self.kernel.flush_log();
-        for watched in &mut self.targets {
+        for watched in self.targets.iter_mut() {
             watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
             watched.adopt_children(&mut self.kernel);
             watched.collect_ended_loops(&mut self.kernel);
@@ -429,10 +416,7 @@ impl Session {
             watched.look_for_stuck(&mut self.kernel, now);
         }
         self.follow_cpus();
-        let gone = self.table.expire(now);
-        for watched in &mut self.targets {
-            watched.expire(now, &gone, self.options.limits.retention_ns);
-        }
+        self.expire(now);
         // A scrape may just have done it.
         if self.diagnoses.is_due(now) {
             self.snapshot();
@@ -452,26 +436,20 @@ impl Session {
 
     /// Whether nothing is left to be exported of any target.
     pub fn all_expired(&self) -> bool {
-        self.targets.iter().all(|watched| watched.expired)
+        self.targets.iter().next().is_none()
     }
 
     /// Everything that is exported, now.
     pub fn snapshot(&mut self) -> Snapshot {
         let started = Instant::now();
-        for index in 0..self.targets.len() {
-            self.walk(index, Walker::later);
-        }
+        self.targets.slots().into_iter().for_each(|slot| self.walk(slot, Walker::later));
         while self.drain() {}
         let now = clock::monotonic_ns();
         self.table.advance(now);
         let mut tasks = self.table.tasks();
         let (kernel, slots, table) = (&mut self.kernel, &mut self.listener_slots, &self.table);
-        let targets = self
-            .targets
-            .iter_mut()
-            .filter(|watched| !watched.expired)
-            .map(|watched| watched.snapshot(kernel, slots, table, &mut tasks, now))
-            .collect();
+        let targets =
+            self.targets.iter_mut().map(|watched| watched.snapshot(kernel, slots, table, &mut tasks, now)).collect();
         let mut profiler = self.profiler_snapshot();
         profiler.snapshot_seconds = Some(started.elapsed().as_secs_f64());
         let epoch_offset_seconds = clock::epoch_offset_seconds();
@@ -549,7 +527,7 @@ impl Session {
         self.end_trace();
         let mut links = self.accept.take_tracepoints();
         links.absorb(self.clock.take());
-        for watched in &mut self.targets {
+        for watched in self.targets.iter_mut() {
             links.absorb(watched.stop(&mut self.kernel));
         }
         drop(links);

@@ -1,10 +1,9 @@
 //! Which target a record belongs to, and what becomes of it. Never where records come from.
 
-use std::collections::HashMap;
-
 use profiler_common::event::{TaskRecord, kind};
 
 use super::target::Watched;
+use super::targets::Targets;
 use crate::decode::stack;
 use crate::model::table::Table;
 use crate::trace::{self, Trace};
@@ -32,13 +31,7 @@ pub(super) struct Tally {
 }
 
 /// A record of a task.
-pub(super) fn take_task(
-    record: &TaskRecord,
-    targets: &mut [Watched],
-    by_pid: &HashMap<u32, usize>,
-    table: &mut Table,
-    tally: &mut Tally,
-) {
+pub(super) fn take_task(record: &TaskRecord, targets: &mut Targets, table: &mut Table, tally: &mut Tally) {
     match record.header.kind {
         // For the trace only.
         kind::TASK_POLLED | kind::TASK_WOKEN => {
@@ -49,14 +42,14 @@ pub(super) fn take_task(
         kind::TASK_COMPLETED => tally.completed += 1,
         kind::TASK_SLOW_POLL => {
             tally.slow_polls += 1;
-            if let Some(&index) = by_pid.get(&record.header.pid) {
-                targets[index].slow_poll(record);
+            if let Some(watched) = targets.of_mut(record.header.pid) {
+                watched.slow_poll(record);
             }
             return;
         }
         _ => {}
     }
-    let Some(probed) = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed()) else {
+    let Some(probed) = targets.of(record.header.pid).and_then(Watched::probed) else {
         tally.foreign_process += 1;
         return;
     };
@@ -70,25 +63,20 @@ pub(super) fn take_task(
 ///
 /// # Errors
 /// The trace has ended.
-pub(super) fn write_trace(
-    trace: &mut Trace,
-    record: &TaskRecord,
-    targets: &[Watched],
-    by_pid: &HashMap<u32, usize>,
-) -> Result<(), trace::End> {
-    let probed = by_pid.get(&record.header.pid).and_then(|&index| targets[index].probed());
+pub(super) fn write_trace(trace: &mut Trace, record: &TaskRecord, targets: &Targets) -> Result<(), trace::End> {
+    let probed = targets.of(record.header.pid).and_then(Watched::probed);
     probed.map_or(Ok(()), |probed| trace.add(record, probed.type_name(record)))
 }
 
 /// The copied stack of a spawn.
-pub(super) fn take_stack(bytes: &[u8], targets: &mut [Watched], by_pid: &HashMap<u32, usize>, tally: &mut Tally) {
+pub(super) fn take_stack(bytes: &[u8], targets: &mut Targets, tally: &mut Tally) {
     let Ok(sample) = stack::decode(bytes) else {
         tally.malformed += 1;
         return;
     };
     tally.stacks += 1;
     // Whoever ended meanwhile needs no site any more.
-    if let Some(runtime) = by_pid.get(&sample.header.pid).and_then(|&index| targets[index].probed_mut()) {
+    if let Some(runtime) = targets.of_mut(sample.header.pid).and_then(Watched::probed_mut) {
         runtime.take_stack(sample);
     }
 }

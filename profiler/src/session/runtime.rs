@@ -1,17 +1,20 @@
 //! What is attached to the image that a process runs: its plan, its probes by tier, its polls. Never which process.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use profiler_common::event::{Header, TaskRecord};
 use profiler_common::map::{Target as TargetEntry, TaskLayout, target_flag};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::builds::Build;
 use super::image::{Code, Refusal};
 use super::probes::Probes;
 use super::sites::SpawnSites;
 use crate::budget::Budget;
 use crate::budget::governor::{Mode, Tier};
 use crate::budget::price::Traps;
+use crate::clock;
 use crate::decode::stack::StackSample;
 use crate::event::TypeId;
 use crate::kernel::KernelError;
@@ -48,7 +51,7 @@ pub(super) struct Tasks {
 
 /// The runtime of a watched process.
 pub(super) struct Runtime {
-    plan: Plan,
+    build: Arc<Build>,
     load_bias: u64,
     table: TargetId,
     probes: Probes,
@@ -79,11 +82,11 @@ pub(super) struct Runtime {
 impl Runtime {
     /// Everything is ready, and nothing attached.
     pub fn new(code: Code, probes: Probes, table: TargetId, (slot, root): (u32, u32), how: Tasks) -> Runtime {
-        let Code { plan, load_bias, bounds, sites } = code;
-        let mut layout = plan.layout;
+        let Code { build, load_bias, bounds, sites } = code;
+        let mut layout = build.plan.layout;
         (layout.image_start, layout.image_end) = bounds;
         Runtime {
-            plan,
+            build,
             load_bias,
             table,
             probes,
@@ -94,7 +97,7 @@ impl Runtime {
             slow_ns: how.slow_poll_ns,
             trace: how.trace,
             samples: false,
-            window: 0,
+            window: first_window(),
             continuous: [true; 2],
             slow_polls: VecDeque::new(),
             said_ns: 0,
@@ -105,13 +108,13 @@ impl Runtime {
 
     /// A poll was slow: it is kept, and said unless another was said a moment ago.
     pub fn slow_poll(&mut self, record: &TaskRecord) {
-        let Some(kind) = self.plan.type_at(record.vtable, self.load_bias) else { return };
+        let Some(kind) = self.build.plan.type_at(record.vtable, self.load_bias) else { return };
         let Header { time_ns, tid, pid, .. } = record.header;
         let duration_ns = record.parent;
         self.keep_slow(SlowPoll { time_ns, kind, duration_ns, tid });
         if time_ns.saturating_sub(self.said_ns) >= SAID_EVERY_NS {
             self.said_ns = time_ns;
-            let task = &self.plan.types[kind.0 as usize].name;
+            let task = &self.build.plan.types[kind.0 as usize].name;
             let ms = duration_ns as f64 / 1e6;
             log::warn!("process {pid}: a task {task} has held thread {tid} for {ms:.1} ms in one poll");
         }
@@ -126,13 +129,13 @@ impl Runtime {
 
     /// What translates its records.
     pub fn instance(&self) -> Instance<'_> {
-        Instance { plan: &self.plan, load_bias: self.load_bias }
+        Instance { plan: &self.build.plan, load_bias: self.load_bias }
     }
 
     /// The name of the type of a record's task.
     pub fn type_name(&self, record: &TaskRecord) -> &str {
         let kind = self.instance().kind(&record.header, record.vtable);
-        kind.map_or("unknown", |kind| &self.plan.types[kind.0 as usize].name)
+        kind.map_or("unknown", |kind| &self.build.plan.types[kind.0 as usize].name)
     }
 
     /// Takes the stack of a spawn to be looked at later.
@@ -142,10 +145,10 @@ impl Runtime {
 
     /// Looks at stacks; `paths`, if new ones are to be understood too.
     pub fn find_sites(&mut self, table: &mut Table, paths: bool) {
-        let instance = Instance { plan: &self.plan, load_bias: self.load_bias };
+        let instance = Instance { plan: &self.build.plan, load_bias: self.load_bias };
         self.sites.unwind(&instance, table, self.table);
         if paths {
-            self.sites.understand(&instance, table, self.table);
+            self.sites.understand(table, self.table);
         }
     }
 
@@ -156,7 +159,7 @@ impl Runtime {
 
     /// How its build is observed.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        &self.build.plan
     }
 
     /// Where its tasks are counted.
@@ -166,7 +169,8 @@ impl Runtime {
 
     /// Whether its polls can be measured at all.
     pub fn has_polls(&self) -> bool {
-        self.plan.has_polls() && (self.plan.lineage == Lineage::PollStack || self.probes.sites(Tier::Polls) > 0)
+        self.build.plan.has_polls()
+            && (self.build.plan.lineage == Lineage::PollStack || self.probes.sites(Tier::Polls) > 0)
     }
 
     /// Which tiers are attached, in the order of [`Tier::ALL`].
@@ -215,12 +219,12 @@ impl Runtime {
         if self.probes.is_open(Tier::Lifecycle) {
             flags |= target_flag::TASKS;
         }
-        flags |= match self.plan.lineage {
+        flags |= match self.build.plan.lineage {
             Lineage::ThreadLocal => target_flag::CURRENT_TASK_TLS,
             Lineage::PollStack if self.probes.is_open(Tier::Lifecycle) => target_flag::POLL_STACK,
             _ => 0,
         };
-        if self.plan.outcome {
+        if self.build.plan.outcome {
             flags |= target_flag::OUTCOME;
         }
         if self.probes.is_open(Tier::Polls) {
@@ -337,10 +341,11 @@ impl Runtime {
     /// The map cannot be read.
     pub fn look_for_overdue(&mut self, kernel: &mut Kernel, now_ns: u64) -> Result<(), KernelError> {
         self.overdue.clear();
-        if !self.probes.is_open(Tier::Polls) || !self.plan.has(Hook::WakeByRef) {
+        if !self.probes.is_open(Tier::Polls) || !self.build.plan.has(Hook::WakeByRef) {
             return Ok(());
         }
-        let Runtime { plan, load_bias, window, probes, overdue, .. } = self;
+        let Runtime { build, load_bias, window, probes, overdue, .. } = self;
+        let plan = &build.plan;
         kernel.woken(MAX_WOKEN, |key, woken| {
             let waited = now_ns.saturating_sub(woken.since_ns);
             if woken.window == *window
@@ -378,13 +383,13 @@ impl Runtime {
     }
 
     fn find_unfinished(&self, kernel: &mut Kernel, threads: &[u32], now_ns: u64) -> Vec<SlowPoll> {
-        let kind_of = |vtable| self.plan.type_at(vtable, self.load_bias).filter(|&kind| self.ends_soon(kind));
+        let kind_of = |vtable| self.build.plan.type_at(vtable, self.load_bias).filter(|&kind| self.ends_soon(kind));
         unfinished::find(kernel, threads, self.window, self.slow_ns, now_ns, &kind_of)
     }
 
     /// Whether polls of a type are to end soon. Those that block are there for it, and workers never end theirs.
     fn ends_soon(&self, kind: TypeId) -> bool {
-        let kind = &self.plan.types[kind.0 as usize];
+        let kind = &self.build.plan.types[kind.0 as usize];
         !kind.blocking && !kind.internal
     }
 
@@ -400,8 +405,8 @@ impl Runtime {
         tasks.slow_polls = self.slow_polls.iter().copied().collect();
         let mut by_type: HashMap<TypeId, PollSnapshot> = HashMap::new();
         for stats in kernel.types(self.slot)? {
-            let Some(kind) = self.plan.type_at(stats.vtable, self.load_bias) else { continue };
-            let wakes = self.plan.has(Hook::WakeByRef);
+            let Some(kind) = self.build.plan.type_at(stats.vtable, self.load_bias) else { continue };
+            let wakes = self.build.plan.has(Hook::WakeByRef);
             let outlasted = self.unfinished.outlasted(kind);
             let snapshot = PollSnapshot {
                 polls: stats.poll.count,
@@ -437,4 +442,10 @@ impl Runtime {
 
 fn modes(spending: &Spending) -> [bool; 2] {
     Tier::ALL.map(|tier| spending.mode(tier) == Mode::Continuous)
+}
+
+/// A number that no window of an earlier watching of the same process has: what is left of those in the kernel half is not
+/// believed. There is less than one window in a millisecond.
+fn first_window() -> u32 {
+    (clock::monotonic_ns() / 1_000_000) as u32
 }

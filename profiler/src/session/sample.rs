@@ -1,10 +1,11 @@
 //! The CPU clock that samples all targets: whether it ticks, and where its samples go. Never what they mean.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use profiler_common::event::SAMPLE_PERIOD_NS;
 
 use super::target::Watched;
+use super::targets::Targets;
 use crate::decode::Sample;
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
@@ -72,9 +73,9 @@ impl Clock {
 }
 
 /// Passes a sample on to the table; false where it is of no process that is known.
-pub(super) fn take(sample: &Sample, targets: &[Watched], by_pid: &HashMap<u32, usize>, table: &mut Table) -> bool {
+pub(super) fn take(sample: &Sample, targets: &Targets, table: &mut Table) -> bool {
     let header = &sample.head.header;
-    let Some(probed) = by_pid.get(&header.pid).and_then(|&index| targets[index].probed()) else { return false };
+    let Some(probed) = targets.of(header.pid).and_then(Watched::probed) else { return false };
     let stands_for_ns = SAMPLE_PERIOD_NS * (1 + u64::from(sample.head.missed));
     let neutral = probed.instance().attribute(&sample.head, &sample.stack, stands_for_ns);
     table.sample(probed.table_id(), header.time_ns, neutral);

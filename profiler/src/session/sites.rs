@@ -1,16 +1,17 @@
 //! From copied stacks to spawn sites, at a bounded rate. Never how a stack is unwound or read.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use memmap2::{Mmap, UncheckedAdvice};
 
-use super::target::site_info;
+use super::builds::{Build, site_info};
 use crate::decode::stack::StackSample;
 use crate::model::table::{Table, TargetId};
 use crate::model::task::SiteInfo;
-use crate::runtime::{Instance, RUNTIMES, SpawnPath};
+use crate::runtime::{Instance, SpawnPath};
 use crate::target::elf::Binary;
-use crate::target::unwind::{CopiedStack, Unwinder};
+use crate::target::unwind::CopiedStack;
 
 /// Stacks that wait to be unwound: a megabyte.
 const MAX_WAITING: usize = 256;
@@ -31,9 +32,8 @@ fn forget_pages(file: &Mmap) {
 
 /// The spawn sites of one image in one process.
 pub(super) struct SpawnSites {
-    /// The executable. It is read only while stacks are unwound and paths understood.
-    file: Mmap,
-    unwinder: Option<Unwinder>,
+    /// What is run. Its file is read only while stacks are unwound and paths understood.
+    build: Arc<Build>,
     waiting: VecDeque<StackSample>,
     /// Paths whose site is known, or known not to be told.
     known: HashMap<SpawnPath, Option<SiteInfo>>,
@@ -44,21 +44,14 @@ pub(super) struct SpawnSites {
 }
 
 impl SpawnSites {
-    pub fn new(file: Mmap, unwinder: Option<Unwinder>) -> SpawnSites {
-        forget_pages(&file);
-        SpawnSites {
-            file,
-            unwinder,
-            waiting: VecDeque::new(),
-            known: HashMap::new(),
-            unknown: HashMap::new(),
-            dropped: 0,
-        }
+    pub fn new(build: Arc<Build>) -> SpawnSites {
+        forget_pages(&build.file);
+        SpawnSites { build, waiting: VecDeque::new(), known: HashMap::new(), unknown: HashMap::new(), dropped: 0 }
     }
 
     /// Takes a stack to be looked at later.
     pub fn take(&mut self, sample: StackSample) {
-        if self.unwinder.is_none() || self.waiting.len() >= MAX_WAITING {
+        if self.build.unwinder.is_none() || self.waiting.len() >= MAX_WAITING {
             self.dropped += 1;
         } else {
             self.waiting.push_back(sample);
@@ -67,12 +60,12 @@ impl SpawnSites {
 
     /// Unwinds what waits, at most so much as may be done at one tick.
     pub fn unwind(&mut self, instance: &Instance<'_>, table: &mut Table, target: TargetId) {
-        let Some(unwinder) = &self.unwinder else { return };
+        let Some(unwinder) = &self.build.unwinder else { return };
         for _ in 0..PER_TICK {
             let Some(sample) = self.waiting.pop_front() else { break };
             let Some(kind) = instance.kind(&sample.header, sample.vtable) else { continue };
             let stack = CopiedStack { registers: sample.registers, bytes: &sample.bytes };
-            let mut frames = unwinder.frames(&self.file, instance.load_bias, &stack);
+            let mut frames = unwinder.frames(&self.build.file, instance.load_bias, &stack);
             frames.truncate(FRAMES);
             let path = SpawnPath { kind, frames };
             match self.known.get(&path) {
@@ -87,15 +80,14 @@ impl SpawnSites {
     }
 
     /// Understands the paths that are new.
-    pub fn understand(&mut self, instance: &Instance<'_>, table: &mut Table, target: TargetId) {
+    pub fn understand(&mut self, table: &mut Table, target: TargetId) {
         if self.unknown.is_empty() {
             return;
         }
         let (paths, counts): (Vec<SpawnPath>, Vec<u64>) = self.unknown.drain().unzip();
-        let adapter = RUNTIMES.iter().find(|runtime| runtime.name() == instance.plan.runtime);
-        let sites = match (adapter, Binary::parse(&self.file)) {
-            (Some(adapter), Ok(binary)) => adapter.spawn_sites(&binary, &paths),
-            _ => vec![None; paths.len()],
+        let sites = match Binary::parse(&self.build.file) {
+            Ok(binary) => self.build.runtime.spawn_sites(&binary, &paths),
+            Err(_) => vec![None; paths.len()],
         };
         for ((path, count), site) in paths.into_iter().zip(counts).zip(sites) {
             let site = site.as_ref().map(site_info);

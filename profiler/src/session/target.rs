@@ -10,6 +10,7 @@ use profiler_common::event::{TaskRecord, ThreadRecord, thread_flag};
 use profiler_common::sched::cause;
 
 use super::accept::{Probed, Returns, Slots};
+use super::builds::Builds;
 use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
 use super::loops::Loops;
@@ -29,9 +30,8 @@ use crate::kernel::load::Kernel;
 use crate::kernel::signal::{ACCEPT_WAIT, EVENT_LOOP, RUN_QUEUE, SLEEP_CAUSE, TASK_POLLS};
 use crate::model::snapshot::RuntimeSnapshot;
 use crate::model::table::{Table, TargetId};
-use crate::model::task::{SiteInfo, TypeInfo};
-use crate::runtime::{SpawnSite, TaskType};
 use crate::status::{ProbeState, TargetStatus};
+use crate::target::identity::Identity;
 use crate::target::listener::{Listeners, ListeningSocket};
 use crate::target::process::{self, Process};
 
@@ -57,6 +57,8 @@ pub(super) struct Watched {
     loops: Loops,
     /// Images that it has run.
     images: u32,
+    /// Who managed it when it was last looked at.
+    identity: Identity,
     /// What its runtime said last.
     figures: Option<RuntimeSnapshot>,
     runtime_name: &'static str,
@@ -69,7 +71,6 @@ pub(super) struct Watched {
     accept_tried: bool,
     connections: Option<Connections>,
     ended_ns: Option<u64>,
-    pub expired: bool,
     /// Totals that were exported: a counter must not fall when a running span ends between two readings.
     exported: (u64, [u64; cause::COUNT]),
 }
@@ -77,6 +78,7 @@ pub(super) struct Watched {
 impl Watched {
     pub fn new(slot: u32, process: Process, claim: Claim) -> Watched {
         let members = std::iter::once(process.pid).chain(process.same_image_children()).collect();
+        let identity = Identity::of(process.pid).unwrap_or_default();
         Watched {
             process,
             slot,
@@ -91,6 +93,7 @@ impl Watched {
             threads: Threads::default(),
             loops: Loops::default(),
             images: 1,
+            identity,
             figures: None,
             runtime_name: "none",
             runtime_version: None,
@@ -101,9 +104,13 @@ impl Watched {
             accept_tried: false,
             connections: None,
             ended_ns: None,
-            expired: false,
             exported: (0, [0; cause::COUNT]),
         }
+    }
+
+    /// Leaves those of its children alone that are watched for themselves.
+    pub fn leave_out(&mut self, watched: impl Fn(u32) -> bool) {
+        self.members.retain(|&pid| pid == self.process.pid || !watched(pid));
     }
 
     pub fn members(&self) -> Vec<u32> {
@@ -266,19 +273,26 @@ impl Watched {
     }
 
     /// Recognises the runtime and attaches its probes. What cannot be attached is a row of the status.
-    pub fn attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, how: Tasks) {
+    pub fn attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, builds: &mut Builds, how: Tasks) {
         // What an earlier image's probes were hit is not this one's.
         let before = kernel.cost(self.slot).unwrap_or_default();
         self.spending = Some(Spending::new(how.budget, how.traps, None, before));
-        if let Err(refusal) = self.try_attach_runtime(kernel, table, how) {
+        if let Err(refusal) = self.try_attach_runtime(kernel, table, builds, how) {
             self.status.set("tasks", refusal.state, refusal.why);
         }
     }
 
-    fn try_attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, how: Tasks) -> Result<(), Refusal> {
+    fn try_attach_runtime(
+        &mut self,
+        kernel: &mut Kernel,
+        table: &mut Table,
+        builds: &mut Builds,
+        how: Tasks,
+    ) -> Result<(), Refusal> {
         let image = self.process.image().map_err(Refusal::broken)?;
-        let Reading { code, walk } = image::read(&self.process, &image, how.poll_stack)?;
-        let plan = &code.plan;
+        let Reading { code, walk } = image::read(&self.process, &image, builds, how.poll_stack)?;
+        let build = Arc::clone(&code.build);
+        let plan = &build.plan;
         self.runtime_name = plan.runtime;
         self.runtime_version.clone_from(&plan.version);
         for signal in &plan.signals {
@@ -289,8 +303,7 @@ impl Watched {
         }
         match walk {
             Ok(walk) => {
-                let names = plan.types.iter().map(|kind| kind.name.clone()).collect();
-                self.walker = Some(Walker::new(walk, self.process.pid, names));
+                self.walker = Some(Walker::new(walk, self.process.pid, Arc::clone(&build.types)));
             }
             Err(why) => self.status.set("task_walk", ProbeState::Unsupported, why),
         }
@@ -300,9 +313,8 @@ impl Watched {
         let signals: Vec<&str> = plan.signals.iter().map(|signal| signal.name).collect();
         let spending = Spending::new(how.budget, how.traps, Some(plan), kernel.cost(self.slot).unwrap_or_default());
         let attach = || -> Result<Runtime, Refusal> {
-            let probes = Probes::new(kernel, &code.plan, &image.path).map_err(Refusal::unsupported)?;
-            let types: Arc<[TypeInfo]> = code.plan.types.iter().map(type_info).collect();
-            let id = table.add_target(types);
+            let probes = Probes::new(kernel, plan, &image.path).map_err(Refusal::unsupported)?;
+            let id = table.add_target(Arc::clone(&build.types));
             self.tables.push(id);
             let mut runtime = Runtime::new(code, probes, id, (self.slot, self.process.pid), how);
             let pids: Vec<u32> = self.members.iter().copied().collect();
@@ -473,7 +485,7 @@ impl Watched {
     }
 
     /// The process runs another image now: the tasks of the earlier one are gone with it.
-    pub fn execed(&mut self, kernel: &mut Kernel, table: &mut Table, time_ns: u64, how: Tasks) {
+    pub fn execed(&mut self, kernel: &mut Kernel, table: &mut Table, builds: &mut Builds, time_ns: u64, how: Tasks) {
         if let Some(runtime) = self.runtime.take() {
             table.end_target(runtime.table_id(), time_ns);
             // What was counted of the earlier image's types is not this one's.
@@ -490,7 +502,7 @@ impl Watched {
         (self.runtime_name, self.runtime_version) = ("none", None);
         (self.walker, self.figures) = (None, None);
         self.images += 1;
-        self.attach_runtime(kernel, table, how);
+        self.attach_runtime(kernel, table, builds, how);
         log::info!("process {} has replaced its image, runtime {}", self.process.pid, self.runtime_name);
     }
 
@@ -532,30 +544,37 @@ impl Watched {
         links
     }
 
-    /// Leaves the snapshots once its retention is over.
-    pub fn expire(&mut self, now_ns: u64, gone: &[TargetId], retention_ns: u64) {
+    /// When it has ended.
+    pub fn ended_ns(&self) -> Option<u64> {
+        self.ended_ns
+    }
+
+    /// Whether it has ended, and its series have been kept for long enough.
+    pub fn is_expired(&self, now_ns: u64, retention_ns: u64) -> bool {
+        self.ended_ns.is_some_and(|ended| now_ns.saturating_sub(ended) > retention_ns)
+    }
+
+    /// Forgets those of its tables that are gone.
+    pub fn forget_tables(&mut self, gone: &[TargetId]) {
         self.tables.retain(|table| !gone.contains(table));
-        self.expired = self.ended_ns.is_some_and(|ended| now_ns.saturating_sub(ended) > retention_ns);
+    }
+
+    /// Where the tasks of its images are counted.
+    pub fn tables(&self) -> impl Iterator<Item = TargetId> + '_ {
+        self.tables.iter().copied()
+    }
+
+    /// The threads of its processes.
+    pub fn threads(&self) -> Vec<u32> {
+        threads_of(&self.members)
+    }
+
+    /// Its listening sockets.
+    pub fn listener_cookies(&self) -> impl Iterator<Item = u64> + '_ {
+        self.sockets.iter().map(|socket| socket.cookie)
     }
 }
 
 fn threads_of(processes: &HashSet<u32>) -> Vec<u32> {
     processes.iter().flat_map(|&pid| process::threads(pid)).collect()
-}
-
-fn type_info(kind: &TaskType) -> TypeInfo {
-    TypeInfo {
-        name: kind.name.clone(),
-        full_name: kind.full_name.clone(),
-        aliases: kind.aliases.clone(),
-        blocking: kind.blocking,
-        internal: kind.internal,
-        spawn_sites: kind.spawn_sites.iter().map(site_info).collect(),
-    }
-}
-
-/// A spawn site as the model keeps it.
-pub(super) fn site_info(site: &SpawnSite) -> SiteInfo {
-    let exact = matches!(site, SpawnSite::Line { .. });
-    SiteInfo { name: site.short(), place: site.to_string(), exact }
 }

@@ -9,16 +9,23 @@ use crate::kernel::attach::FORKS;
 use crate::target::process;
 
 impl Session {
-    /// A process that ended before the kernel half knew of it is reported by nobody.
-    pub(super) fn notice_gone(&mut self) {
-        let gone: Vec<u32> =
-            self.targets.iter().map(|watched| &watched.process).filter(|p| !p.is_running()).map(|p| p.pid).collect();
+    /// A process that ended before the kernel half knew of it is reported by nobody. Looks at those in `slots`.
+    pub(super) fn notice_gone(&mut self, slots: &[u32]) {
+        let mut gone = slots.to_vec();
+        gone.retain(|&slot| self.targets.get(slot).is_some_and(|watched| !watched.process.is_running()));
         // Whose end was reported is not running any more after this.
         while self.drain() {}
         let now = clock::monotonic_ns();
-        for watched in self.targets.iter_mut().filter(|w| w.running() && gone.contains(&w.process.pid)) {
-            self.by_pid.remove(&watched.process.pid);
-            watched.exited(watched.process.pid, &mut self.table, now);
+        for &slot in &gone {
+            let Some(watched) = self.targets.get_mut(slot).filter(|watched| watched.running()) else { continue };
+            let pid = watched.process.pid;
+            watched.exited(pid, &mut self.table, now);
+            self.targets.forget(pid);
+        }
+        // Those whose children live on keep theirs.
+        gone.retain(|&slot| self.targets.get(slot).is_some_and(|watched| watched.members().is_empty()));
+        if !gone.is_empty() {
+            self.kernel.forget_threads_of(&gone);
         }
     }
 
@@ -32,19 +39,24 @@ impl Session {
         self.forks_missed = missed;
         // Whose birth was reported is known after this.
         while self.drain() {}
-        for index in 0..self.targets.len() {
-            let watched = &self.targets[index];
+        for slot in self.targets.slots() {
+            let Some(watched) = self.targets.get(slot) else { continue };
             let Some(entry) = self.kernel.target(watched.process.pid).filter(|_| watched.running()) else { continue };
+            let root = watched.process.pid;
             for child in watched.process.same_image_children() {
-                if self.by_pid.contains_key(&child) {
+                if self.targets.slot_of(child).is_some() {
                     continue;
                 }
                 self.kernel.set_target(child, entry)?;
-                self.by_pid.insert(child, index);
+                self.targets.forked(root, child);
                 self.tally.forks_unseen += 1;
-                self.targets[index].forked(child);
+                if let Some(watched) = self.targets.get_mut(slot) {
+                    watched.forked(child);
+                }
             }
-            self.targets[index].follow_threads(&mut self.kernel)?;
+            if let Some(watched) = self.targets.get_mut(slot) {
+                watched.follow_threads(&mut self.kernel)?;
+            }
         }
         Ok(())
     }
@@ -52,7 +64,7 @@ impl Session {
     /// Ends of processes that nobody reported: where BPF programs can be preempted, the kernel leaves out one that comes
     /// while another of its kind runs on that CPU.
     pub(super) fn notice_unseen_exits(&mut self) -> Result<(), KernelError> {
-        let gone: Vec<u32> = self.by_pid.keys().copied().filter(|&pid| !process::is_running(pid)).collect();
+        let gone: Vec<u32> = self.targets.pids().filter(|&pid| !process::is_running(pid)).collect();
         if gone.is_empty() {
             return Ok(());
         }
@@ -60,10 +72,12 @@ impl Session {
         while self.drain() {}
         let before = self.tally.exits_unseen;
         for pid in gone {
-            let Some(index) = self.by_pid.remove(&pid) else { continue };
+            let Some(slot) = self.targets.forget(pid) else { continue };
             self.tally.exits_unseen += 1;
             self.kernel.remove_target(pid);
-            self.targets[index].exited(pid, &mut self.table, clock::monotonic_ns());
+            if let Some(watched) = self.targets.get_mut(slot) {
+                watched.exited(pid, &mut self.table, clock::monotonic_ns());
+            }
         }
         if self.tally.exits_unseen > before {
             self.kernel.forget_threads(|tid| Path::new(&format!("/proc/{tid}")).exists())?;

@@ -2,10 +2,12 @@
 //! then now and then. Never a layout.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::clock;
 use crate::event::{TaskRef, TypeId};
 use crate::model::snapshot::RuntimeSnapshot;
+use crate::model::task::TypeInfo;
 use crate::runtime::{Activity, Effort, FoundTask, Walk, Walked};
 use crate::status::ProbeState;
 use crate::target::memory::{MemoryError, ProcessMemory};
@@ -44,8 +46,8 @@ enum Search {
 pub(super) struct Walker {
     walk: Box<dyn Walk>,
     memory: ProcessMemory,
-    /// Short names of the types.
-    names: Vec<String>,
+    /// The types, which have names.
+    types: Arc<[TypeInfo]>,
     /// Not before.
     next_ns: u64,
     search: Search,
@@ -67,12 +69,12 @@ pub(super) struct Walker {
 }
 
 impl Walker {
-    pub fn new(walk: Box<dyn Walk>, pid: u32, names: Vec<String>) -> Walker {
+    pub fn new(walk: Box<dyn Walk>, pid: u32, types: Arc<[TypeInfo]>) -> Walker {
         let row = (ProbeState::Attached, "from the runtime's memory, at the next scrape".to_owned());
         Walker {
             walk,
             memory: ProcessMemory { pid },
-            names,
+            types,
             next_ns: 0,
             search: Search::All,
             runtimes: 0,
@@ -186,7 +188,7 @@ impl Walker {
     }
 
     fn take(&mut self, walked: &Walked, begin_ns: u64, spent_ns: u64) {
-        let name = |kind: TypeId| self.names.get(kind.0 as usize).cloned();
+        let name = |kind: TypeId| Some(self.types.get(kind.0 as usize)?.name.clone());
         let tally = walked.tasks.as_ref().ok();
         self.figures = Some(RuntimeSnapshot {
             read_ns: begin_ns,

@@ -2,6 +2,7 @@
 
 pub mod accept_site;
 pub mod elf;
+pub mod identity;
 pub mod listener;
 pub mod memory;
 pub mod process;

@@ -86,8 +86,31 @@ pub struct Image {
     pub path: PathBuf,
     /// The open file.
     pub file: File,
-    /// Device and inode: tells builds apart.
+    /// Device and inode.
     pub identity: (u64, u64),
+    /// Tells it from other builds, also from one that came to be under the same inode.
+    pub file_id: FileId,
+}
+
+/// A file as it was when it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    /// When it was written last: seconds and nanoseconds.
+    modified: (i64, i64),
+}
+
+impl FileId {
+    fn of(metadata: &fs::Metadata) -> FileId {
+        FileId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
 }
 
 /// Where the image is in the process's memory.
@@ -139,7 +162,18 @@ impl Process {
         let path = PathBuf::from(format!("/proc/{}/exe", self.pid));
         let file = File::open(&path).map_err(|e| self.failed("the executable", e))?;
         let metadata = file.metadata().map_err(|e| self.failed("the executable", e))?;
-        Ok(Image { path, file, identity: (metadata.dev(), metadata.ino()) })
+        let file_id = FileId::of(&metadata);
+        Ok(Image { path, file, identity: (metadata.dev(), metadata.ino()), file_id })
+    }
+
+    /// The path of the executable, as the process sees it.
+    ///
+    /// # Errors
+    /// The process has ended, or may not be looked into.
+    pub fn executable(&self) -> Result<String, ProcessError> {
+        let path = fs::read_link(format!("/proc/{}/exe", self.pid)).map_err(|e| self.failed("the executable", e))?;
+        let path = path.to_string_lossy();
+        Ok(path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned())
     }
 
     /// All places of the image's file in the process's memory, in the order of their addresses.
@@ -207,6 +241,14 @@ impl Process {
             _ => ProcessError::Read { pid: self.pid, what, source },
         }
     }
+}
+
+/// Ids of all processes, in their order.
+pub fn all() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut pids: Vec<u32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    pids
 }
 
 /// Whether a process with this id runs: neither none, nor its corpse. Its first thread may have ended before others.

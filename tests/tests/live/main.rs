@@ -9,12 +9,14 @@ macro_rules! builds {
 }
 
 mod accept;
+mod agent;
 mod asleep;
 mod bad_input;
 mod budget;
 mod churn;
 mod diagnosis;
 mod endpoint;
+mod identity;
 mod loops;
 mod polls;
 mod privileges;

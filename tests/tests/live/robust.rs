@@ -1,17 +1,13 @@
 //! Attaching and detaching, over and over and by force, leaves the target and the kernel as they were.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::Duration;
 
-use profiler::runtime::RUNTIMES;
-use profiler::target::elf::Binary;
-use profiler::target::process::Process;
+use tests::code::ProbedCode;
 use tests::fixture::Fixture;
 use tests::http;
 use tests::kernel::BpfObjects;
@@ -60,54 +56,6 @@ fn ask_until(stop: &AtomicBool, served: &AtomicU64, failed: &Mutex<Vec<String>>,
         }
         // The load is there to be disturbed, not to fill the host.
         sleep(Duration::from_micros(300));
-    }
-}
-
-/// The places that are probed in a target, and what stands there in its file.
-struct ProbedCode {
-    memory: fs::File,
-    /// Address, and the instruction's first byte.
-    places: Vec<(u64, u8)>,
-}
-
-impl ProbedCode {
-    fn of(pid: u32) -> ProbedCode {
-        let process = Process::find(pid).expect("the target lives");
-        let image = process.image().expect("it has an image");
-        let data = fs::read(&image.path).expect("the image can be read");
-        let binary = Binary::parse(&data).expect("the image is a program");
-        let plan = RUNTIMES.iter().find_map(|runtime| runtime.detect(&binary).expect("it is well-formed"));
-        let probes = plan.expect("the fixture uses Tokio").probes;
-        let placements = process.placements(&image).expect("it has a memory map");
-        let place = |offset: u64| {
-            let holds = |p: &&profiler::target::process::Placement| {
-                (p.file_offset..p.file_offset + (p.end - p.start)).contains(&offset)
-            };
-            let place = placements.iter().find(holds).expect("code is mapped");
-            (place.start + offset - place.file_offset, data[offset as usize])
-        };
-        let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("its memory can be read");
-        ProbedCode { memory, places: probes.iter().map(|probe| place(probe.file_offset)).collect() }
-    }
-
-    /// How many are not as in the file.
-    fn changed(&self) -> usize {
-        let changed = |&&(address, original): &&(u64, u8)| {
-            let mut byte = [0];
-            self.memory.read_exact_at(&mut byte, address).expect("code can be read");
-            byte[0] != original
-        };
-        self.places.iter().filter(changed).count()
-    }
-
-    /// The same, once the kernel has restored them: it does so after the descriptors were closed.
-    fn left(&self) -> usize {
-        wait::until_or_last(|| self.changed(), |&changed| changed == 0)
-    }
-
-    fn is_restored(&self, table: &mut Table) {
-        let left = self.left();
-        table.holds("changed instructions", format!("0 of {}", self.places.len()), left, left == 0);
     }
 }
 

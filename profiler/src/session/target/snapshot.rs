@@ -8,10 +8,11 @@ use rustc_hash::FxHashMap;
 use super::{Slots, Spending, Watched, threads_of};
 use crate::kernel::feature::Feature;
 use crate::kernel::load::Kernel;
-use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::snapshot::{IdentitySnapshot, ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::session::threads::label;
 use crate::status::ProbeState;
+use crate::target::identity::Identity;
 use crate::target::process;
 
 impl Watched {
@@ -32,11 +33,19 @@ impl Watched {
             log::warn!("{e}");
         }
         let listeners = self.listener_snapshots(kernel, slots);
+        // Processes are moved to another cgroup now and then, as a rule just after they were started.
+        if self.running()
+            && let Some(identity) = Identity::of(self.process.pid)
+        {
+            self.identity = identity;
+        }
+        let Identity { container_id, pod_uid, systemd_unit } = self.identity.clone();
         TargetSnapshot {
             pid: self.process.pid,
             process: self.process.comm.clone(),
             runtime: self.runtime_name,
             runtime_version: self.runtime_version.clone(),
+            identity: IdentitySnapshot { container_id, pod_uid, systemd_unit },
             running: self.running(),
             status: self.status.clone(),
             sched: self.sched_snapshot(kernel, now_ns),

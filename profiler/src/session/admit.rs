@@ -1,0 +1,189 @@
+//! Processes that come and go while the session runs: claimed and looked into first, attached to then, and let go without
+//! a trace. Never which of them are wanted.
+
+use std::time::Instant;
+
+use profiler_common::map::Target as TargetEntry;
+
+use super::claim::{self, Claim};
+use super::target::Watched;
+use super::targets::FreeSlot;
+use super::walk::Walker;
+use super::{Session, SessionError, detach};
+use crate::clock;
+use crate::kernel::KernelError;
+use crate::target::process::{Image, Process};
+
+/// One in so many slots is to be free for processes that come.
+const ROOM: u32 = 16;
+
+/// How a process is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watching {
+    /// For itself.
+    Itself,
+    /// As a child of a process that is.
+    AsChild,
+    /// Not at all.
+    Not,
+}
+
+impl Session {
+    /// Watches one more process, from now on.
+    ///
+    /// # Errors
+    /// It cannot be watched: then nothing is attached to it.
+    pub fn add(&mut self, pid: u32) -> Result<(), SessionError> {
+        if self.targets.slot_of(pid).is_some() {
+            return Ok(());
+        }
+        let process = Process::find(pid)?;
+        let claim = claim::claim(&process, self.options.force)?;
+        // Whether it may be looked into is known before anything is attached.
+        process.image()?;
+        let slot = self.watch(process, claim)?;
+        self.walk(slot, Walker::first);
+        self.notice_gone(&[slot]);
+        Ok(())
+    }
+
+    /// Watches a process no longer, and forgets what was measured of it. Whoever is not watched, or is a child of a process
+    /// that is, is left alone.
+    pub fn let_go(&mut self, pid: u32) {
+        let Some(slot) = self.targets.slot_of(pid) else { return };
+        if self.targets.get(slot).is_some_and(|watched| watched.process.pid == pid) {
+            self.release(slot);
+            self.kernel.forget_threads_of(&[slot]);
+            log::info!("process {pid} is not watched any more");
+        }
+    }
+
+    /// How a process is watched.
+    pub fn watches(&self, pid: u32) -> Watching {
+        match self.targets.of(pid) {
+            Some(watched) if watched.process.pid == pid => Watching::Itself,
+            Some(_) => Watching::AsChild,
+            None => Watching::Not,
+        }
+    }
+
+    /// Processes that are watched and have not ended, without their children.
+    pub fn watched(&self) -> Vec<u32> {
+        self.targets.iter().filter(|watched| watched.running()).map(|watched| watched.process.pid).collect()
+    }
+
+    /// Processes that can be watched at the same time.
+    pub fn limit(&self) -> u32 {
+        self.targets.limit()
+    }
+
+    /// Whether one more process could be watched now.
+    pub fn has_room(&self) -> bool {
+        self.targets.free_slot(clock::monotonic_ns()).is_some()
+    }
+
+    /// Processes of all programs that began at least `age_ns` ago and live, each once for each image that they run.
+    ///
+    /// # Errors
+    /// The kernel half cannot be asked.
+    pub fn take_grown(&mut self, age_ns: u64) -> Result<Vec<u32>, SessionError> {
+        Ok(self.kernel.take_grown(clock::monotonic_ns().saturating_sub(age_ns))?)
+    }
+
+    /// The runtime of an image; `None` where none is known. What is read once is known from then on.
+    pub fn runtime_of(&mut self, image: &Image) -> Option<&'static str> {
+        let build = self.builds.of(image.file_id, &image.file, self.options.poll_stack);
+        build.ok().map(|build| build.plan.runtime)
+    }
+
+    /// Watches one process: the kernel's signals first, since they need nothing of it, then its runtime's. Returns its slot.
+    pub(super) fn watch(&mut self, process: Process, claim: Claim) -> Result<u32, SessionError> {
+        let started = Instant::now();
+        let free = self.targets.free_slot(clock::monotonic_ns());
+        let slot = free.ok_or(SessionError::Full { limit: self.targets.limit() })?;
+        let mut watched = Watched::new(slot.number, process, claim);
+        watched.leave_out(|pid| self.targets.slot_of(pid).is_some());
+        let attached = self.attach_all(&mut watched, slot);
+        let (pid, took) = (watched.process.pid, started.elapsed().as_millis());
+        let said =
+            format!("watching process {pid} ({}), runtime {}: {took} ms", watched.process.comm, watched.runtime());
+        self.targets.insert(slot, watched);
+        if let Err(e) = attached {
+            self.release(slot.number);
+            self.kernel.forget_threads_of(&[slot.number]);
+            return Err(e.into());
+        }
+        log::info!("{said}");
+        Ok(slot.number)
+    }
+
+    fn attach_all(&mut self, watched: &mut Watched, slot: FreeSlot) -> Result<(), KernelError> {
+        if slot.used {
+            self.kernel.clear_slot(slot.number, self.options.requests)?;
+        }
+        // Arrivals before accepts: what is accepted at a listener that is not known yet would count as lost.
+        watched.open_listeners();
+        watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
+        let entry = TargetEntry { slot: slot.number, root: watched.process.pid, ..TargetEntry::default() };
+        watched.members().into_iter().try_for_each(|member| self.kernel.set_target(member, entry))?;
+        watched.follow_threads(&mut self.kernel)?;
+        watched.find_cgroups();
+        watched.attach_accept(&mut self.kernel, &mut self.accept);
+        watched.look_for_uring(&mut self.kernel, &mut self.listener_slots);
+        // From here on accepts are seen: two looks tell where to count from.
+        (0..2).for_each(|_| watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots));
+        watched.follow_requests(&mut self.kernel, self.requests.as_ref());
+        watched.attach_runtime(&mut self.kernel, &mut self.table, &mut self.builds, self.tasks);
+        watched.sample(&mut self.kernel, &mut self.table, &self.clock);
+        Ok(())
+    }
+
+    /// Forgets the targets that ended so long ago that their series are not kept any more.
+    pub(super) fn expire(&mut self, now_ns: u64) {
+        let gone = self.table.expire(now_ns);
+        self.targets.iter_mut().for_each(|watched| watched.forget_tables(&gone));
+        let retention_ns = self.options.limits.retention_ns;
+        let mut over = self.targets.slots();
+        over.retain(|&slot| self.targets.get(slot).is_some_and(|watched| watched.is_expired(now_ns, retention_ns)));
+        over.iter().for_each(|&slot| self.release(slot));
+        over.extend(self.make_room());
+        if !over.is_empty() {
+            self.kernel.forget_threads_of(&over);
+        }
+    }
+
+    /// Where processes are added, the next one is not to wait for a slot because of one that has ended: their series are kept
+    /// for as long as they are in nobody's way.
+    /// Returns the slots that were taken back.
+    fn make_room(&mut self) -> Vec<u32> {
+        let wanted = self.options.more.div_ceil(ROOM);
+        let mut taken = Vec::new();
+        while self.targets.free() < wanted {
+            let ended = |slot: u32| Some((self.targets.get(slot)?.ended_ns()?, slot));
+            let Some((_, slot)) = self.targets.slots().into_iter().filter_map(ended).min() else { break };
+            self.release(slot);
+            taken.push(slot);
+        }
+        taken
+    }
+
+    /// Takes everything off a target, and the target out of its slot.
+    fn release(&mut self, slot: u32) {
+        if let Some(watched) = self.targets.get_mut(slot) {
+            detach(watched.stop(&mut self.kernel));
+            // None is followed any more from here on: those that there are, are all.
+            self.kernel.remove_threads(&watched.threads());
+        }
+        // What was reported of it until now is still its own.
+        while self.drain() {}
+        let now_ns = clock::monotonic_ns();
+        let Some(watched) = self.targets.remove(slot, now_ns) else { return };
+        watched.tables().for_each(|table| self.table.end_target(table, now_ns));
+        for cookie in watched.listener_cookies() {
+            // A socket may have been inherited, and be another target's as well.
+            if !self.targets.iter().any(|other| other.listener_cookies().any(|of| of == cookie)) {
+                self.listener_slots.release(&mut self.kernel, cookie);
+            }
+        }
+    }
+}
