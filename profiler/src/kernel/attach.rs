@@ -124,7 +124,8 @@ impl Kernel {
             _ => self.attach_state_changes(&btf),
         });
         let is = |way: &Result<&'static Way, String>, attach| way.as_ref().is_ok_and(|way| way.attach == attach);
-        self.unix = if is(&wait, Attach::Fentry) {
+        self.accepts_by_fentry = is(&wait, Attach::Fentry);
+        self.unix = if self.accepts_by_fentry {
             self.attach_unix_functions(&btf)
         } else {
             let arrivals = is(&depth, Attach::BtfTracepoint);

@@ -95,6 +95,8 @@ pub struct Kernel {
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// What is seen of unix sockets.
     pub unix: UnixHooks,
+    /// Whether accepts are seen where the kernel accepts, whoever asked for it.
+    pub(super) accepts_by_fentry: bool,
     /// Whether inet_sock_set_state is attached.
     pub(super) state_changes: bool,
     /// Kprobes, which are there for as long as this is.
@@ -179,6 +181,7 @@ impl Kernel {
             taken,
             log,
             unix: UnixHooks::default(),
+            accepts_by_fentry: false,
             state_changes: false,
             kprobes: Links::default(),
             holder: None,

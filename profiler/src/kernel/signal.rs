@@ -95,6 +95,8 @@ pub const ACCEPT_DEPTH: &str = "accept_depth";
 /// See [`RUN_QUEUE`].
 pub const ACCEPT_WAIT: &str = "accept_wait";
 /// See [`RUN_QUEUE`].
+pub const ACCEPT_URING: &str = "accept_uring";
+/// See [`RUN_QUEUE`].
 pub const TASKS: &str = "tasks";
 /// See [`RUN_QUEUE`].
 pub const TASK_POLLS: &str = "task_polls";
@@ -197,9 +199,17 @@ pub const SIGNALS: &[Signal] = &[
         without: "waits in accept queues are not measured",
     },
     Signal {
-        name: "accept_uring",
+        name: ACCEPT_URING,
         measures: "accepts by io_uring, where a target has one",
-        ways: &[way(Attach::BtfTracepoint, &[Feature::Uring], "by BTF tracepoints of io_uring", "")],
+        ways: &[
+            way(
+                Attach::Fentry,
+                &[Feature::Fentry, Feature::AcceptFunctions],
+                "by fexit of the function that accepts a connection",
+                "",
+            ),
+            way(Attach::BtfTracepoint, &[Feature::Uring], "by BTF tracepoints of io_uring", ""),
+        ],
         without: "connections that are accepted so are counted as unseen",
     },
     Signal {

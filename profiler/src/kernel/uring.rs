@@ -33,11 +33,23 @@ pub(super) fn is_there(btf: &Btf) -> bool {
 }
 
 impl Kernel {
+    /// By which way these accepts are seen, where they are.
+    pub fn how_uring_accepts(&self) -> &'static str {
+        if self.accepts_by_fentry {
+            "by fexit of the function that accepts a connection"
+        } else {
+            "by BTF tracepoints of io_uring"
+        }
+    }
+
     /// Loads what sees the requests of all io_urings of the machine, to be attached when there is a reason for it.
     ///
     /// # Errors
     /// The kernel has the tracepoints not, or in another form, or refuses.
     pub fn load_uring_accepts(&mut self) -> Result<(), KernelError> {
+        if self.accepts_by_fentry {
+            return Ok(());
+        }
         if !self.features.has(Feature::Uring) {
             let what = "see accepts by io_uring".to_owned();
             let source =
@@ -54,11 +66,14 @@ impl Kernel {
         Ok(())
     }
 
-    /// Attaches it.
+    /// Attaches it, unless these accepts are seen by the way of all others: to count them twice would be wrong.
     ///
     /// # Errors
     /// As above.
     pub fn attach_uring_accepts(&mut self) -> Result<Links, KernelError> {
+        if self.accepts_by_fentry {
+            return Ok(Links::default());
+        }
         self.load_uring_accepts()?;
         let holder = self.holder()?;
         let mut held = Vec::with_capacity(HOOKS.len());

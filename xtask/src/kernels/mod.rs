@@ -45,6 +45,8 @@ const PLAN: &[Check] = &[
     check("accept::reuseport", "two sockets of one address apart"),
     check("accept::serving", "10,000 connections, every one matched"),
     check("accept::serving_by_other_ways", "1,000 connections by each other way"),
+    // Multishot accepts came with 5.19.
+    check_with("sock_length", "accept::accepting_by_io_uring", "accepts by io_uring, every one matched, and once"),
     check_with("unix_functions", "unix::queue_path", "length, depth and wait of each connection, unix socket"),
     check_with("unix_functions", "unix::queue_abstract", "the same, of an abstract name"),
     check_with("unix_functions", "unix::serving_unix", "10,000 connections of a unix socket, every one matched"),

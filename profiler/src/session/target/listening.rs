@@ -44,7 +44,7 @@ impl Watched {
 
     fn attach_uring(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
         match slots.attach_uring(kernel) {
-            Ok(_) => self.status.set("accept_uring", ProbeState::Attached, "by BTF tracepoints of io_uring"),
+            Ok(_) => self.status.set("accept_uring", ProbeState::Attached, kernel.how_uring_accepts()),
             Err(why) => self.status.set("accept_uring", ProbeState::Unsupported, why),
         }
     }
