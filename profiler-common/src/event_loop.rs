@@ -115,6 +115,10 @@ impl LoopStats {
     /// and late by what its own waits are.
     #[inline(always)]
     pub fn idle_until(&mut self, now_ns: u64) {
+        // Read by user space before it has begun: nothing is known of it yet.
+        if self.since_ns == 0 {
+            return;
+        }
         self.idle_ns += now_ns.saturating_sub(self.since_ns);
         let wakes_ns = self.due_ns + (self.since_ns - BEFORE_NS) % TICK_NS;
         if wakes_ns <= now_ns {
@@ -191,16 +195,20 @@ mod tests {
     #[test]
     fn a_timer_fires_in_time_while_idle_and_late_while_busy() {
         const MS: u64 = 1_000_000;
+        // A wait begins a little before its thread is switched away: here, on the tick.
+        let at = |ms: u64| 1_000_000 * MS + ms * MS + BEFORE_NS;
         let mut stats = LoopStats::EMPTY;
-        stats.begin(0);
-        stats.idle_until(35 * MS);
+        stats.idle_until(at(0));
+        assert_eq!((stats.delay.count, stats.idle_ns), (0, 0));
+        stats.begin(at(0));
+        stats.idle_until(at(35));
         assert_eq!((stats.delay.count, stats.delay.sum), (3, 0));
-        // Due at 40: 7 ms late. Due again at 57.
-        stats.busy_until(47 * MS);
+        // Due at 40, and 7 ms late. The one before was early by what a wait begins early. Due again at 57.
+        stats.busy_until(at(47));
         assert_eq!((stats.delay.count, stats.delay.sum), (4, 7 * MS));
-        stats.idle_until(50 * MS);
-        stats.busy_until(56 * MS);
-        stats.idle_until(57 * MS);
+        stats.idle_until(at(50));
+        stats.busy_until(at(56));
+        stats.idle_until(at(57));
         assert_eq!((stats.delay.count, stats.delay.sum), (5, 7 * MS));
         assert_eq!((stats.active_ns, stats.idle_ns, stats.iteration.count), (18 * MS, 39 * MS, 2));
     }
