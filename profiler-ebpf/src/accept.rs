@@ -7,7 +7,7 @@ use aya_ebpf::programs::{ProbeContext, TracePointContext};
 use profiler_common::counter::Counter;
 use profiler_common::map::{Listener, Probe, listener_flag};
 
-use crate::maps::{ARRIVALS, LISTENER_STATS, LISTENERS, PORTS, TARGETS, count, uncount};
+use crate::maps::{ARRIVALS, LISTENER_STATS, LISTENERS, NOEXIST, PORTS, TARGETS, count, uncount};
 use crate::sched::now;
 use crate::{cost, hit, offsets, read, request};
 
@@ -18,7 +18,6 @@ pub const TCP_LISTEN: u8 = 10;
 pub const AF_UNIX: u16 = 1;
 /// Number of connect(2) on x86-64.
 const CONNECT: u64 = 42;
-const NOEXIST: u64 = 1;
 /// In place of an arrival: a connection of a unix socket that was accepted before it was announced.
 const ACCEPTED_FIRST: u64 = 0;
 

@@ -7,10 +7,9 @@ use profiler_common::event_loop::{LoopStats, score};
 use profiler_common::sched::{Thread, cause};
 
 use crate::asleep;
-use crate::maps::{LOOPS, count};
+use crate::maps::{LOOPS, NOEXIST, count};
 
 static NEW: LoopStats = LoopStats::EMPTY;
-const NO_OVERWRITE: u64 = 1;
 
 /// A thread goes to sleep, for one of [`cause`]. `task` has the type of a BTF tracepoint's argument.
 #[inline(always)]
@@ -32,7 +31,7 @@ pub fn sleeps(task: *const u8, thread: *mut Thread, tid: u32, why: usize, time: 
             return;
         }
         let Some(stats) = LOOPS.get_ptr_mut(tid) else {
-            let _ = LOOPS.insert(tid, &NEW, NO_OVERWRITE);
+            let _ = LOOPS.insert(tid, &NEW, NOEXIST);
             match LOOPS.get_ptr_mut(tid) {
                 Some(stats) => (*stats).begin(time),
                 None => {

@@ -113,6 +113,9 @@ pub static SPAWNS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SPAWN_PLACES
 /// Places in [`SPAWNS`]: a power of two.
 pub const SPAWN_PLACES: u32 = 4096;
 
+/// `BPF_NOEXIST`: an entry that is there stays as it is, and that is an error.
+pub const NOEXIST: u64 = 1;
+
 /// Processes that were forked or have replaced their image, and when, where they are to be found. User space takes out who has
 /// lived for a while; who ends before leaves nothing. Allocated beforehand: an allocation at a fork may fail.
 #[map]

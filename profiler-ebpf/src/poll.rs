@@ -8,7 +8,7 @@ use profiler_common::map::{
 };
 
 use crate::hit::{Hit, hit};
-use crate::maps::{POLL_STACKS, TYPES, WOKEN, count};
+use crate::maps::{NOEXIST, POLL_STACKS, TYPES, WOKEN, count};
 use crate::task::CANCELLED_BIT;
 use crate::{emit, read};
 
@@ -314,8 +314,7 @@ fn stats(hit: &Hit, vtable: u64) -> Option<*mut TypeStats> {
         return Some(stats);
     }
     // Another CPU may have been faster.
-    const NO_OVERWRITE: u64 = 1;
-    if TYPES.insert(key, &NEW_TYPE, NO_OVERWRITE).is_err() && TYPES.get_ptr(key).is_none() {
+    if TYPES.insert(key, &NEW_TYPE, NOEXIST).is_err() && TYPES.get_ptr(key).is_none() {
         count(Counter::TypesFull);
     }
     TYPES.get_ptr_mut(key)

@@ -10,12 +10,11 @@ use profiler_common::map::Probe;
 use profiler_common::request::{Connection, Reply};
 
 use crate::accept::{AF_UNIX, TCP_ESTABLISHED, socket_of, target};
-use crate::maps::{CONNECTIONS, REPLIES, REQUESTS, UNIX_ACCEPTED, UNIX_CONNECTIONS, count};
+use crate::maps::{CONNECTIONS, NOEXIST, REPLIES, REQUESTS, UNIX_ACCEPTED, UNIX_CONNECTIONS, count};
 use crate::sched::now;
 use crate::{cost, offsets, read};
 
 const TCP_CLOSE_WAIT: u32 = 8;
-const NOEXIST: u64 = 1;
 
 /// Whether connections and requests are asked for. User space freezes it before load.
 #[inline(always)]

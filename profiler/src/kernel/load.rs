@@ -15,7 +15,7 @@ use super::btf::Btf;
 use super::feature::Features;
 use super::holder::Holder;
 use super::signal::{Signals, Unwanted};
-use super::{KernelError, bpf, capability, discovery, lockdown, locked_memory, request, uring as ring};
+use super::{KernelError, bpf, capability, discovery, request, uring as ring};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf"));
 
@@ -108,15 +108,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Checks capabilities, reads the kernel's types and loads the object. Nothing is attached. `without` are ways that
+    /// Reads the kernel's types and loads the object, where [`super::require_permission`] allows. Nothing is attached. `without` are ways that
     /// are not to be used.
     ///
     /// # Errors
-    /// A capability or BTF is missing, or the kernel refuses the object.
+    /// BTF is missing, or the kernel refuses the object.
     pub fn load(sizes: Sizes, without: &[Unwanted]) -> Result<Kernel, KernelError> {
-        capability::Effective::current()?.require()?;
-        lockdown::require_open()?;
-        locked_memory::require_room()?;
         let btf = Btf::of_running_kernel()?;
         let features = Features::probe(&btf);
         let signals = Signals::evaluate(&features, without);

@@ -110,3 +110,13 @@ pub enum KernelError {
         source: std::io::Error,
     },
 }
+
+/// Fails where this process, or any on this kernel, may not load programs and make their maps.
+///
+/// # Errors
+/// A capability is missing, the kernel is locked down, or the limit of locked memory is too low.
+pub fn require_permission() -> Result<(), KernelError> {
+    capability::Effective::current()?.require()?;
+    lockdown::require_open()?;
+    locked_memory::require_room()
+}

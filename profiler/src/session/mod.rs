@@ -49,7 +49,7 @@ use crate::kernel::attach::Links;
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
 use crate::kernel::signal::{Attach, Unwanted};
-use crate::kernel::{KernelError, capability, lockdown, locked_memory};
+use crate::kernel::{self, KernelError};
 use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
 use crate::runtime::FoundTask;
@@ -158,9 +158,7 @@ impl Session {
         require_init_pid_namespace()?;
         hurry();
         // Before the processes are looked at: who lacks these lacks them for every process.
-        capability::Effective::current()?.require()?;
-        lockdown::require_open()?;
-        locked_memory::require_room()?;
+        kernel::require_permission()?;
         let processes: Vec<Process> = options.pids.iter().map(|&pid| Process::find(pid)).collect::<Result<_, _>>()?;
         let claims =
             processes.iter().map(|process| claim::claim(process, options.force)).collect::<Result<Vec<_>, _>>()?;
