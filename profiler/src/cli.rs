@@ -163,7 +163,7 @@ pub struct Discover {
     /// Processes that are watched at the same time; each takes some 10 KiB of kernel memory per CPU
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_targets: u32,
-    /// Attaches per second at most; half of the time is spent on them at most, too
+    /// Attaches per second at most; three quarters of the time are spent on them at most, too
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub attach_rate: u32,
     /// A process is looked at once it has run its program for this long

@@ -75,6 +75,8 @@ pub struct UnixHooks {
 
 /// The program that sees threads and processes begin.
 pub const FORKS: &str = "sched_process_fork";
+/// The program that sees them end.
+pub const EXITS: &str = "sched_process_exit";
 
 const ACCEPT_SYSCALLS: [&str; 2] = ["syscalls/sys_exit_accept4", "syscalls/sys_exit_accept"];
 
@@ -177,7 +179,7 @@ impl Kernel {
         for (program, tracepoint) in [
             (FORKS, "sched_process_fork"),
             ("sched_process_exec", "sched_process_exec"),
-            ("sched_process_exit", "sched_process_exit"),
+            (EXITS, "sched_process_exit"),
             ("sched_wakeup", "sched_wakeup"),
             ("sched_wakeup_new", "sched_wakeup_new"),
             (switch, "sched_switch"),

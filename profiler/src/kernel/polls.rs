@@ -1,5 +1,7 @@
 //! The maps of polls, wakes and costs. Never what is made of them.
 
+use std::collections::HashMap;
+
 use aya::Pod;
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use profiler_common::histogram::Histogram;
@@ -46,23 +48,20 @@ impl Kernel {
         Some(self.hash::<u32, Value<PollStack>>("POLL_STACKS").ok()?.get(&tid, 0).ok()?.0)
     }
 
-    /// Polls and wakes of a slot by type.
+    /// Polls and wakes by type, of all slots.
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn types(&mut self, slot: u32) -> Result<Vec<TypePolls>, KernelError> {
+    pub fn types(&mut self) -> Result<HashMap<u32, Vec<TypePolls>>, KernelError> {
         let map = self.type_map()?;
-        let mut found = Vec::new();
+        let mut found: HashMap<u32, Vec<TypePolls>> = HashMap::new();
         for key in map.keys() {
             let Value(key) = key.map_err(failed(TYPES))?;
-            if key.slot != slot {
-                continue;
-            }
             // It may be removed at any time, but by this process only.
             let cpus = map.get(&Value(key), 0).map_err(failed(TYPES))?;
             let mut polls = TypePolls::new(key.vtable);
             cpus.iter().for_each(|Value(cpu)| polls.add(cpu));
-            found.push(polls);
+            found.entry(key.slot).or_default().push(polls);
         }
         Ok(found)
     }

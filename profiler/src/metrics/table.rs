@@ -189,8 +189,7 @@ macro_rules! metrics {
 }
 
 const SCHED: &str = "tier 0, scheduler tracepoints; every switch";
-const CGROUP: &str =
-    "tier 0, the cgroup's own counts; read ten times a second; absent where no CPU limit can hold the target";
+const CGROUP: &str = "tier 0, the cgroup's own counts; read once a second, and ten times while a limit holds it; absent where no CPU limit can hold the target";
 const SOCKET: &str = "tier 0, socket diagnostics; read at the scrape";
 const ACCEPT: &str = "tier 0, accept hooks; every connection";
 const REQUEST: &str = "tier 0 with `--requests`, socket tracepoints; every connection and request";
@@ -250,7 +249,7 @@ metrics! {
         "Threads that live, by their names.";
     CpuThrottledSeconds "cpu_throttled_seconds" Histogram Seconds RunQueue Target Sum [] "", CGROUP,
         "Time that a CPU limit held the target's cgroup in one period of the limit: the mean of those since the last \
-         look, 0.1 s before. CPUs that were held at the same time are added; its threads' run queue waits contain it.";
+         look, 0.1 s before, or 1 s where no limit has held it for 10 s. CPUs that were held at the same time are added; its threads' run queue waits contain it.";
     CpuThrottledSecondsTotal "cpu_throttled_seconds_total" Counter Seconds RunQueue Target Sum [] "", CGROUP,
         "Time that a CPU limit held the target's cgroup, CPUs added.";
 

@@ -44,6 +44,8 @@ impl Session {
         let slot = self.watch(process, claim)?;
         self.walk(slot, Walker::first);
         self.notice_gone(&[slot]);
+        // It may run where the clock does not tick yet.
+        self.followed_ns = 0;
         Ok(())
     }
 
@@ -122,16 +124,18 @@ impl Session {
             self.kernel.clear_slot(slot.number, self.options.requests)?;
         }
         // Arrivals before accepts: what is accepted at a listener that is not known yet would count as lost.
-        watched.open_listeners();
-        watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
+        watched.open_listeners(&mut self.namespaces);
+        watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots, clock::monotonic_ns());
         let entry = TargetEntry { slot: slot.number, root: watched.process.pid, ..TargetEntry::default() };
         watched.members().into_iter().try_for_each(|member| self.kernel.set_target(member, entry))?;
         watched.follow_threads(&mut self.kernel)?;
-        watched.find_cgroups();
+        watched.look_at_cgroups(clock::monotonic_ns());
         watched.attach_accept(&mut self.kernel, &mut self.accept);
         watched.look_for_uring(&mut self.kernel, &mut self.listener_slots);
         // From here on accepts are seen: two looks tell where to count from.
-        (0..2).for_each(|_| watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots));
+        for _ in 0..2 {
+            watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots, clock::monotonic_ns());
+        }
         watched.follow_requests(&mut self.kernel, self.requests.as_ref());
         watched.attach_runtime(&mut self.kernel, &mut self.table, &mut self.builds, self.tasks);
         watched.sample(&mut self.kernel, &mut self.table, &self.clock);

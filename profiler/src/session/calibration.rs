@@ -217,7 +217,7 @@ impl Own {
                 black_box(begins(header.as_ptr() as u64));
                 black_box(ends(0));
             }
-            let Some(stats) = kernel.types(slot)?.into_iter().next() else { break };
+            let Some(stats) = kernel.types()?.remove(&slot).unwrap_or_default().into_iter().next() else { break };
             let polls = stats.poll.count - before.0;
             if polls > 0 {
                 let mean = (stats.poll.sum - before.1) as f64 / polls as f64;

@@ -23,6 +23,7 @@ mod unfinished;
 mod unseen;
 mod walk;
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -35,7 +36,7 @@ pub use admit::Watching;
 use builds::Builds;
 pub use claim::ClaimError;
 use records::{Tally, take_stack, take_task, write_trace};
-use runtime::{Runtime, Tasks};
+use runtime::{Overdue, Runtime, Tasks};
 use target::Watched;
 use targets::Targets;
 use walk::Walker;
@@ -54,6 +55,7 @@ use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
 use crate::model::table::{Limits, Table};
 use crate::runtime::FoundTask;
 use crate::status::ProbeState;
+use crate::target::listener::Namespaces;
 use crate::target::process::{Process, ProcessError, require_init_pid_namespace};
 use crate::trace::{Trace, TraceError};
 
@@ -63,12 +65,12 @@ const BATCH: usize = 1 << 16;
 /// which would have to be closed in time.
 const DRAIN: Duration = Duration::from_millis(50);
 const DRAIN_CALM: Duration = Duration::from_millis(100);
-/// How often it is looked at what probing costs, at least; a storm of hits does not wait for it.
-const BALANCE_NS: u64 = 40_000_000;
-/// How often it is looked whether a CPU limit has held a target: no more than one period of the limit is usual then.
-const THROTTLE_NS: u64 = 100_000_000;
 /// How often listening sockets and forked children are looked at.
 const REFRESH_NS: u64 = 1_000_000_000;
+/// How often it is looked on which CPUs targets may run, and whether one has ended that nobody reported.
+const FOLLOW_NS: u64 = 5_000_000_000;
+/// Looking for what is wrong takes one in so many seconds at most: with many targets it is looked less often.
+const DIAGNOSES: u64 = 100;
 
 /// What the user chose.
 #[derive(Clone, Debug)]
@@ -138,14 +140,18 @@ pub struct Session {
     options: Options,
     tasks: Tasks,
     trace: Option<Trace>,
-    /// Many probes were hit: what they cost is looked at before anything else.
-    storm: bool,
-    balanced_ns: u64,
-    throttled_ns: u64,
+    /// Processes in which many probes were hit: what they cost is looked at before anything else.
+    storms: Vec<u32>,
     refreshed_ns: u64,
+    followed_ns: u64,
+    gone_ns: u64,
+    /// When the last snapshot was taken, and how long that took.
+    looked_ns: (u64, u64),
     /// Forks that the kernel half was not told of, in any process, up to when they were looked for.
     forks_missed: u64,
+    exits_missed: u64,
     listener_slots: accept::Slots,
+    namespaces: Namespaces,
 }
 
 impl Session {
@@ -200,17 +206,20 @@ impl Session {
             options,
             tasks,
             trace,
-            storm: false,
-            balanced_ns: 0,
-            throttled_ns: 0,
+            storms: Vec::new(),
             refreshed_ns: 0,
+            followed_ns: 0,
+            gone_ns: 0,
+            looked_ns: (0, 0),
             forks_missed: 0,
+            exits_missed: 0,
             listener_slots: accept::Slots::default(),
+            namespaces: Namespaces::default(),
         };
         for (process, claim) in processes.into_iter().zip(claims) {
             session.watch(process, claim)?;
         }
-        session.follow_cpus();
+        session.follow_cpus(clock::monotonic_ns());
         trim_heap();
         let watched = session.targets.slots();
         watched.iter().for_each(|&slot| session.walk(slot, Walker::first));
@@ -262,7 +271,7 @@ impl Session {
 
     /// Takes what is in the ring, at most one batch; true when more may be there.
     pub fn drain(&mut self) -> bool {
-        let Session { ring, table, tally, targets, storm, trace, .. } = self;
+        let Session { ring, table, tally, targets, storms, trace, .. } = self;
         let mut ended = None;
         let mut processes = Vec::new();
         let n = ring.drain(BATCH, |bytes| match decode(bytes) {
@@ -273,7 +282,7 @@ impl Session {
                 }
                 take_task(&record, targets, table, tally);
             }
-            Ok(Record::Process(record)) if record.header.kind == kind::HIT_STORM => *storm = true,
+            Ok(Record::Process(record)) if record.header.kind == kind::HIT_STORM => storms.push(record.header.pid),
             Ok(Record::Process(record)) => {
                 // A fork is known at once: the child's first task may be the next record.
                 if record.header.kind == kind::PROCESS_FORKED {
@@ -301,8 +310,10 @@ impl Session {
             log::warn!("{why}");
             self.end_trace();
         }
-        if std::mem::take(&mut self.storm) {
-            self.balance(clock::monotonic_ns());
+        if !self.storms.is_empty() {
+            let slots = std::mem::take(&mut self.storms).into_iter().filter_map(|pid| self.targets.slot_of(pid));
+            let slots: HashSet<u32> = slots.collect();
+            self.balance(slots, clock::monotonic_ns());
         }
         n == BATCH
     }
@@ -340,6 +351,7 @@ impl Session {
                     let at = record.header.time_ns;
                     watched.execed(&mut self.kernel, &mut self.table, &mut self.builds, at, self.tasks);
                     watched.sample(&mut self.kernel, &mut self.table, &self.clock);
+                    self.followed_ns = 0;
                 } else {
                     // A child that runs another program is that program, and not the target. The kernel half knows, unless
                     // something was to be measured of it just now.
@@ -357,19 +369,20 @@ impl Session {
         }
     }
 
-    /// Looks at what probing costs every target, and switches what costs too much.
-    fn balance(&mut self, now_ns: u64) {
-        self.balanced_ns = now_ns;
+    /// Looks at what probing costs these targets, and switches what costs too much.
+    fn balance(&mut self, slots: impl IntoIterator<Item = u32>, now_ns: u64) {
         let mut gone = Links::default();
-        for watched in self.targets.iter_mut() {
+        for slot in slots {
+            let Some(watched) = self.targets.get_mut(slot) else { continue };
             gone.absorb(watched.balance(&mut self.kernel, &mut self.table, now_ns));
         }
         detach(gone);
     }
 
     /// Lets the clock tick on the CPUs on which a target may run, and on no others.
-    fn follow_cpus(&mut self) {
-        let cpus = self.targets.iter().flat_map(Watched::cpus).collect();
+    fn follow_cpus(&mut self, now_ns: u64) {
+        self.followed_ns = now_ns;
+        let cpus = self.targets.iter_mut().flat_map(|watched| watched.cpus(now_ns)).collect();
         detach(self.clock.follow(&mut self.kernel, &cpus));
         if self.clock.state().0 != ProbeState::Attached {
             self.targets.iter_mut().for_each(|w| w.sample(&mut self.kernel, &mut self.table, &self.clock));
@@ -383,13 +396,10 @@ impl Session {
     pub fn tick(&mut self) -> Result<(), SessionError> {
         let now = clock::monotonic_ns();
         self.table.advance(now);
-        if now.saturating_sub(self.balanced_ns) >= BALANCE_NS {
-            self.balance(now);
-        }
-        if now.saturating_sub(self.throttled_ns) >= THROTTLE_NS {
-            self.throttled_ns = now;
-            self.targets.iter_mut().for_each(Watched::look_for_throttling);
-        }
+        let mut due = self.targets.slots();
+        due.retain(|&slot| self.targets.get(slot).is_some_and(|watched| watched.wants_balance(now)));
+        self.balance(due, now);
+        self.targets.iter_mut().for_each(|watched| watched.look_for_throttling(now));
         for slot in self.targets.slots() {
             if self.targets.get(slot).is_some_and(|watched| watched.wants_walk(now)) {
                 self.walk(slot, Walker::later);
@@ -403,23 +413,36 @@ impl Session {
         self.kernel.check_probes()?;
         self.refreshed_ns = now;
         self.notice_unseen_forks()?;
-        self.notice_unseen_exits()?;
+        self.notice_unseen_exits(now)?;
         self.kernel.flush_log();
         for watched in self.targets.iter_mut() {
-            watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots);
+            watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots, now);
             watched.adopt_children(&mut self.kernel);
             watched.collect_ended_loops(&mut self.kernel);
-            watched.find_cgroups();
+            watched.look_at_cgroups(now);
             watched.attach_accept(&mut self.kernel, &mut self.accept);
-            watched.look_for_stuck(&mut self.kernel, now);
         }
-        self.follow_cpus();
+        if now.saturating_sub(self.followed_ns) >= FOLLOW_NS {
+            self.follow_cpus(now);
+        }
         self.expire(now);
         // A scrape may just have done it.
-        if self.diagnoses.is_due(now) {
-            self.snapshot();
+        let (looked_ns, took_ns) = self.looked_ns;
+        if self.diagnoses.is_due(now) && now.saturating_sub(looked_ns) >= took_ns.saturating_mul(DIAGNOSES) {
+            self.snapshot_since(now);
         }
         Ok(())
+    }
+
+    /// Tasks that were woken and are not polled.
+    fn find_overdue(&mut self, now_ns: u64) -> Vec<Overdue> {
+        if !self.targets.iter().any(Watched::sees_wakes) {
+            return Vec::new();
+        }
+        runtime::look_for_overdue(&mut self.kernel, now_ns).unwrap_or_else(|e| {
+            log::debug!("{e}");
+            Vec::new()
+        })
     }
 
     /// When [`Session::tick`] should be called again.
@@ -439,17 +462,33 @@ impl Session {
 
     /// Everything that is exported, now.
     pub fn snapshot(&mut self) -> Snapshot {
+        self.snapshot_since(clock::monotonic_ns())
+    }
+
+    /// The same, of what /proc and the sockets told at `since_ns` or later.
+    fn snapshot_since(&mut self, since_ns: u64) -> Snapshot {
         let started = Instant::now();
+        let overdue = self.find_overdue(since_ns);
+        self.targets.iter_mut().for_each(|watched| watched.look_for_stuck(&mut self.kernel, &overdue, since_ns));
         self.targets.slots().into_iter().for_each(|slot| self.walk(slot, Walker::later));
         while self.drain() {}
         let now = clock::monotonic_ns();
         self.table.advance(now);
         let mut tasks = self.table.tasks();
+        let mut polls = self.kernel.types().unwrap_or_else(|e| {
+            log::warn!("{e}");
+            HashMap::new()
+        });
         let (kernel, slots, table) = (&mut self.kernel, &mut self.listener_slots, &self.table);
-        let targets =
-            self.targets.iter_mut().map(|watched| watched.snapshot(kernel, slots, table, &mut tasks, now)).collect();
+        let of = |watched: &mut Watched| {
+            let polls = polls.remove(&watched.slot());
+            watched.snapshot(kernel, slots, table, &mut tasks, polls, (since_ns, now))
+        };
+        let targets = self.targets.iter_mut().map(of).collect();
         let mut profiler = self.profiler_snapshot();
-        profiler.snapshot_seconds = Some(started.elapsed().as_secs_f64());
+        let took = started.elapsed();
+        self.looked_ns = (now, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        profiler.snapshot_seconds = Some(took.as_secs_f64());
         let epoch_offset_seconds = clock::epoch_offset_seconds();
         let mut snapshot = Snapshot {
             time_ns: now,

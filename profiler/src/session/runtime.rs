@@ -20,6 +20,7 @@ use crate::event::TypeId;
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
+use crate::kernel::polls::TypePolls;
 use crate::model::snapshot::{PollSnapshot, SlowPoll, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::runtime::{Hook, Instance, Lineage, Plan};
@@ -32,8 +33,8 @@ const OVERDUE_NS: u64 = 1_000_000_000;
 const SLOW_POLLS: usize = 32;
 /// One slow poll is said in this time, nanoseconds; all are counted.
 const SAID_EVERY_NS: u64 = 1_000_000_000;
-/// Waiting tasks that are looked at.
-const MAX_WOKEN: usize = 16_384;
+/// Waiting tasks that are looked at, of all targets.
+const MAX_WOKEN: usize = 65_536;
 
 /// How tasks are to be measured.
 #[derive(Clone, Copy)]
@@ -335,31 +336,27 @@ impl Runtime {
         )
     }
 
-    /// Looks for tasks that were woken and are not polled.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    pub fn look_for_overdue(&mut self, kernel: &mut Kernel, now_ns: u64) -> Result<(), KernelError> {
+    /// Whether the kernel half knows which tasks were woken.
+    pub fn sees_wakes(&self) -> bool {
+        self.probes.is_open(Tier::Polls) && self.build.plan.has(Hook::WakeByRef)
+    }
+
+    /// Takes those tasks among `overdue` that are its own.
+    pub fn take_overdue(&mut self, overdue: &[Overdue]) {
         self.overdue.clear();
-        if !self.probes.is_open(Tier::Polls) || !self.build.plan.has(Hook::WakeByRef) {
-            return Ok(());
+        if !self.sees_wakes() {
+            return;
         }
-        let Runtime { build, load_bias, window, probes, overdue, .. } = self;
-        let plan = &build.plan;
-        kernel.woken(MAX_WOKEN, |key, woken| {
-            let waited = now_ns.saturating_sub(woken.since_ns);
-            if woken.window == *window
-                && woken.since_ns != 0
-                && waited > OVERDUE_NS
-                && probes.covers(key.pid)
-                && let Some(kind) = plan.type_at(woken.vtable, *load_bias)
+        for task in overdue {
+            if task.window == self.window
+                && self.probes.covers(task.pid)
+                && let Some(kind) = self.build.plan.type_at(task.vtable, self.load_bias)
             {
-                let (tasks, longest) = overdue.entry(kind).or_default();
+                let (tasks, longest) = self.overdue.entry(kind).or_default();
                 *tasks += 1;
-                *longest = waited.max(*longest);
+                *longest = task.waited_ns.max(*longest);
             }
-        })?;
-        Ok(())
+        }
     }
 
     /// Looks for polls that do not end.
@@ -393,18 +390,15 @@ impl Runtime {
         !kind.blocking && !kind.internal
     }
 
-    /// Adds the polls to what is exported of the tasks.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    pub fn fill_polls(&self, kernel: &mut Kernel, table: &Table, tasks: &mut TasksSnapshot) -> Result<(), KernelError> {
+    /// Adds the polls of its slot to what is exported of the tasks.
+    pub fn fill_polls(&self, polls: Vec<TypePolls>, table: &Table, tasks: &mut TasksSnapshot) {
         if !self.has_polls() {
-            return Ok(());
+            return;
         }
         tasks.polls_continuous = self.continuous[Tier::Polls as usize];
         tasks.slow_polls = self.slow_polls.iter().copied().collect();
         let mut by_type: HashMap<TypeId, PollSnapshot> = HashMap::new();
-        for stats in kernel.types(self.slot)? {
+        for stats in polls {
             let Some(kind) = self.build.plan.type_at(stats.vtable, self.load_bias) else { continue };
             let wakes = self.build.plan.has(Hook::WakeByRef);
             let outlasted = self.unfinished.outlasted(kind);
@@ -436,8 +430,30 @@ impl Runtime {
                 entry.unfinished = self.unfinished.of(kind).filter(|_| self.ends_soon(kind));
             }
         }
-        Ok(())
     }
+}
+
+/// A task that was woken and has waited too long for its poll.
+pub(super) struct Overdue {
+    pid: u32,
+    vtable: u64,
+    window: u32,
+    waited_ns: u64,
+}
+
+/// Looks for such tasks, of all targets.
+///
+/// # Errors
+/// The map cannot be read.
+pub(super) fn look_for_overdue(kernel: &mut Kernel, now_ns: u64) -> Result<Vec<Overdue>, KernelError> {
+    let mut found = Vec::new();
+    kernel.woken(MAX_WOKEN, |key, woken| {
+        let waited_ns = now_ns.saturating_sub(woken.since_ns);
+        if woken.since_ns != 0 && waited_ns > OVERDUE_NS {
+            found.push(Overdue { pid: key.pid, vtable: woken.vtable, window: woken.window, waited_ns });
+        }
+    })?;
+    Ok(found)
 }
 
 fn modes(spending: &Spending) -> [bool; 2] {

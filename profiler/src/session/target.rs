@@ -16,13 +16,14 @@ use super::image::{self, Reading, Refusal};
 use super::loops::Loops;
 use super::probes::Probes;
 use super::request::Connections;
-use super::runtime::{Runtime, Tasks};
+use super::runtime::{Overdue, Runtime, Tasks};
 use super::sample::Clock;
 use super::spending::Spending;
 use super::threads::Threads;
 use super::throttle::Throttling;
 use super::walk::Walker;
 use crate::budget::governor::{Mode, Tier};
+use crate::clock;
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
 use crate::kernel::clock::online_cpus;
@@ -31,13 +32,21 @@ use crate::kernel::signal::{ACCEPT_WAIT, EVENT_LOOP, RUN_QUEUE, SLEEP_CAUSE, TAS
 use crate::model::snapshot::RuntimeSnapshot;
 use crate::model::table::{Table, TargetId};
 use crate::status::{ProbeState, TargetStatus};
-use crate::target::identity::Identity;
-use crate::target::listener::{Listeners, ListeningSocket};
+use crate::target::identity::{self, Identity};
+use crate::target::listener::{Listeners, ListeningSocket, Namespaces};
 use crate::target::process::{self, Process};
 
 /// Rows of the status that the budget switches, by tier.
 const LIFECYCLE: &[&str] = &["task_spawn", "task_complete", "task_parent", "task_outcome"];
 const POLLS: &[&str] = &["task_polls", "task_wakes"];
+
+/// How often it is looked at what probing costs a target: less often while nothing is measured in windows, which would have
+/// to be closed in time. A storm of hits waits for neither.
+const BALANCE_NS: u64 = 40_000_000;
+const CALM_BALANCE_NS: u64 = 200_000_000;
+/// How often it is looked which cgroups a target is in that is watched for so long, nanoseconds: others at each refresh.
+const CGROUPS_NS: u64 = 5_000_000_000;
+const SETTLED_NS: u64 = 10_000_000_000;
 
 /// A watched process.
 pub(super) struct Watched {
@@ -57,6 +66,11 @@ pub(super) struct Watched {
     loops: Loops,
     /// Images that it has run.
     images: u32,
+    /// Since when it is watched.
+    since_ns: u64,
+    balanced_ns: u64,
+    /// What /proc tells of its cgroups, and when it was looked.
+    cgroups: (String, u64),
     /// Who managed it when it was last looked at.
     identity: Identity,
     /// What its runtime said last.
@@ -78,7 +92,6 @@ pub(super) struct Watched {
 impl Watched {
     pub fn new(slot: u32, process: Process, claim: Claim) -> Watched {
         let members = std::iter::once(process.pid).chain(process.same_image_children()).collect();
-        let identity = Identity::of(process.pid).unwrap_or_default();
         Watched {
             process,
             slot,
@@ -93,7 +106,10 @@ impl Watched {
             threads: Threads::default(),
             loops: Loops::default(),
             images: 1,
-            identity,
+            since_ns: clock::monotonic_ns(),
+            balanced_ns: 0,
+            cgroups: (String::new(), 0),
+            identity: Identity::default(),
             figures: None,
             runtime_name: "none",
             runtime_version: None,
@@ -115,6 +131,11 @@ impl Watched {
 
     pub fn members(&self) -> Vec<u32> {
         self.members.iter().copied().collect()
+    }
+
+    /// Its place in the kernel half's maps.
+    pub fn slot(&self) -> u32 {
+        self.slot
     }
 
     pub fn runtime(&self) -> &'static str {
@@ -183,23 +204,33 @@ impl Watched {
         Ok(())
     }
 
-    /// Looks for the cgroups whose CPU limit holds it, where they are not known.
-    pub fn find_cgroups(&mut self) {
-        if self.running()
-            && let Some((state, detail)) = self.throttling.find(self.process.pid)
-            && self.process.is_running()
-        {
+    /// Looks which cgroups it is in: whose they are, and which limits hold it. Processes are moved to another cgroup now
+    /// and then, as a rule just after they were started.
+    pub fn look_at_cgroups(&mut self, now_ns: u64) {
+        let young = now_ns.saturating_sub(self.since_ns) < SETTLED_NS;
+        if !self.running() || !(young || now_ns.saturating_sub(self.cgroups.1) >= CGROUPS_NS) {
+            return;
+        }
+        let Some(lines) = identity::cgroup_lines(self.process.pid) else { return };
+        self.cgroups.1 = now_ns;
+        if self.cgroups.0 == lines && self.throttling.is_found() {
+            return;
+        }
+        self.identity = Identity::parse(&lines);
+        self.cgroups.0 = lines;
+        let (state, detail) = self.throttling.find(self.process.pid);
+        if self.process.is_running() {
             self.status.set("cpu_throttled", state, detail);
         }
     }
 
     /// Looks whether a CPU limit has held it.
-    pub fn look_for_throttling(&mut self) {
-        self.throttling.look();
+    pub fn look_for_throttling(&mut self, now_ns: u64) {
+        self.throttling.look(now_ns);
     }
 
-    pub fn open_listeners(&mut self) {
-        match Listeners::open(self.process.pid) {
+    pub fn open_listeners(&mut self, namespaces: &mut Namespaces) {
+        match Listeners::open(self.process.pid, namespaces) {
             Ok(listeners) => {
                 self.listeners = Some(listeners);
                 self.status.set("accept_queue", ProbeState::Attached, "by sock_diag at each scrape");
@@ -231,13 +262,13 @@ impl Watched {
         }
     }
 
-    /// Looks at the listening sockets: new ones get a slot, closed ones give theirs back.
-    pub fn refresh_listeners(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
+    /// Looks at the listening sockets as they were at `since_ns` or later: new ones get a slot, closed ones give theirs back.
+    pub fn refresh_listeners(&mut self, kernel: &mut Kernel, slots: &mut Slots, since_ns: u64) {
         if !self.running() {
             return;
         }
         let Some(listeners) = &mut self.listeners else { return };
-        let sockets = match listeners.list() {
+        let sockets = match listeners.list(since_ns) {
             Ok(sockets) => sockets,
             // It is about to end: the kernel will say so.
             Err(_) if !self.process.is_running() => return,
@@ -343,8 +374,15 @@ impl Watched {
         Ok(())
     }
 
+    /// Whether it is time to look at what probing costs.
+    pub fn wants_balance(&self, now_ns: u64) -> bool {
+        let every_ns = if self.has_windows() { BALANCE_NS } else { CALM_BALANCE_NS };
+        now_ns.saturating_sub(self.balanced_ns) >= every_ns
+    }
+
     /// Looks at what probing costs, and attaches or detaches what follows. Returns what is to be detached.
     pub fn balance(&mut self, kernel: &mut Kernel, table: &mut Table, now_ns: u64) -> Links {
+        self.balanced_ns = now_ns;
         let Some(spending) = &mut self.spending else { return Links::default() };
         let cost = match kernel.cost(self.slot) {
             Ok(cost) => cost,
@@ -365,7 +403,7 @@ impl Watched {
             walker.search_again();
         }
         if runtime.ends_window(wanted) {
-            runtime.count_outlasting(kernel, &threads_of(&self.members), now_ns);
+            runtime.count_outlasting(kernel, self.threads.ids(&self.members, now_ns), now_ns);
         }
         let changed = runtime.apply(kernel, table, spending, wanted, now_ns);
         for (tier, rows) in [(Tier::Lifecycle, LIFECYCLE), (Tier::Polls, POLLS)] {
@@ -395,13 +433,16 @@ impl Watched {
         }
     }
 
-    /// Looks for tasks that nobody polls, and for polls that do not end.
-    pub fn look_for_stuck(&mut self, kernel: &mut Kernel, now_ns: u64) {
+    /// Whether its wakes are seen.
+    pub fn sees_wakes(&self) -> bool {
+        self.runtime.as_ref().is_some_and(Runtime::sees_wakes)
+    }
+
+    /// Looks for tasks that nobody polls, among those that are `overdue`, and for polls that do not end.
+    pub fn look_for_stuck(&mut self, kernel: &mut Kernel, overdue: &[Overdue], now_ns: u64) {
         let Some(runtime) = &mut self.runtime else { return };
-        runtime.look_for_unfinished(kernel, &threads_of(&self.members), now_ns);
-        if let Err(e) = runtime.look_for_overdue(kernel, now_ns) {
-            log::debug!("{e}");
-        }
+        runtime.look_for_unfinished(kernel, self.threads.ids(&self.members, now_ns), now_ns);
+        runtime.take_overdue(overdue);
     }
 
     /// Lets the CPU clock sample it, where its runtime is known.
@@ -420,11 +461,11 @@ impl Watched {
     }
 
     /// The CPUs on which the clock finds it; none where its runtime is not known.
-    pub fn cpus(&self) -> BTreeSet<u32> {
+    pub fn cpus(&mut self, now_ns: u64) -> BTreeSet<u32> {
         if self.runtime.is_none() {
             return BTreeSet::new();
         }
-        process::cpus(&threads_of(&self.members)).unwrap_or_else(|_| online_cpus().into_iter().collect())
+        process::cpus(self.threads.ids(&self.members, now_ns)).unwrap_or_else(|_| online_cpus().into_iter().collect())
     }
 
     /// Lends what walks it, with the number of its image, for as long as both are watched.
@@ -519,7 +560,7 @@ impl Watched {
             }
             self.accepts = None;
             self.walker = None;
-            self.throttling.stop();
+            self.throttling.stop(time_ns);
             // What was counted stays; what there was is gone.
             self.figures = self.figures.take().map(|f| RuntimeSnapshot {
                 read_ns: f.read_ns,

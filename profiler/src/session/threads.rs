@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use profiler_common::event::ThreadRecord;
 use profiler_common::sched::Thread;
 
+use crate::clock;
 use crate::model::snapshot::ThreadsSnapshot;
+use crate::target::process;
 
 /// Names that are told apart per target.
 const NAMES: usize = 16;
@@ -58,9 +60,20 @@ pub(super) struct Threads {
     /// In the order of first sight.
     names: Vec<(String, Time)>,
     seen: HashMap<u32, Seen>,
+    /// The threads that there were at a time.
+    listed: (Vec<u32>, u64),
 }
 
 impl Threads {
+    /// The threads of these processes, as of `since_ns` (CLOCK_MONOTONIC) or later.
+    pub fn ids(&mut self, processes: &HashSet<u32>, since_ns: u64) -> &[u32] {
+        if self.listed.1 < since_ns {
+            let now_ns = clock::monotonic_ns();
+            self.listed = (processes.iter().flat_map(|&pid| process::threads(pid)).collect(), now_ns);
+        }
+        &self.listed.0
+    }
+
     /// A thread that lives, at `now_ns`. `name` is asked only where it may have changed: for a thread that has run.
     pub fn lives(&mut self, tid: u32, thread: &Thread, now_ns: u64, name: impl FnOnce() -> Option<String>) {
         let open = |since: u64| if since == 0 { 0 } else { now_ns.saturating_sub(since) };

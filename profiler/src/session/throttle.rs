@@ -6,26 +6,42 @@ use crate::model::snapshot::ThrottledSnapshot;
 use crate::status::ProbeState;
 use crate::target::throttle::{Throttle, ThrottleError, Throttled};
 
+/// How often it is looked, nanoseconds: no more than one period of the limit is usual then, while it holds.
+const OFTEN_NS: u64 = 100_000_000;
+const SELDOM_NS: u64 = 1_000_000_000;
+/// A limit that has not held for so long does not hold just now, nanoseconds.
+const CALM_NS: u64 = 10_000_000_000;
+
 /// The throttled time of one target.
 #[derive(Default)]
 pub(super) struct Throttling {
     throttle: Option<Throttle>,
+    looked_ns: u64,
+    /// When it was found to be held.
+    held_ns: Option<u64>,
+    /// The cgroup that was read is gone.
+    lost: bool,
     /// Since it could be told at all.
     seen: Option<ThrottledSnapshot>,
 }
 
 impl Throttling {
-    /// Looks for the process's cgroups, unless they are known; a row of the target's status, where there is news.
-    pub fn find(&mut self, pid: u32) -> Option<(ProbeState, String)> {
-        if self.throttle.as_ref().is_some_and(|throttle| throttle.is_of(pid)) {
-            return None;
-        }
+    /// Whether its cgroups are known, as far as they can be.
+    pub fn is_found(&self) -> bool {
+        !self.lost
+    }
+
+    /// Looks for the process's cgroups; a row of the target's status.
+    pub fn find(&mut self, pid: u32) -> (ProbeState, String) {
+        self.lost = false;
         match Throttle::find(pid) {
             Ok(throttle) => {
-                let how = format!("by cpu.stat, ten times a second; cgroups: {}", throttle.levels());
+                let levels = throttle.levels();
+                let how =
+                    format!("by cpu.stat, once a second, and ten times while a limit holds it; cgroups: {levels}");
                 self.throttle = Some(throttle);
                 self.seen.get_or_insert_default();
-                Some((ProbeState::Attached, how))
+                (ProbeState::Attached, how)
             }
             Err(e) => {
                 self.throttle = None;
@@ -34,28 +50,39 @@ impl Throttling {
                     ThrottleError::NotMounted | ThrottleError::OutOfSight { .. } => ProbeState::Unsupported,
                     ThrottleError::Read { .. } => ProbeState::Broken,
                 };
-                Some((state, e.to_string()))
+                (state, e.to_string())
             }
         }
     }
 
-    /// Takes what was counted since the last look.
-    pub fn look(&mut self) {
+    /// Takes what was counted since the last look, where it is time for one.
+    pub fn look(&mut self, now_ns: u64) {
+        let is_held = self.held_ns.is_some_and(|held| now_ns.saturating_sub(held) < CALM_NS);
+        if now_ns.saturating_sub(self.looked_ns) >= if is_held { OFTEN_NS } else { SELDOM_NS } {
+            self.take(now_ns);
+        }
+    }
+
+    fn take(&mut self, now_ns: u64) {
+        self.looked_ns = now_ns;
         let (Some(throttle), Some(seen)) = (&mut self.throttle, &mut self.seen) else { return };
         match throttle.take() {
-            Ok(Some(grown)) => record(&mut seen.wait, grown),
+            Ok(Some(grown)) => {
+                self.held_ns = Some(now_ns);
+                record(&mut seen.wait, grown);
+            }
             Ok(None) => {}
             // It was removed: the process has left it, or has ended.
             Err(e) => {
                 log::debug!("cpu.stat: {e}");
-                self.throttle = None;
+                (self.throttle, self.lost) = (None, true);
             }
         }
     }
 
     /// No look any more: the process has ended.
-    pub fn stop(&mut self) {
-        self.look();
+    pub fn stop(&mut self, now_ns: u64) {
+        self.take(now_ns);
         self.throttle = None;
     }
 

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::Session;
+use super::{FOLLOW_NS, Session};
 use crate::clock;
 use crate::kernel::KernelError;
-use crate::kernel::attach::FORKS;
+use crate::kernel::attach::{EXITS, FORKS};
 use crate::target::process;
 
 impl Session {
@@ -62,8 +62,14 @@ impl Session {
     }
 
     /// Ends of processes that nobody reported: where BPF programs can be preempted, the kernel leaves out one that comes
-    /// while another of its kind runs on that CPU.
-    pub(super) fn notice_unseen_exits(&mut self) -> Result<(), KernelError> {
+    /// while another of its kind runs on that CPU. Then it is looked at once, and otherwise now and then: a full ring loses
+    /// reports, too.
+    pub(super) fn notice_unseen_exits(&mut self, now_ns: u64) -> Result<(), KernelError> {
+        let missed = self.kernel.runs_missed_by(EXITS);
+        if missed == self.exits_missed && now_ns.saturating_sub(self.gone_ns) < FOLLOW_NS {
+            return Ok(());
+        }
+        (self.exits_missed, self.gone_ns) = (missed, now_ns);
         let gone: Vec<u32> = self.targets.pids().filter(|&pid| !process::is_running(pid)).collect();
         if gone.is_empty() {
             return Ok(());

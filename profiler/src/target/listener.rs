@@ -1,29 +1,23 @@
 //! The listening sockets of a process: which they are from /proc, what they hold from sock_diag (what `ss -ltn` shows).
 //! Never how long connections wait in them.
 
+mod namespace;
 mod unix;
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::nlas::Nla;
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
-use netlink_sys::protocols::NETLINK_SOCK_DIAG;
-use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
+use namespace::Namespace;
+pub use namespace::Namespaces;
 
 /// A socket that was not the target's may become it (passed on, or inherited): such are looked for this often.
 const FOREIGN_RECHECK: Duration = Duration::from_secs(10);
-/// Largest datagram of a dump: the kernel fills 32 KiB at most.
-const RECEIVE_BYTES: usize = 64 << 10;
 
 /// Where a socket listens: ordered as they are shown.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,10 +92,10 @@ pub enum ListenerError {
     Netlink(#[source] io::Error),
 }
 
-/// Asks for the listening sockets of one process, in its own network namespace.
+/// The listening sockets of one process, among those of its own network namespace.
 pub struct Listeners {
     pid: u32,
-    socket: Socket,
+    namespace: Rc<RefCell<Namespace>>,
     /// Whether the socket with this inode is the process's.
     owned: HashMap<u32, bool>,
     checked: Instant,
@@ -113,16 +107,14 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Opens a sock_diag socket in the process's network namespace.
+    /// Opens a sock_diag socket in the process's network namespace, unless one is open.
     ///
     /// # Errors
     /// The namespace cannot be entered, or the kernel has no sock_diag.
-    pub fn open(pid: u32) -> Result<Listeners, ListenerError> {
-        let socket = if same_namespace(pid) { netlink() } else { netlink_in_namespace_of(pid)? };
-        let socket = socket.map_err(ListenerError::Netlink)?;
+    pub fn open(pid: u32, namespaces: &mut Namespaces) -> Result<Listeners, ListenerError> {
         Ok(Listeners {
             pid,
-            socket,
+            namespace: namespaces.of(pid)?,
             owned: HashMap::new(),
             checked: Instant::now(),
             ports: HashSet::new(),
@@ -131,20 +123,19 @@ impl Listeners {
         })
     }
 
-    /// The process's listening sockets now, in the order of address and inode.
+    /// The process's listening sockets, in the order of address and inode, as they were at `since_ns` (CLOCK_MONOTONIC) or
+    /// later: processes of one namespace share what the kernel answered.
     ///
     /// # Errors
     /// The kernel does not answer, or the process's files cannot be listed.
-    pub fn list(&mut self) -> Result<Vec<ListeningSocket>, ListenerError> {
-        let mut sockets = self.dump(inet_request(AF_INET, StateFlags::LISTEN)).map_err(ListenerError::Netlink)?;
-        sockets.extend(self.dump(inet_request(AF_INET6, StateFlags::LISTEN)).map_err(ListenerError::Netlink)?);
-        // A kernel may be built without this one.
-        let unix = self.dump(unix::request(unix::LISTEN));
-        self.without_unix =
-            unix.as_ref().err().map(|e| format!("the kernel does not list unix sockets (unix_diag): {e}"));
-        sockets.extend(unix.unwrap_or_default());
-        self.update_owned(&sockets)?;
-        sockets.retain(|socket| self.owned.get(&socket.inode) == Some(&true));
+    pub fn list(&mut self, since_ns: u64) -> Result<Vec<ListeningSocket>, ListenerError> {
+        let namespace = Rc::clone(&self.namespace);
+        let mut namespace = namespace.borrow_mut();
+        let listing = namespace.listing(since_ns).map_err(ListenerError::Netlink)?;
+        self.without_unix.clone_from(&listing.without_unix);
+        self.update_owned(&listing.inodes)?;
+        let mine = |socket: &&ListeningSocket| self.owned.get(&socket.inode) == Some(&true);
+        let mut sockets: Vec<ListeningSocket> = listing.sockets.iter().filter(mine).cloned().collect();
         self.ports = sockets.iter().filter_map(|socket| socket.address.port()).collect();
         let unix = sockets.iter().map(|socket| &socket.address).filter(|address| address.port().is_none());
         self.names = unix.cloned().collect();
@@ -161,7 +152,7 @@ impl Listeners {
             return Ok(Vec::new());
         }
         // They have the name of the listening socket that they were accepted on, and one that was not yet has no inode.
-        let sockets = self.dump(unix::request(unix::ESTABLISHED)).map_err(ListenerError::Netlink)?;
+        let sockets = self.namespace.borrow_mut().unix_connections().map_err(ListenerError::Netlink)?;
         let accepted = |s: &&ListeningSocket| s.inode != 0 && self.names.contains(&s.address);
         Ok(sockets.iter().filter(accepted).map(|socket| socket.cookie).collect())
     }
@@ -176,15 +167,10 @@ impl Listeners {
             // A child that has ended has no connections.
             mine.extend(socket_inodes(pid).unwrap_or_default());
         }
-        let mut cookies = Vec::new();
-        for family in [AF_INET, AF_INET6] {
-            let open = StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT;
-            let sockets = self.dump(inet_request(family, open)).map_err(ListenerError::Netlink)?;
-            let at_port = |s: &ListeningSocket| s.address.port().is_some_and(|port| self.ports.contains(&port));
-            let accepted = |s: &&ListeningSocket| mine.contains(&s.inode) && at_port(s);
-            cookies.extend(sockets.iter().filter(accepted).map(|socket| socket.cookie));
-        }
-        Ok(cookies)
+        let sockets = self.namespace.borrow_mut().tcp_connections().map_err(ListenerError::Netlink)?;
+        let at_port = |s: &ListeningSocket| s.address.port().is_some_and(|port| self.ports.contains(&port));
+        let accepted = |s: &&ListeningSocket| mine.contains(&s.inode) && at_port(s);
+        Ok(sockets.iter().filter(accepted).map(|socket| socket.cookie).collect())
     }
 
     /// Why unix sockets were not among those that were listed last; `None` when they were.
@@ -193,105 +179,19 @@ impl Listeners {
     }
 
     /// The process's open files are listed only when a socket is new, since a server may have many of them.
-    fn update_owned(&mut self, sockets: &[ListeningSocket]) -> Result<(), ListenerError> {
-        self.owned.retain(|inode, _| sockets.iter().any(|socket| socket.inode == *inode));
+    fn update_owned(&mut self, inodes: &HashSet<u32>) -> Result<(), ListenerError> {
+        self.owned.retain(|inode, _| inodes.contains(inode));
         if self.checked.elapsed() > FOREIGN_RECHECK {
             self.owned.retain(|_, mine| *mine);
         }
-        if sockets.iter().all(|socket| self.owned.contains_key(&socket.inode)) {
+        if self.owned.len() == inodes.len() {
             return Ok(());
         }
         self.checked = Instant::now();
         let mine = socket_inodes(self.pid).map_err(|source| ListenerError::Files { pid: self.pid, source })?;
-        for socket in sockets {
-            self.owned.insert(socket.inode, mine.contains(&socket.inode));
-        }
+        self.owned = inodes.iter().map(|inode| (*inode, mine.contains(inode))).collect();
         Ok(())
     }
-
-    fn dump(&mut self, request: SockDiagMessage) -> io::Result<Vec<ListeningSocket>> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let mut message = NetlinkMessage::new(header, request.into());
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let mut sockets = Vec::new();
-        let mut buffer = vec![0; RECEIVE_BYTES];
-        loop {
-            let received = self.socket.recv(&mut &mut buffer[..], 0)?;
-            let mut rest = &buffer[..received];
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
-                    .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
-                let length = (message.header.length as usize).next_multiple_of(4);
-                match message.payload {
-                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                        sockets.push(listening(&response));
-                    }
-                    NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
-                        sockets.extend(unix::socket(&response));
-                    }
-                    NetlinkPayload::Done(_) => return Ok(sockets),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    _ => {}
-                }
-                rest = rest.get(length.max(1)..).unwrap_or_default();
-            }
-        }
-    }
-}
-
-fn inet_request(family: u8, states: StateFlags) -> SockDiagMessage {
-    SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::SKMEMINFO,
-        states,
-        socket_id: if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
-    })
-}
-
-fn listening(response: &InetResponse) -> ListeningSocket {
-    let header = &response.header;
-    ListeningSocket {
-        cookie: u64::from_ne_bytes(header.socket_id.cookie),
-        inode: header.inode,
-        address: Address::Tcp(SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port)),
-        length: header.recv_queue,
-        limit: header.send_queue,
-        drops: response.nlas.iter().find_map(|nla| match nla {
-            Nla::MemInfo(memory) => Some(memory.drops),
-            _ => None,
-        }),
-    }
-}
-
-fn netlink() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&NetlinkAddr::new(0, 0))?;
-    Ok(socket)
-}
-
-fn same_namespace(pid: u32) -> bool {
-    let inode = |path: String| fs::metadata(path).map(|m| m.ino());
-    matches!((inode(format!("/proc/{pid}/ns/net")), inode("/proc/self/ns/net".to_owned())), (Ok(a), Ok(b)) if a == b)
-}
-
-/// A socket belongs to the namespace in which it was made: a thread of its own enters it, makes the socket, and ends.
-fn netlink_in_namespace_of(pid: u32) -> Result<io::Result<Socket>, ListenerError> {
-    let failed = |source| ListenerError::Namespace { pid, source };
-    let namespace = File::open(format!("/proc/{pid}/ns/net")).map_err(failed)?;
-    let entered = std::thread::spawn(move || {
-        // SAFETY: a live descriptor; only this thread changes its namespace.
-        if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(netlink())
-    });
-    entered.join().map_err(|_| failed(io::Error::other("the helper thread panicked")))?.map_err(failed)
 }
 
 /// Whether a process has an io_uring: it may accept by it.
@@ -319,9 +219,13 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
 
+    fn open() -> Listeners {
+        Listeners::open(std::process::id(), &mut Namespaces::default()).unwrap()
+    }
+
     fn of_this_process(listener: &TcpListener) -> ListeningSocket {
         let address = Address::Tcp(listener.local_addr().unwrap());
-        let sockets = Listeners::open(std::process::id()).unwrap().list().unwrap();
+        let sockets = open().list(1).unwrap();
         sockets.into_iter().find(|s| s.address == address).expect("the listener is listed")
     }
 
@@ -340,12 +244,27 @@ mod tests {
 
     #[test]
     fn a_listener_that_was_opened_later_is_found() {
-        let mut listeners = Listeners::open(std::process::id()).unwrap();
-        listeners.list().unwrap();
+        let mut listeners = open();
+        listeners.list(1).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
-        assert!(listeners.list().unwrap().iter().any(|s| s.address == address));
+        assert!(listeners.list(2).unwrap().iter().any(|s| s.address == address));
         drop(listener);
-        assert!(!listeners.list().unwrap().iter().any(|s| s.address == address));
+        assert!(!listeners.list(3).unwrap().iter().any(|s| s.address == address));
+    }
+
+    /// Check that what the kernel answered is asked for once as long as it is new enough, and again when it is not.
+    #[test]
+    fn processes_of_one_namespace_share_an_answer() {
+        let mut namespaces = Namespaces::default();
+        let mut first = Listeners::open(std::process::id(), &mut namespaces).unwrap();
+        let mut second = Listeners::open(std::process::id(), &mut namespaces).unwrap();
+        first.list(5).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let has = |sockets: Vec<ListeningSocket>| sockets.iter().any(|socket| socket.address == address);
+        assert!(!has(second.list(5).unwrap()));
+        assert!(has(second.list(6).unwrap()));
+        assert!(has(first.list(5).unwrap()));
     }
 }

@@ -69,7 +69,6 @@ struct Level {
 
 /// What the cgroups of a process count from now on.
 pub struct Throttle {
-    groups: String,
     levels: Vec<Level>,
 }
 
@@ -98,14 +97,9 @@ impl Throttle {
             })
             .collect();
         if !levels.is_empty() {
-            return Ok(Throttle { groups: names(groups), levels });
+            return Ok(Throttle { levels });
         }
         Err(if is_root(&folder) { ThrottleError::Root } else { ThrottleError::NoController { path } })
-    }
-
-    /// Whether the process is in the cgroups still in which it was found.
-    pub fn is_of(&self, pid: u32) -> bool {
-        groups(pid).is_ok_and(|groups| names(&groups) == self.groups)
     }
 
     /// How many cgroups, one within the other, are read.
@@ -137,10 +131,6 @@ impl Throttle {
 fn groups(pid: u32) -> Result<Vec<ProcessCGroup>, ProcError> {
     let id = i32::try_from(pid).map_err(|_| ProcError::NotFound(None))?;
     Ok(procfs::process::Process::new(id)?.cgroups()?.0)
-}
-
-fn names(groups: &[ProcessCGroup]) -> String {
-    groups.iter().map(|group| format!("{}:{}\n", group.hierarchy, group.pathname)).collect()
 }
 
 /// Where a cgroup is.

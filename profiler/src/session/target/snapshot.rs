@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use profiler_common::sched::{SchedStats, cause};
 use rustc_hash::FxHashMap;
 
-use super::{Slots, Spending, Watched, threads_of};
+use super::{Slots, Spending, Watched};
 use crate::kernel::feature::Feature;
 use crate::kernel::load::Kernel;
+use crate::kernel::polls::TypePolls;
 use crate::model::snapshot::{IdentitySnapshot, ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::session::threads::label;
@@ -16,29 +17,23 @@ use crate::target::identity::Identity;
 use crate::target::process;
 
 impl Watched {
-    /// What is exported of it, now.
+    /// What is exported of it, now: of what /proc and its sockets tell, since `since_ns`.
     pub fn snapshot(
         &mut self,
         kernel: &mut Kernel,
         slots: &mut Slots,
         table: &Table,
         tasks: &mut FxHashMap<TargetId, TasksSnapshot>,
-        now_ns: u64,
+        polls: Option<Vec<TypePolls>>,
+        (since_ns, now_ns): (u64, u64),
     ) -> TargetSnapshot {
-        self.refresh_listeners(kernel, slots);
+        self.refresh_listeners(kernel, slots, since_ns);
         let mut tasks = self.tables.last().and_then(|table| tasks.remove(table));
-        if let (Some(runtime), Some(tasks)) = (&self.runtime, &mut tasks)
-            && let Err(e) = runtime.fill_polls(kernel, table, tasks)
-        {
-            log::warn!("{e}");
+        if let (Some(runtime), Some(tasks)) = (&self.runtime, &mut tasks) {
+            runtime.fill_polls(polls.unwrap_or_default(), table, tasks);
         }
         let listeners = self.listener_snapshots(kernel, slots);
-        // Processes are moved to another cgroup now and then, as a rule just after they were started.
-        if self.running()
-            && let Some(identity) = Identity::of(self.process.pid)
-        {
-            self.identity = identity;
-        }
+        self.look_at_cgroups(now_ns);
         let Identity { container_id, pod_uid, systemd_unit } = self.identity.clone();
         TargetSnapshot {
             pid: self.process.pid,
@@ -48,7 +43,7 @@ impl Watched {
             identity: IdentitySnapshot { container_id, pod_uid, systemd_unit },
             running: self.running(),
             status: self.status.clone(),
-            sched: self.sched_snapshot(kernel, now_ns),
+            sched: self.sched_snapshot(kernel, since_ns, now_ns),
             throttled: self.throttling.snapshot(),
             listeners,
             requests: self.connections.as_ref().and_then(|c| c.snapshot(kernel, self.listeners.as_mut(), self.slot)),
@@ -60,12 +55,12 @@ impl Watched {
         }
     }
 
-    fn sched_snapshot(&mut self, kernel: &mut Kernel, now_ns: u64) -> Option<SchedSnapshot> {
+    fn sched_snapshot(&mut self, kernel: &mut Kernel, since_ns: u64, now_ns: u64) -> Option<SchedSnapshot> {
         // The totals before the open spans: one that ends between is in neither, and in both the other way round.
         let SchedStats { voluntary_switches, preemptions, migrations, mut asleep_ns, run_queue, on_cpu, blocked } =
             *kernel.sched(self.slot).ok()?;
         let mut on_cpu_ns = on_cpu.sum;
-        let live = if self.running() { threads_of(&self.members) } else { Vec::new() };
+        let live = if self.running() { self.threads.ids(&self.members, since_ns).to_vec() } else { Vec::new() };
         for &tid in &live {
             let Some(thread) = kernel.thread(tid) else { continue };
             if thread.on_cpu_ns != 0 {

@@ -56,7 +56,11 @@ mod tests {
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
-    use super::super::Listeners;
+    use super::super::{Listeners, Namespaces};
+
+    fn open() -> Listeners {
+        Listeners::open(std::process::id(), &mut Namespaces::default()).unwrap()
+    }
 
     /// Check that a unix socket's queue is as long as the connections in it, whatever its name is.
     #[test]
@@ -70,7 +74,7 @@ mod tests {
         ] {
             let listener = UnixListener::bind_addr(&address).unwrap();
             let _clients: Vec<_> = (0..3).map(|_| UnixStream::connect_addr(&address).unwrap()).collect();
-            let sockets = Listeners::open(std::process::id()).unwrap().list().unwrap();
+            let sockets = open().list(1).unwrap();
             let socket = sockets.iter().find(|s| s.address.to_string() == shown).expect("the listener is listed");
             assert_eq!((socket.length, socket.drops), (3, None));
             assert!(socket.limit >= 3 && socket.cookie != 0, "{socket:?}");
@@ -86,8 +90,8 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
         let _clients: Vec<_> = (0..3).map(|_| UnixStream::connect_addr(&address).unwrap()).collect();
-        let mut listeners = Listeners::open(std::process::id()).unwrap();
-        listeners.list().unwrap();
+        let mut listeners = open();
+        listeners.list(1).unwrap();
         assert_eq!(listeners.unix_connections().unwrap().len(), 0);
         let accepted: Vec<_> = (0..2).map(|_| listener.accept().unwrap()).collect();
         assert_eq!(listeners.unix_connections().unwrap().len(), 2);
