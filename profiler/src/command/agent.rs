@@ -15,7 +15,8 @@ use crate::clock;
 use crate::discovery::file;
 use crate::discovery::pace::Pace;
 use crate::discovery::rules::{Facts, Rules};
-use crate::model::snapshot::{ConfigSnapshot, DiscoverySnapshot, FailedSnapshot};
+use crate::model::groups::{Bounds, Groups};
+use crate::model::snapshot::{ConfigSnapshot, DiscoverySnapshot, FailedSnapshot, Snapshot};
 use crate::runtime::RUNTIMES;
 use crate::session::{Options, Session, SessionError, Watching};
 use crate::target::identity::{self, Identity};
@@ -38,7 +39,7 @@ const FAILED: usize = 64;
 /// It cannot start, or the file of the rules is bad; then nothing was attached.
 pub fn agent(discover: &Discover, measure: &Measure, web: &Web) -> Result<ExitCode> {
     block_on(async {
-        let agent = Agent::new(discover)?;
+        let agent = Agent::new(discover, measure.retention)?;
         let endpoint = Endpoint::bind(measure, web)?;
         let signals = Signals::catch()?;
         let session = Session::start(Options { more: discover.max_targets, ..options(Vec::new(), measure) })?;
@@ -80,10 +81,13 @@ pub(super) struct Agent {
     crowded: bool,
     looked_at: [u64; VERDICTS.len()],
     failed: VecDeque<FailedSnapshot>,
+    /// Targets that share their series.
+    groups: Groups,
 }
 
 impl Agent {
-    fn new(discover: &Discover) -> Result<Agent> {
+    fn new(discover: &Discover, retention: Duration) -> Result<Agent> {
+        let retention_ns = u64::try_from(retention.as_nanos()).unwrap_or(u64::MAX);
         let (rules, config) = match &discover.config {
             None => (Rules::of_any_node(), None),
             Some(path) => {
@@ -103,6 +107,7 @@ impl Agent {
             crowded: true,
             looked_at: [0; VERDICTS.len()],
             failed: VecDeque::new(),
+            groups: Groups::new(Bounds { retention_ns, ..Bounds::default() }),
         })
     }
 
@@ -113,6 +118,8 @@ impl Agent {
 
     /// Looks at processes for a moment, and says when to go on.
     pub fn step(&mut self, session: &mut Session) -> Result<Duration> {
+        let now_ns = clock::monotonic_ns();
+        session.take_retired().into_iter().for_each(|target| self.groups.retire(target, now_ns));
         self.waiting.extend(session.take_grown(self.settle_ns)?);
         if self.crowded && session.has_room() {
             // At the start, too: those that are there already were not seen to begin.
@@ -214,8 +221,15 @@ impl Agent {
         self.waiting.extend(process::all().into_iter().filter(|&pid| session.watches(pid) == Watching::Not));
     }
 
-    /// What is exported of it.
-    pub fn snapshot(&self, session: &Session) -> DiscoverySnapshot {
+    /// Adds what is exported of it, and of targets that have ended.
+    pub fn fill(&mut self, snapshot: &mut Snapshot, session: &mut Session) {
+        session.take_retired().into_iter().for_each(|target| self.groups.retire(target, snapshot.time_ns));
+        self.groups.advance(&snapshot.targets, snapshot.time_ns);
+        snapshot.groups = Some(self.groups.snapshot());
+        snapshot.profiler.discovery = Some(self.snapshot(session));
+    }
+
+    fn snapshot(&self, session: &Session) -> DiscoverySnapshot {
         DiscoverySnapshot {
             looked_at: VERDICTS.into_iter().zip(self.looked_at).collect(),
             waiting: self.waiting.len() as u64,
@@ -223,6 +237,7 @@ impl Agent {
             limit: u64::from(session.limit()),
             config: self.config.as_ref().map(|config| config.state.clone()),
             failed: self.failed.iter().cloned().collect(),
+            turned_away: self.groups.turned_away(),
         }
     }
 }

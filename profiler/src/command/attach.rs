@@ -203,9 +203,9 @@ pub(super) enum Whose {
 
 impl Whose {
     /// The snapshot that is exported.
-    fn fill(&self, mut snapshot: Snapshot, session: &Session) -> Snapshot {
+    fn fill(&mut self, mut snapshot: Snapshot, session: &mut Session) -> Snapshot {
         if let Whose::Node(agent) = self {
-            snapshot.profiler.discovery = Some(agent.snapshot(session));
+            agent.fill(&mut snapshot, session);
         }
         snapshot
     }
@@ -266,7 +266,7 @@ pub(super) async fn watch(
             request = next(&mut server) => {
                 // Whoever asked may have hung up.
                 let snapshot = session.snapshot();
-                let _ = request.send(Arc::new(whose.fill(snapshot, &session)));
+                let _ = request.send(Arc::new(whose.fill(snapshot, &mut session)));
             }
             _ = tick(&mut shown) => show(&mut session, view),
             () = whose.hangup() => whose.reload(&mut session),
@@ -303,7 +303,7 @@ pub(super) async fn watch(
     }
     if measure.print {
         let snapshot = session.last_snapshot();
-        let snapshot = Arc::new(whose.fill(snapshot, &session));
+        let snapshot = Arc::new(whose.fill(snapshot, &mut session));
         let page = view.last(snapshot)?;
         std::io::stdout().write_all(page.as_bytes()).context("failed to print what was measured")?;
     }

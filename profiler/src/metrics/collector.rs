@@ -7,15 +7,16 @@ use profiler_common::map::wake;
 use profiler_common::sched::{after, cause, preempter};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
+use rustc_hash::FxHashMap;
 
 use super::labels::{self, BOUND, Bounded, OTHER};
 use super::own::Own;
 use super::series::{Labels, Page, scaled};
-use super::table::{Id, METRICS, TARGET_LABELS, Unit};
+use super::table::{Id, METRICS, Unit};
 use crate::event::Outcome;
 use crate::model::snapshot::{
-    BudgetSnapshot, ListenerSnapshot, PollSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, Snapshot,
-    TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
+    BudgetSnapshot, GroupKey, GroupSnapshot, ListenerSnapshot, PollSnapshot, RequestsSnapshot, RuntimeSnapshot,
+    SchedSnapshot, Snapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
 };
 use crate::status::ProbeState;
 
@@ -58,14 +59,44 @@ impl Collector for SnapshotCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let snapshot = &*self.snapshot;
-        let names = snapshot.targets.iter().map(|t| TARGET_LABELS.into_iter().zip(labels::target(t)).collect());
-        let mut page = Page::new(names.collect());
-        for (index, target) in snapshot.targets.iter().enumerate() {
-            let filler = Filler { page: &mut page, index, bound: self.bound };
+        let groups = snapshot.groups.as_deref().unwrap_or_default();
+        let gone = groups.iter().filter_map(|group| group.gone.as_deref().zip(Some(&group.key)));
+        let (gone, keys): (Vec<&TargetSnapshot>, Vec<&GroupKey>) = gone.unzip();
+        let of = |target: &TargetSnapshot| match snapshot.groups {
+            Some(_) => labels::group(GroupKey::of(target)),
+            None => labels::target(target),
+        };
+        let names = keys.into_iter().cloned().map(labels::group).chain(snapshot.targets.iter().map(of)).collect();
+        let mut page = Page::new(names);
+        let by_key: FxHashMap<&GroupKey, &GroupSnapshot> = groups.iter().map(|group| (&group.key, group)).collect();
+        let totals = Totals::of(snapshot);
+        for (index, target) in gone.into_iter().chain(&snapshot.targets).enumerate() {
+            let key = GroupKey::of(target);
+            let known = by_key.get(&key).copied();
+            let sampled = totals.sampled.get(&key).copied().unwrap_or_default();
+            let filler = Filler { page: &mut page, index, bound: self.bound, known, sampled };
             filler.fill(target, snapshot.epoch_offset_seconds);
         }
         profiler(&mut page, snapshot, &self.own);
         page.families()
+    }
+}
+
+/// Of which groups not all births and ends, or not all polls, are seen: a sum of some would fall when one more is not.
+struct Totals {
+    sampled: FxHashMap<GroupKey, [bool; 2]>,
+}
+
+impl Totals {
+    fn of(snapshot: &Snapshot) -> Totals {
+        let mut sampled: FxHashMap<GroupKey, [bool; 2]> = FxHashMap::default();
+        for target in snapshot.targets.iter().filter(|target| snapshot.groups.is_some() && target.running) {
+            let Some(tasks) = &target.tasks else { continue };
+            let of = sampled.entry(GroupKey::of(target)).or_default();
+            let polls = tasks.types.iter().any(|kind| kind.polls.is_some());
+            *of = [of[0] || !tasks.lifecycle_continuous, of[1] || (polls && !tasks.polls_continuous)];
+        }
+        Totals { sampled }
     }
 }
 
@@ -85,6 +116,10 @@ struct Filler<'p, 'a> {
     page: &'p mut Page<'a>,
     index: usize,
     bound: usize,
+    /// Its group, where it shares its series.
+    known: Option<&'a GroupSnapshot>,
+    /// Whether births and ends, and polls, are only sampled in some target of its group.
+    sampled: [bool; 2],
 }
 
 impl<'a> Filler<'_, 'a> {
@@ -115,7 +150,7 @@ impl<'a> Filler<'_, 'a> {
             // While births and ends are sampled, only the runtime's own lists tell who lives.
             let listed = target.figures.as_ref().and_then(|figures| figures.by_type.as_ref());
             if let Some(listed) = listed.filter(|_| !tasks.lifecycle_continuous) {
-                let mut names = Bounded::new(self.bound);
+                let mut names = Bounded::new(self.bound).after(self.known.map_or(&[], |group| &group.tasks));
                 for (name, alive) in listed {
                     let task = names.value(name);
                     self.number(Id::TasksAlive, [task, ""], *alive as f64);
@@ -230,7 +265,7 @@ impl<'a> Filler<'_, 'a> {
     }
 
     fn listeners(&mut self, listeners: &'a [ListenerSnapshot]) {
-        let mut names = Bounded::new(self.bound);
+        let mut names = Bounded::new(self.bound).after(self.known.map_or(&[], |group| &group.listeners));
         for listener in listeners {
             let own = [names.value(&listener.listener), ""];
             let numbers = [
@@ -254,17 +289,17 @@ impl<'a> Filler<'_, 'a> {
 
     fn tasks(&mut self, tasks: &'a TasksSnapshot, epoch_offset_seconds: f64, seen: Seen) {
         static NO_LIFETIME: Histogram = Histogram::EMPTY;
-        let mut names = Bounded::new(self.bound);
+        let mut names = Bounded::new(self.bound).after(self.known.map_or(&[], |group| &group.tasks));
         for kind in &tasks.types {
             let task = names.value(&kind.name);
-            if tasks.lifecycle_continuous {
+            if tasks.lifecycle_continuous && !self.sampled[0] {
                 self.lifecycle(task, kind, seen);
             }
             if seen.ends {
                 self.histogram(Id::TaskLifetimeSeconds, [task, ""], kind.lifetime.as_deref().unwrap_or(&NO_LIFETIME));
             }
             if let Some(polls) = &kind.polls {
-                self.polls(task, polls, tasks.polls_continuous);
+                self.polls(task, polls, tasks.polls_continuous && !self.sampled[1]);
             }
             if let Some(overdue) = kind.overdue {
                 self.number(Id::TasksOverdue, [task, ""], overdue as f64);
@@ -383,6 +418,7 @@ fn profiler<'a>(page: &mut Page<'a>, snapshot: &'a Snapshot, own: &Own) {
         }
         number(Id::DiscoveryWaiting, "", discovery.waiting as f64);
         number(Id::TargetsWatched, "", discovery.watched as f64);
+        number(Id::SeriesTurnedAwayTotal, "", discovery.turned_away as f64);
         number(Id::TargetsLimit, "", discovery.limit as f64);
         if let Some(config) = &discovery.config {
             number(Id::ConfigLastReloadSuccessful, "", f64::from(u8::from(config.refusal.is_none())));

@@ -2,7 +2,8 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::model::snapshot::TargetSnapshot;
+use super::table::{GROUP_LABELS, TARGET_LABELS};
+use crate::model::snapshot::{GroupKey, TargetSnapshot};
 
 /// Values of one bounded label per target, before the rest is summed in [`OTHER`].
 pub const BOUND: usize = 100;
@@ -10,9 +11,16 @@ pub const BOUND: usize = 100;
 /// The value under which everything over the bound is summed.
 pub const OTHER: &str = "other";
 
-/// Values of [`super::table::TARGET_LABELS`] for `target`.
-pub fn target(target: &TargetSnapshot) -> [String; 3] {
-    [target.process.clone(), target.runtime.to_owned(), target.pid.to_string()]
+/// The labels of a target that has its own series, and their values.
+pub fn target(target: &TargetSnapshot) -> Vec<(&'static str, String)> {
+    let values = [target.process.clone(), target.runtime.to_owned(), target.pid.to_string()];
+    TARGET_LABELS.into_iter().zip(values).collect()
+}
+
+/// The labels of a group of targets, and their values.
+pub fn group(key: GroupKey) -> Vec<(&'static str, String)> {
+    let GroupKey { namespace, pod, container, process, runtime } = key;
+    GROUP_LABELS.into_iter().zip([namespace, pod, container, process, runtime.to_owned()]).collect()
 }
 
 /// Maps names to label values: the first `bound` different names are their own, in the order in which they come.
@@ -26,6 +34,13 @@ impl<'a> Bounded<'a> {
     /// Lets `bound` names through.
     pub fn new(bound: usize) -> Bounded<'a> {
         Bounded { bound, names: FxHashMap::default() }
+    }
+
+    /// The same, where these came first already.
+    #[must_use]
+    pub fn after(mut self, names: &'a [String]) -> Bounded<'a> {
+        names.iter().for_each(|name| _ = self.value(name));
+        self
     }
 
     /// The label value of `name`.

@@ -99,7 +99,7 @@ impl Area {
 /// Whose values a metric has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// One per target: has the labels of [`TARGET_LABELS`] in front of its own.
+    /// One per target: has the labels of [`TARGET_LABELS`] or of [`GROUP_LABELS`] in front of its own.
     Target,
     /// One for the profiler.
     Profiler,
@@ -114,8 +114,11 @@ pub enum Merge {
     Max,
 }
 
-/// Labels of each target.
+/// Labels of each target, where each has its own series.
 pub const TARGET_LABELS: [&str; 3] = ["process", "runtime", "pid"];
+
+/// Labels of each target, where the processes of a container share theirs: what is not known is empty.
+pub const GROUP_LABELS: [&str; 5] = ["namespace", "pod", "container", "process", "runtime"];
 
 /// Prefix of all names but the standard ones of a process.
 pub const PREFIX: &str = "profiler_";
@@ -396,6 +399,8 @@ metrics! {
         "Processes that have yet to be looked at.";
     TargetsWatched "targets_watched" Gauge Count Profiler Profiler Sum [] "", READ,
         "Processes that `agent` watches, without their children.";
+    SeriesTurnedAwayTotal "series_turned_away_total" Counter Count Profiler Profiler Sum [] "", READ,
+        "Groups of ended processes, and names of tasks and listeners in them, that found no room and were summed in `other`.";
     TargetsLimit "targets_limit" Gauge Count Profiler Profiler Sum [] "", READ,
         "Processes that `agent` can watch at the same time.";
     ConfigLastReloadSuccessful "config_last_reload_successful" Gauge State Profiler Profiler Max [] "", READ,

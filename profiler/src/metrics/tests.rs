@@ -82,6 +82,7 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
             container_id: Some("4f797c539e6c".into()),
             pod_uid: Some("ac04f3f2-1f2c-11e9-b015-1ebee232acfa".into()),
             systemd_unit: Some("server.service".into()),
+            ..IdentitySnapshot::default()
         },
         running: true,
         status,

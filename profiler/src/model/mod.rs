@@ -2,6 +2,7 @@
 
 pub mod aggregate;
 pub mod cpu;
+pub mod groups;
 mod index;
 pub mod lineage;
 pub mod minutes;

@@ -6,6 +6,7 @@ use profiler_common::sched::{after, cause, preempter};
 use crate::event::{Outcome, TypeId};
 use crate::status::TargetStatus;
 
+pub use super::groups::{GroupKey, GroupSnapshot};
 pub use super::minutes::{Cell, MINUTE_NS, Minute, MinutesSnapshot, NameId};
 
 /// Everything that is exported, at one moment.
@@ -17,6 +18,8 @@ pub struct Snapshot {
     pub epoch_offset_seconds: f64,
     /// The targets, those that have ended and are still retained among them.
     pub targets: Vec<TargetSnapshot>,
+    /// Groups of targets that share their series; `None` where each target has its own.
+    pub groups: Option<Vec<GroupSnapshot>>,
     /// What is wrong with the targets, the oldest first.
     pub diagnoses: Vec<DiagnosisSnapshot>,
     /// What was spawned and ended in each minute, of all targets that were ever watched.
@@ -120,6 +123,12 @@ pub struct IdentitySnapshot {
     pub pod_uid: Option<String>,
     /// Its unit of systemd, outside of containers.
     pub systemd_unit: Option<String>,
+    /// Namespace of its pod.
+    pub namespace: Option<String>,
+    /// Name of its pod.
+    pub pod: Option<String>,
+    /// Name of its container in the pod.
+    pub container: Option<String>,
 }
 
 /// Scheduling of a target. Durations in nanoseconds.
@@ -550,6 +559,8 @@ pub struct DiscoverySnapshot {
     pub config: Option<ConfigSnapshot>,
     /// The processes that could not be watched, the last ones.
     pub failed: Vec<FailedSnapshot>,
+    /// Groups of targets, and names in them, that found no room, and were summed in `other`.
+    pub turned_away: u64,
 }
 
 /// A file that is read again on demand.

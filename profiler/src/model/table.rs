@@ -229,6 +229,16 @@ impl Table {
         self.targets.iter().map(|(id, target)| (*id, target.snapshot(held.get(id).unwrap_or(&none)))).collect()
     }
 
+    /// The tasks of one target; `None` where it is not known.
+    pub fn tasks_of(&self, id: TargetId) -> Option<TasksSnapshot> {
+        let its = |(time_ns, (target, item)): (u64, &(TargetId, Item))| match item {
+            Item::Task(event) if *target == id => Some((time_ns, *event)),
+            _ => None,
+        };
+        let held: Vec<(u64, TaskEvent)> = self.pending.iter().filter_map(its).collect();
+        Some(self.targets.get(&id)?.snapshot(&held))
+    }
+
     /// The entry of a type in a snapshot of a target's tasks, made where it is not there; `None` for an unknown type.
     pub fn entry<'t>(
         &self,

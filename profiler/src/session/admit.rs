@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use profiler_common::map::Target as TargetEntry;
+use rustc_hash::FxHashMap;
 
 use super::claim::{self, Claim};
 use super::target::Watched;
@@ -12,8 +13,12 @@ use super::walk::Walker;
 use super::{Session, SessionError, detach};
 use crate::clock;
 use crate::kernel::KernelError;
+use crate::model::snapshot::{TargetSnapshot, TasksSnapshot};
+use crate::model::table::TargetId;
 use crate::target::process::{Image, Process};
 
+/// A target that has ended keeps its slot for so long, nanoseconds, where others come: it is shown as ended.
+const ENDED_NS: u64 = 15_000_000_000;
 /// One in so many slots is to be free for processes that come.
 const ROOM: u32 = 16;
 
@@ -144,12 +149,16 @@ impl Session {
 
     /// Forgets the targets that ended so long ago that their series are not kept any more.
     pub(super) fn expire(&mut self, now_ns: u64) {
+        let retention_ns = match self.options.more {
+            0 => self.options.limits.retention_ns,
+            // What it counted is kept by whoever takes it; the slot is for somebody else.
+            _ => self.options.limits.retention_ns.min(ENDED_NS),
+        };
         let gone = self.table.expire(now_ns);
         self.targets.iter_mut().for_each(|watched| watched.forget_tables(&gone));
-        let retention_ns = self.options.limits.retention_ns;
         let mut over = self.targets.slots();
         over.retain(|&slot| self.targets.get(slot).is_some_and(|watched| watched.is_expired(now_ns, retention_ns)));
-        over.iter().for_each(|&slot| self.release(slot));
+        over.iter().for_each(|&slot| self.retire(slot));
         over.extend(self.make_room());
         if !over.is_empty() {
             self.kernel.forget_threads_of(&over);
@@ -165,10 +174,31 @@ impl Session {
         while self.targets.free() < wanted {
             let ended = |slot: u32| Some((self.targets.get(slot)?.ended_ns()?, slot));
             let Some((_, slot)) = self.targets.slots().into_iter().filter_map(ended).min() else { break };
-            self.release(slot);
+            self.retire(slot);
             taken.push(slot);
         }
         taken
+    }
+
+    /// The last of targets that have ended and are not kept any more, since they were taken last.
+    pub fn take_retired(&mut self) -> Vec<TargetSnapshot> {
+        std::mem::take(&mut self.retired)
+    }
+
+    /// Lets a target go that has ended; where targets come and go, what it counted is kept to be taken.
+    fn retire(&mut self, slot: u32) {
+        while self.drain() {}
+        let now_ns = clock::monotonic_ns();
+        let polls = self.kernel.types().ok().and_then(|mut polls| polls.remove(&slot));
+        let Session { kernel, listener_slots, table, targets, retired, options, .. } = self;
+        if options.more > 0
+            && let Some(watched) = targets.get_mut(slot)
+        {
+            let mut tasks: FxHashMap<TargetId, TasksSnapshot> =
+                watched.tables().filter_map(|id| Some((id, table.tasks_of(id)?))).collect();
+            retired.push(watched.snapshot(kernel, listener_slots, table, &mut tasks, polls, (now_ns, now_ns)));
+        }
+        self.release(slot);
     }
 
     /// Takes everything off a target, and the target out of its slot.

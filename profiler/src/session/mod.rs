@@ -51,7 +51,7 @@ use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
 use crate::kernel::signal::{Attach, Unwanted};
 use crate::kernel::{self, KernelError};
-use crate::model::snapshot::{ProfilerSnapshot, Snapshot};
+use crate::model::snapshot::{ProfilerSnapshot, Snapshot, TargetSnapshot};
 use crate::model::table::{Limits, Table};
 use crate::runtime::FoundTask;
 use crate::status::ProbeState;
@@ -152,6 +152,8 @@ pub struct Session {
     exits_missed: u64,
     listener_slots: accept::Slots,
     namespaces: Namespaces,
+    /// Targets that have ended and are not kept any more.
+    retired: Vec<TargetSnapshot>,
 }
 
 impl Session {
@@ -215,6 +217,7 @@ impl Session {
             exits_missed: 0,
             listener_slots: accept::Slots::default(),
             namespaces: Namespaces::default(),
+            retired: Vec::new(),
         };
         for (process, claim) in processes.into_iter().zip(claims) {
             session.watch(process, claim)?;
@@ -494,6 +497,7 @@ impl Session {
             time_ns: now,
             epoch_offset_seconds,
             targets,
+            groups: None,
             diagnoses: Vec::new(),
             minutes: self.table.minutes(),
             profiler,

@@ -152,6 +152,69 @@ fn processes_come_and_go() {
     table.finish();
 }
 
+/// Check that processes of the same name and container share their series, that a counter is the sum of them all and does
+/// not go back when one of them ends, and that the series go when none has been there for a while.
+#[test]
+fn processes_are_summed() {
+    place::require_root();
+    let node = Node::new("summed");
+    node.rules(&[("include", "*")]);
+    let mut table = Table::new("processes that share their series");
+    let mut web: Vec<Fixture> = (0..3).map(|_| node.start("web")).collect();
+    let db = node.start("db");
+    let agent = node.agent(&["--retention", "20s"]).serving();
+    settle(&agent, &mut table, "all", &[&web[0], &web[1], &web[2], &db]);
+    for fixture in &mut web {
+        compare(&agent, &mut table, "one of them", fixture);
+    }
+    let labels = [("process", "web"), ("runtime", "tokio")];
+    let spawned = || agent.page().sum("profiler_tasks_spawned_total", &labels);
+    let completed = || agent.page().sum("profiler_tasks_completed_total", &labels);
+    table.equal("spawned, completed", "(3000.0, 3000.0)", format!("{:?}", (spawned(), completed())));
+    let page = agent.page();
+    let series: Vec<_> = page.series("profiler_target_up", &labels).collect();
+    table.equal("series of a process's metric", 1, series.len());
+    let names: Vec<&str> = series.iter().flat_map(|one| one.labels.keys().map(String::as_str)).collect();
+    table.holds("without a pid", "namespace, pod, container", format!("{names:?}"), {
+        !names.contains(&"pid") && ["namespace", "pod", "container"].iter().all(|name| names.contains(name))
+    });
+    let gone = web.remove(1);
+    let pid = gone.pid();
+    table.equal("exit code", 0, gone.quit().unwrap_or(-1));
+    let is_shown = || {
+        let status = agent.status();
+        let targets = status.0["targets"].as_array().expect("a list").clone();
+        targets.iter().any(|target| number(&target["pid"]) == u64::from(pid))
+    };
+    // No counter falls, whether it is still shown or only summed.
+    let mut least = f64::INFINITY;
+    let shown = wait::until_or_last(
+        || {
+            least = least.min(spawned()).min(completed());
+            is_shown()
+        },
+        |shown| !shown,
+    );
+    table.equal("shown by itself, later", false, shown);
+    table.equal("least since", 3000.0, least);
+    compare_more(&agent, &mut table, &mut web[0], 4000.0, &spawned);
+    let all = |_: ()| agent.page().series("profiler_tasks_spawned_total", &labels).count();
+    web.into_iter().for_each(|fixture| _ = fixture.quit());
+    table.equal("series, long after the last", 0, wait::until_or_last(|| all(()), |n| *n == 0));
+    table.holds("series of others", "some", 1, agent.page().sum("profiler_target_up", &[("process", "db")]) == 1.0);
+    lost(&agent, &mut table);
+    agent.stop();
+    db.quit();
+    table.finish();
+}
+
+fn compare_more(agent: &Profiler, table: &mut Table, fixture: &mut Fixture, sum: f64, spawned: &dyn Fn() -> f64) {
+    fixture.ask("run 1000");
+    let seen = wait::until_or_last(spawned, |seen| *seen == sum);
+    table.equal("spawned by all that ever were", sum, seen);
+    lost(agent, table);
+}
+
 /// Check that the first rule that matches decides, that new rules let go and take on, that a bad file changes nothing, and
 /// that each of this is said.
 #[test]

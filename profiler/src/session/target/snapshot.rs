@@ -40,7 +40,7 @@ impl Watched {
             process: self.process.comm.clone(),
             runtime: self.runtime_name,
             runtime_version: self.runtime_version.clone(),
-            identity: IdentitySnapshot { container_id, pod_uid, systemd_unit },
+            identity: IdentitySnapshot { container_id, pod_uid, systemd_unit, ..IdentitySnapshot::default() },
             running: self.running(),
             status: self.status.clone(),
             sched: self.sched_snapshot(kernel, since_ns, now_ns),
