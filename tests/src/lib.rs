@@ -3,10 +3,12 @@
 pub mod cgroup;
 pub mod check;
 pub mod code;
+pub mod container;
 pub mod fixture;
 pub mod histogram;
 pub mod http;
 pub mod kernel;
+pub mod manifest;
 pub mod maps;
 pub mod nobody;
 pub mod page;

@@ -61,6 +61,22 @@ pub fn node() -> PathBuf {
     built(PathBuf::from("/usr/bin/node"), "cargo xtask setup")
 }
 
+/// The container image, an archive.
+///
+/// # Panics
+/// It was not built.
+pub fn image() -> PathBuf {
+    built(root().join("target/image/profiler.tar"), "cargo xtask image")
+}
+
+/// The program that knows the schemas of Kubernetes.
+///
+/// # Panics
+/// It was not installed.
+pub fn schemas() -> PathBuf {
+    built(root().join("target/schemas/bin/kubernetes-validate"), "cargo xtask setup")
+}
+
 /// Live tests attach to programs.
 ///
 /// # Panics

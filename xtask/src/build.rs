@@ -1,13 +1,67 @@
-//! `cargo xtask build`: the profiler itself.
+//! `cargo xtask build`: the profiler itself, as it is used here, and as one static file.
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
-use crate::process::{cargo, root, run};
+use crate::process::{cargo, output, root, run};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Names of pods by the Kubernetes API: of no use elsewhere, so that only what is deployed has it.
+const KUBERNETES: &str = "kubernetes";
 
 /// Builds the release binary and returns its path.
 pub fn profiler() -> Result<PathBuf> {
     run(cargo().args(["build", "--release", "--package", "profiler"]))?;
     Ok(root().join("target/release/profiler"))
+}
+
+/// The profiler as one static file, without lines of source, which are most of it. Its kernel half is the one that was built
+/// for this host: building that once more takes as long as all the rest.
+pub fn static_profiler() -> Result<PathBuf> {
+    let folder = root().join("target/static");
+    let object = built(&["build", "--release", "--package", "profiler"], |message| {
+        let id = message["package_id"].as_str().unwrap_or_default();
+        // As `path+file:///…/profiler#0.1.0`.
+        let ours = message["reason"] == "build-script-executed" && id.contains("/profiler#");
+        ours.then(|| Some(PathBuf::from(message["out_dir"].as_str()?).join("profiler-ebpf")))?
+    })?;
+    let mut build = cargo();
+    // The explicit target keeps the flags from build scripts and procedural macros, which cannot be static.
+    build.args(["build", "--release", "--package", "profiler", "--target", TARGET, "--target-dir"]).arg(&folder);
+    if has_feature(KUBERNETES) {
+        build.args(["--features", KUBERNETES]);
+    }
+    build.env("RUSTFLAGS", "-C target-feature=+crt-static").env("PROFILER_BPF_OBJECT", object);
+    run(&mut build)?;
+    let stripped = folder.join("profiler");
+    run(Command::new("strip").arg("-o").arg(&stripped).arg(folder.join(TARGET).join("release/profiler")))?;
+    Ok(stripped)
+}
+
+/// Whether the profiler has a feature.
+fn has_feature(name: &str) -> bool {
+    let manifest = root().join("Cargo.toml").display().to_string();
+    let arguments = ["metadata", "--no-deps", "--format-version=1", "--manifest-path", &manifest];
+    let metadata = output("cargo", &arguments).and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let packages = metadata.as_ref().and_then(|metadata| metadata["packages"].as_array());
+    let profiler = packages.and_then(|all| all.iter().find(|package| package["name"] == "profiler"));
+    profiler.is_some_and(|package| package["features"].get(name).is_some())
+}
+
+/// Has cargo build something, and say where it has put it.
+pub fn built(arguments: &[&str], find: impl Fn(&Value) -> Option<PathBuf>) -> Result<PathBuf> {
+    let shown = arguments.join(" ");
+    eprintln!("+ cargo {shown}");
+    let mut command = cargo();
+    command.args(arguments).arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = command.output().with_context(|| format!("failed to run cargo {shown}"))?;
+    if !output.status.success() {
+        bail!("`cargo {shown}` failed: {}", output.status);
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    messages.filter_map(|message| find(&message)).last().with_context(|| format!("`cargo {shown}` names no file"))
 }

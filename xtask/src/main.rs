@@ -2,9 +2,11 @@
 
 mod bench;
 mod build;
+mod deb;
 mod demo;
 mod docs;
 mod fixtures;
+mod image;
 mod kernels;
 mod process;
 mod setup;
@@ -70,6 +72,14 @@ enum Task {
         #[arg(long)]
         table: bool,
     },
+    /// Build the Debian package into target/deb, and try it in a copy of this host's files
+    Deb,
+    /// Build the container image, of one static file, into target/image (buildah is installed for it)
+    Image {
+        /// Its tag, as `0.1.0`
+        #[arg(long, default_value = "latest", value_parser = image::tag)]
+        tag: String,
+    },
     /// Write the generated documentation again
     Docs,
 }
@@ -84,6 +94,8 @@ fn main() -> ExitCode {
             bench::run(name.as_deref(), bench::Effort { pairs, slice, settle })
         }
         Task::Kernels { name, table } => kernels::run(name.as_deref(), table),
+        Task::Deb => deb::build(),
+        Task::Image { tag } => image::build(&tag),
         Task::Docs => docs::write(),
     };
     match result {

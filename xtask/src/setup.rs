@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: installs what is missing to build and test, and says what it does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
 
@@ -85,7 +85,68 @@ const NEEDS: &[Need] = &[
         there: || succeeds("puma", &["--version"]),
         install: || packages(&["puma", "ruby-rack"]),
     },
+    Need {
+        name: "buildah",
+        purpose: "for the container image",
+        there: || succeeds("buildah", &["--version"]),
+        install: || packages(&["buildah"]),
+    },
+    Need {
+        name: "runc",
+        purpose: "for the tests of the manifests, which run the image by it",
+        there: || succeeds("runc", &["--version"]),
+        install: || packages(&["runc"]),
+    },
+    Need {
+        name: "schemas",
+        purpose: "of Kubernetes, for the tests of the manifests",
+        there: || process::root().join(SCHEMAS).join("bin/kubernetes-validate").exists(),
+        install: schemas,
+    },
+    Need {
+        name: "systemd-analyze",
+        purpose: "for the tests of the units",
+        there: || succeeds("systemd-analyze", &["--version"]),
+        install: || packages(&["systemd"]),
+    },
 ];
+
+/// What one task needs, and no other: it is installed by that task.
+const FOR_ONE_TASK: &[Need] = &[
+    Need {
+        name: "cargo-deb",
+        purpose: "for the package",
+        there: || tool("cargo-deb").exists(),
+        install: || {
+            let mut install = Command::new("cargo");
+            install.args(["install", "--locked", "cargo-deb@3.8.0", "--root"]).arg(process::root().join(TOOLS));
+            process::run(&mut install)
+        },
+    },
+    Need {
+        name: "lintian",
+        purpose: "for the package's policy",
+        there: || succeeds("lintian", &["--version"]),
+        install: || packages(&["lintian"]),
+    },
+];
+const TOOLS: &str = "target/tools";
+/// The schemas of Kubernetes, in an environment of their own.
+const SCHEMAS: &str = "target/schemas";
+
+/// A program that is installed for this project alone.
+pub fn tool(name: &str) -> PathBuf {
+    process::root().join(TOOLS).join("bin").join(name)
+}
+
+fn schemas() -> Result<()> {
+    let folder = process::root().join(SCHEMAS);
+    if !succeeds("python3", &["-c", "import ensurepip"]) {
+        packages(&["python3", "python3-venv"])?;
+    }
+    process::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    process::run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", "kubernetes-validate==1.37.0"]))
+}
 
 /// Installs what is missing; with `check` only reports it.
 pub fn run(check: bool) -> Result<()> {
@@ -109,6 +170,18 @@ pub fn run(check: bool) -> Result<()> {
     }
     eprintln!("setup: everything is there");
     Ok(())
+}
+
+/// Installs one thing, where it is missing.
+pub fn have(name: &str) -> Result<()> {
+    let Some(need) = NEEDS.iter().chain(FOR_ONE_TASK).find(|need| need.name == name) else {
+        bail!("no need is called {name}")
+    };
+    if (need.there)() {
+        return Ok(());
+    }
+    eprintln!("setup: installing {} ({})", need.name, need.purpose);
+    (need.install)().with_context(|| format!("failed to install {}", need.name))
 }
 
 /// Whether a toolchain is new enough for the kernel half, and has the sources of core.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::process::{self, cargo};
-use crate::{fixtures, kernels, setup};
+use crate::{fixtures, image, kernels, setup};
 
 /// Runs everything, or (with `live`) only the live tests whose name contains it.
 fn live_tests(live: Option<&str>) -> Result<()> {
@@ -33,10 +33,24 @@ pub fn run(live: Option<&str>) -> Result<()> {
             "--package",
             "xtask",
         ]))?;
-        process::run(cargo().args(["test", "--release", "--package", "tests", "--test", "edges", "--test", "replay"]))?;
+        process::run(cargo().args([
+            "test",
+            "--release",
+            "--package",
+            "tests",
+            "--test",
+            "edges",
+            "--test",
+            "replay",
+            "--test",
+            "deploy",
+        ]))?;
     }
     fixtures::all()?;
     process::run(cargo().args(["build", "--release", "--package", "profiler"]))?;
+    if live.is_none_or(|name| name.contains("deploy")) {
+        image::build("latest")?;
+    }
     live_tests(live)?;
     if live.is_none() {
         kernels::ordinary()?;

@@ -14,6 +14,7 @@ mod asleep;
 mod bad_input;
 mod budget;
 mod churn;
+mod deploy;
 mod diagnosis;
 mod endpoint;
 mod identity;
