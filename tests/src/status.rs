@@ -62,6 +62,11 @@ impl<'a> Target<'a> {
         self.0["tasks"]["types"].as_array().into_iter().flatten().map(Kind)
     }
 
+    /// Names of the application's types.
+    pub fn names(self) -> Vec<String> {
+        self.kinds().filter_map(|kind| kind.0["name"].as_str().map(str::to_owned)).collect()
+    }
+
     /// The application's spawns.
     pub fn spawned(self) -> u64 {
         self.kinds().map(Kind::spawned).sum()

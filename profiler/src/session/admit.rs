@@ -151,15 +151,15 @@ impl Session {
     pub(super) fn expire(&mut self, now_ns: u64) {
         let retention_ns = match self.options.more {
             0 => self.options.limits.retention_ns,
-            // What it counted is kept by whoever takes it; the slot is for somebody else.
-            _ => self.options.limits.retention_ns.min(ENDED_NS),
+            // What it counted is kept by whoever takes it, before the table forgets it; the slot is for somebody else.
+            _ => (self.options.limits.retention_ns / 2).min(ENDED_NS),
         };
-        let gone = self.table.expire(now_ns);
-        self.targets.iter_mut().for_each(|watched| watched.forget_tables(&gone));
         let mut over = self.targets.slots();
         over.retain(|&slot| self.targets.get(slot).is_some_and(|watched| watched.is_expired(now_ns, retention_ns)));
         over.iter().for_each(|&slot| self.retire(slot));
         over.extend(self.make_room());
+        let gone = self.table.expire(now_ns);
+        self.targets.iter_mut().for_each(|watched| watched.forget_tables(&gone));
         if !over.is_empty() {
             self.kernel.forget_threads_of(&over);
         }

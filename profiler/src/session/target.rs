@@ -33,7 +33,7 @@ use crate::model::snapshot::RuntimeSnapshot;
 use crate::model::table::{Table, TargetId};
 use crate::status::{ProbeState, TargetStatus};
 use crate::target::identity::{self, Identity};
-use crate::target::listener::{Listeners, ListeningSocket, Namespaces};
+use crate::target::listener::{ListenerError, Listeners, ListeningSocket, Namespaces};
 use crate::target::process::{self, Process};
 
 /// Rows of the status that the budget switches, by tier.
@@ -234,6 +234,10 @@ impl Watched {
             Ok(listeners) => {
                 self.listeners = Some(listeners);
                 self.status.set("accept_queue", ProbeState::Attached, "by sock_diag at each scrape");
+            }
+            // A privilege that the user has not given is nothing that broke.
+            Err(e @ ListenerError::Namespace { .. }) => {
+                self.status.set("accept_queue", ProbeState::Unsupported, e.to_string());
             }
             Err(e) => self.status.set("accept_queue", ProbeState::Broken, e.to_string()),
         }
