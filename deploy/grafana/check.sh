@@ -1,29 +1,32 @@
 #!/usr/bin/env bash
-# Proves the dashboard and the rules against a real Prometheus: it scrapes the profiler, which watches a Tokio server
-# under load, and every query of every panel, of every variable and of every recording rule must return data.
+# Proves the dashboards and the rules against a real Prometheus: it scrapes an agent, over TLS and with a password, which
+# watches a Tokio server under load, and every query of every panel, of every variable and of every recording rule must
+# return data.
 #
 #   deploy/grafana/check.sh [PROFILER [FIXTURE]]
 #
-# Needs root, prometheus, promtool, curl and jq. Ends only what it has started.
+# Needs root, prometheus, promtool, openssl, curl and jq. Ends only what it has started.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 profiler=${1:-$root/target/release/profiler}
 fixture=${2:-$root/target/fixtures/latest/release/fixture}
-dashboard=$here/profiler-tokio.json
+dashboards=("$here/profiler-tokio.json" "$here/profiler-node.json")
 rules=$root/deploy/prometheus/rules.yml
 rate_interval=10s # what Grafana would put in for $__rate_interval: four scrapes at least
 warm_up=20        # seconds of load before the first query
 
-for tool in prometheus promtool curl jq; do
-    command -v "$tool" >/dev/null || { echo "error: $tool is missing (Debian: apt-get install prometheus curl jq)" >&2; exit 1; }
+for tool in prometheus promtool openssl curl jq; do
+    command -v "$tool" >/dev/null || { echo "error: $tool is missing (Debian: apt-get install prometheus openssl curl jq)" >&2; exit 1; }
 done
 for program in "$profiler" "$fixture"; do
     [ -x "$program" ] || { echo "error: no $program: run \`cargo xtask test\`, which builds it" >&2; exit 1; }
 done
 
-jq -e "[.panels[].id] | length == (unique | length)" "$dashboard" >/dev/null || { echo "error: panels share an id" >&2; exit 1; }
+for dashboard in "${dashboards[@]}"; do
+    jq -e "[.panels[].id] | length == (unique | length)" "$dashboard" >/dev/null || { echo "error: panels share an id" >&2; exit 1; }
+done
 promtool check rules "$rules"
 promtool test rules "$root/deploy/prometheus/rules_test.yml"
 
@@ -54,7 +57,7 @@ free_port() {
 
 await() { # URL SECONDS
     for _ in $(seq "$(($2 * 10))"); do
-        if curl -sf -o "$work/answer" "$1"; then return; fi
+        if get -f -o "$work/answer" "$1"; then return; fi
         sleep 0.1
     done
     echo "error: no answer from $1" >&2
@@ -62,9 +65,20 @@ await() { # URL SECONDS
     return 1
 }
 
-# The server that is watched.
+# A certificate of our own, and the user `check` with the password `test`.
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=check \
+    -addext subjectAltName=IP:127.0.0.1 -keyout "$work/key.pem" -out "$work/certificate.pem" 2>/dev/null
+cat >"$work/web.yml" <<'YAML'
+tls_server_config: { cert_file: certificate.pem, key_file: key.pem }
+basic_auth_users: { check: "$2b$12$hNf2lSsxfm0.i4a.1kVpSOVyBCfIB51VRjgBUyv6kdnyTlgWj81Ay" }
+YAML
+get() { curl -s --cacert "$work/certificate.pem" --user check:test "$@"; }
+
+# The server that is watched: a file of its own, so that the agent watches nothing else.
+cp "$fixture" "$work/fixture"
+printf '[[rules]]\naction = "include"\nexecutable = "%s"\n' "$work/fixture" >"$work/rules.toml"
 mkfifo "$work/stdin"
-"$fixture" http 0 <"$work/stdin" >"$work/ready" 2>"$work/fixture.log" &
+"$work/fixture" http 0 <"$work/stdin" >"$work/ready" 2>"$work/fixture.log" &
 started+=($!)
 exec 9>"$work/stdin"
 for _ in $(seq 100); do [ -s "$work/ready" ] && break; sleep 0.1; done
@@ -92,9 +106,10 @@ sleep 1 # workers that have never parked are not recognised
 
 # The profiler. Without a budget: totals are absent where they are only sampled.
 metrics_port=$(free_port)
-"$profiler" attach --pid "$pid" --budget off --web.listen-address "127.0.0.1:$metrics_port" 2>"$work/profiler.log" &
+"$profiler" agent --config.file "$work/rules.toml" --budget off --requests --web.config.file "$work/web.yml" \
+    --web.listen-address "127.0.0.1:$metrics_port" 2>"$work/profiler.log" &
 started+=($!)
-await "http://127.0.0.1:$metrics_port/readyz" 30
+await "https://127.0.0.1:$metrics_port/readyz" 30
 
 # Prometheus.
 prometheus_port=$(free_port)
@@ -103,6 +118,9 @@ global: { scrape_interval: 1s, evaluation_interval: 1s }
 rule_files: ["$rules"]
 scrape_configs:
   - job_name: profiler
+    scheme: https
+    tls_config: { ca_file: "$work/certificate.pem" }
+    basic_auth: { username: check, password: test }
     static_configs: [{ targets: ["127.0.0.1:$metrics_port"] }]
 YAML
 promtool check config "$work/prometheus.yml"
@@ -118,8 +136,10 @@ failures=0
 checked=0
 # What need not be on the page: no CPU limit can be set here; there is no budget; one of the server's two runtimes does
 # nothing, so that its workers are not recognised.
-optional='cpu_throttled_seconds overhead_budget_ratio runtime_worker runtime_queue_depth'
-page=$(curl -s "http://127.0.0.1:$metrics_port/metrics")
+# The server is in no container, and as a rule in no unit, and its threads are workers and no loops.
+optional='cpu_throttled_seconds overhead_budget_ratio runtime_worker runtime_queue_depth target_container_info
+    target_unit_info loop_ program_runs_missed_total'
+page=$(get "https://127.0.0.1:$metrics_port/metrics")
 is_absent() { # QUERY
     local metric
     for metric in $optional; do
@@ -132,7 +152,8 @@ expect_data() { # WHAT QUERY
     query=${query//'$__rate_interval'/$rate_interval}
     query=${query//'$instance'/.*}
     query=${query//'$process'/fixture}
-    query=${query//'$pid'/$pid}
+    query=${query//'$pid'/.*}
+    for label in namespace pod container; do query=${query//"\$$label"/.*}; done
     checked=$((checked + 1))
     answer=$(curl -s --get --data-urlencode "query=$query" "$api/api/v1/query")
     # NaN is what a quantile of nothing is: it is no data.
@@ -149,7 +170,7 @@ expect_data() { # WHAT QUERY
 
 while IFS=$'\t' read -r title query; do
     expect_data "panel: $title" "$query"
-done < <(jq -r '.panels[] | .title as $t | .targets[]? | [$t, .expr] | join("\t")' "$dashboard")
+done < <(jq -r '.panels[] | .title as $t | .targets[]? | [$t, .expr] | join("\t")' "${dashboards[@]}")
 
 while IFS=$'\t' read -r name definition; do
     inner=${definition#label_values(}
@@ -157,7 +178,7 @@ while IFS=$'\t' read -r name definition; do
     selector=${inner%,*}
     label=${inner##*, }
     expect_data "variable: $name" "count by ($label) ($selector)"
-done < <(jq -r '.templating.list[] | select(.type == "query") | [.name, .definition] | join("\t")' "$dashboard")
+done < <(jq -r '.templating.list[] | select(.type == "query") | [.name, .definition] | join("\t")' "${dashboards[@]}")
 
 while read -r record; do
     expect_data "recording rule: $record" "$record"
@@ -176,14 +197,14 @@ if [ -n "$unhealthy" ]; then
 fi
 
 # Every metric that the page has is on the dashboard, but for those that are standard and say nothing of this program.
-queries=$(jq -r '.. | .expr? // empty' "$dashboard")
+queries=$(jq -r '.. | .expr? // empty' "${dashboards[@]}")
 exempt=' process_virtual_memory_bytes process_max_fds process_start_time_seconds '
 while read -r metric; do
     if [[ $exempt != *" $metric "* ]] && ! grep -qE "\b${metric}(_bucket)?\b" <<<"$queries"; then
         echo "FAIL  no panel shows $metric"
         failures=$((failures + 1))
     fi
-done < <(curl -s "http://127.0.0.1:$metrics_port/metrics" | sed -n 's/^# TYPE \([^ ]*\) .*/\1/p')
+done < <(get "https://127.0.0.1:$metrics_port/metrics" | sed -n 's/^# TYPE \([^ ]*\) .*/\1/p')
 
 if [ "$failures" -gt 0 ]; then
     echo "$failures failures; $checked queries"

@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod dashboards;
 mod deb;
 mod demo;
 mod docs;
@@ -80,6 +81,8 @@ enum Task {
         #[arg(long, default_value = "latest", value_parser = image::tag)]
         tag: String,
     },
+    /// Write the dashboard of a node again, of its panels in this task
+    Dashboards,
     /// Write the generated documentation again
     Docs,
 }
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Task::Kernels { name, table } => kernels::run(name.as_deref(), table),
         Task::Deb => deb::build(),
         Task::Image { tag } => image::build(&tag),
+        Task::Dashboards => dashboards::write(),
         Task::Docs => docs::write(),
     };
     match result {

@@ -1,0 +1,321 @@
+//! `cargo xtask dashboards`: writes the dashboard of a node again, from the table of panels below. Never a query that the rules
+//! could record.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::process::root;
+
+/// What every query of a target selects by.
+const TARGET: &str =
+    r#"instance=~"$instance", namespace=~"$namespace", pod=~"$pod", container=~"$container", process=~"$process""#;
+/// What tells targets apart in a legend.
+const WHO: &str = "{{namespace}} {{pod}} {{container}} {{process}}";
+/// Columns of a dashboard.
+const COLUMNS: u64 = 24;
+/// Rows of a panel.
+const HEIGHT: u64 = 8;
+
+/// How a panel shows its values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// Over time.
+    Lines,
+    /// The last one, large.
+    Number,
+    /// The last ones, with their labels.
+    Table,
+}
+
+impl Shown {
+    fn kind(self) -> &'static str {
+        match self {
+            Shown::Lines => "timeseries",
+            Shown::Number => "stat",
+            Shown::Table => "table",
+        }
+    }
+}
+
+/// One panel. In queries, `TARGET` stands for what selects targets, and `NODE` for what selects nodes.
+struct Panel {
+    title: &'static str,
+    description: &'static str,
+    shown: Shown,
+    unit: &'static str,
+    columns: u64,
+    /// Queries and their legends.
+    queries: &'static [(&'static str, &'static str)],
+}
+
+/// A row of panels.
+struct Row {
+    title: &'static str,
+    panels: &'static [Panel],
+}
+
+macro_rules! panels {
+    ($($title:literal $shown:ident $unit:literal $columns:literal $description:literal
+        [$(($query:literal, $legend:literal)),* $(,)?];)*) => {
+        &[$(Panel {
+            title: $title, description: $description, shown: Shown::$shown, unit: $unit, columns: $columns,
+            queries: &[$(($query, $legend)),*],
+        }),*]
+    };
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        title: "What is watched",
+        panels: panels! {
+            "Processes watched" Number "short" 6 "Of those that there is room for."
+                [("sum by (instance) (profiler_targets_watched{NODE})", "watched on {{instance}}"),
+                 ("sum by (instance) (profiler_targets_limit{NODE})", "room on {{instance}}")];
+            "Processes that wait to be looked at" Lines "short" 6 "More than none for longer than some seconds: attaching is behind."
+                [("profiler_discovery_waiting{NODE}", "{{instance}}")];
+            "Processes looked at" Lines "ops" 6 "By what was decided. `no_room`: more match the rules than --max-targets."
+                [("sum by (instance, verdict) (rate(profiler_discovery_processes_total{NODE}[$__rate_interval]))", "{{instance}} {{verdict}}")];
+            "Targets" Lines "short" 6 "Processes by pod, their forked children among them."
+                [("sum by (namespace, pod, container, process, runtime) (profiler_target_processes{TARGET})", "WHO {{runtime}}")];
+            "Containers" Table "short" 12 "Ids of containers and pods, for what logs and other tools say."
+                [("max by (namespace, pod, container, process, container_id, pod_uid) (profiler_target_container_info{TARGET})", "")];
+            "Units of systemd" Table "short" 12 "Of processes that are in no container."
+                [("max by (process, systemd_unit) (profiler_target_unit_info{TARGET})", "")];
+        },
+    },
+    Row {
+        title: "Where work waits",
+        panels: panels! {
+            "Stalls by stage" Lines "s" 24 "Seconds waited per second, of the ten longest: in the accept queue, in the run queue, for a CPU limit, in the runtime's queue, for a task that holds the thread. Stages lie within each other: compare them, do not add them."
+                [("topk(10, sum by (namespace, pod, container, process, stage) (process_stage:profiler_stall_seconds:rate5m{TARGET}))", "WHO {{stage}}")];
+            "Accept wait, p99" Lines "s" 8 "From established to accepted."
+                [("topk(10, histogram_quantile(0.99, sum by (namespace, pod, container, process, listener, le) (rate(profiler_accept_wait_seconds_bucket{TARGET}[$__rate_interval]))))", "WHO {{listener}}")];
+            "Run queue wait, p99" Lines "s" 8 "From runnable to running."
+                [("topk(10, histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_sched_run_queue_seconds_bucket{TARGET}[$__rate_interval]))))", "WHO")];
+            "Wake to poll, p99" Lines "s" 8 "What tasks waited in the runtime's queue."
+                [("topk(10, histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_task_schedule_delay_seconds_bucket{TARGET}[$__rate_interval]))))", "WHO")];
+            "CPU used" Lines "none" 12 "CPUs, of the ten busiest."
+                [("topk(10, sum by (namespace, pod, container, process) (rate(profiler_sched_on_cpu_seconds_total{TARGET}[$__rate_interval])))", "WHO")];
+            "Threads" Lines "short" 12 "By name, of the ten most."
+                [("topk(10, sum by (namespace, pod, container, process, thread) (profiler_sched_threads{TARGET}))", "WHO {{thread}}")];
+        },
+    },
+    Row {
+        title: "Event loops, connections and requests",
+        panels: panels! {
+            "Active share of loops" Lines "percentunit" 8 "1: the loop never waits for events."
+                [("sum by (namespace, pod, container, process, thread) (rate(profiler_loop_seconds_total{TARGET, state=\"active\"}[$__rate_interval])) / sum by (namespace, pod, container, process, thread) (rate(profiler_loop_seconds_total{TARGET}[$__rate_interval]))", "WHO {{thread}}")];
+            "Iterations, p99" Lines "s" 8 "From a wake-up to the next wait: for so long no other event was looked at."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, thread, le) (rate(profiler_loop_iteration_seconds_bucket{TARGET}[$__rate_interval])))", "WHO {{thread}}")];
+            "Loop delay, p99" Lines "s" 8 "How late a timer would have fired."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, thread, le) (rate(profiler_loop_delay_seconds_bucket{TARGET}[$__rate_interval])))", "WHO {{thread}}")];
+            "Connections open" Lines "short" 8 "Accepted and not closed; with --requests."
+                [("sum by (namespace, pod, container, process) (profiler_connections_open{TARGET})", "WHO")];
+            "Requests, p99" Lines "s" 8 "From the first read to the last write; with --requests."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_request_seconds_bucket{TARGET}[$__rate_interval])))", "WHO")];
+            "After the reply, p99" Lines "s" 8 "For how long threads were busy after a reply; with --requests."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_after_reply_seconds_bucket{TARGET}[$__rate_interval])))", "WHO")];
+        },
+    },
+    Row {
+        title: "The profiler itself",
+        panels: panels! {
+            "CPU that it uses" Lines "percentunit" 8 "Of one CPU."
+                [("rate(process_cpu_seconds_total{NODE}[$__rate_interval]) and on (instance) profiler_build_info", "{{instance}}")];
+            "Memory" Lines "bytes" 8 "Resident."
+                [("process_resident_memory_bytes{NODE} and on (instance) profiler_build_info", "{{instance}}")];
+            "What it costs targets" Lines "percentunit" 8 "As a share of the CPU time that each uses, of the ten dearest."
+                [("topk(10, max by (namespace, pod, container, process) (profiler_overhead_ratio{TARGET}))", "WHO")];
+            "Events lost" Lines "ops" 8 "By reason: what is not zero says which numbers are too low."
+                [("sum by (instance, reason) (rate(profiler_events_lost_total{NODE}[$__rate_interval]))", "{{instance}} {{reason}}")];
+            "Runs that the kernel left out" Lines "ops" 8 "By program: one came while another of its kind ran on that CPU."
+                [("sum by (instance, program) (rate(profiler_program_runs_missed_total{NODE}[$__rate_interval]))", "{{instance}} {{program}}")];
+            "Summed in `other`" Lines "ops" 8 "Groups and names that found no room."
+                [("rate(profiler_series_turned_away_total{NODE}[$__rate_interval])", "{{instance}}")];
+            "Snapshot" Lines "s" 8 "What one look at all targets takes."
+                [("profiler_snapshot_duration_seconds{NODE}", "{{instance}}")];
+            "Configuration read" Number "short" 8 "1: what was read last is in force. 0: the one before it is, and the log says why."
+                [("profiler_config_last_reload_successful{NODE}", "rules on {{instance}}"),
+                 ("profiler_web_config_last_reload_successful{NODE}", "endpoint on {{instance}}")];
+            "Rules in force since" Number "dateTimeFromNow" 8 "When they were read."
+                [("profiler_config_last_reload_success_timestamp_seconds{NODE} * 1000", "{{instance}}")];
+        },
+    },
+];
+
+/// Writes it.
+pub fn write() -> Result<()> {
+    let path = path();
+    fs::write(&path, text()).with_context(|| format!("failed to write `{}`", path.display()))
+}
+
+fn path() -> PathBuf {
+    root().join("deploy/grafana/profiler-node.json")
+}
+
+fn text() -> String {
+    format!("{:#}\n", dashboard())
+}
+
+fn dashboard() -> Value {
+    let (mut panels, mut y) = (Vec::new(), 0);
+    for row in ROWS {
+        let id = panels.len() + 1;
+        let place = json!({ "h": 1, "w": COLUMNS, "x": 0, "y": y });
+        panels.push(
+            json!({ "id": id, "type": "row", "title": row.title, "collapsed": false, "gridPos": place, "panels": [] }),
+        );
+        y += 1;
+        let mut x = 0;
+        for one in row.panels {
+            if x + one.columns > COLUMNS {
+                (x, y) = (0, y + HEIGHT);
+            }
+            panels.push(panel(one, panels.len() + 1, x, y));
+            x += one.columns;
+        }
+        y += HEIGHT;
+    }
+    json!({
+        "title": "profiler: node",
+        "uid": "profiler-node",
+        "tags": ["profiler", "ebpf"],
+        "schemaVersion": 39,
+        "version": 1,
+        "description": "What is watched on each node, where work waits in it, and what the profiler itself does.",
+        "editable": true,
+        "graphTooltip": 1,
+        "time": { "from": "now-30m", "to": "now" },
+        "refresh": "30s",
+        "timezone": "browser",
+        "annotations": { "list": [] },
+        "links": [],
+        "templating": { "list": variables() },
+        "panels": panels,
+    })
+}
+
+fn source() -> Value {
+    json!({ "type": "prometheus", "uid": "${datasource}" })
+}
+
+fn panel(panel: &Panel, id: usize, x: u64, y: u64) -> Value {
+    let is_table = panel.shown == Shown::Table;
+    let target = |(at, (query, legend)): (usize, &(&str, &str))| {
+        let mut target = json!({
+            "refId": char::from(b'A' + at as u8).to_string(),
+            "datasource": source(),
+            "editorMode": "code",
+            "expr": query.replace("TARGET", TARGET).replace("NODE", r#"instance=~"$instance""#),
+            "legendFormat": legend.replace("WHO", WHO),
+            "range": !is_table,
+            "instant": is_table,
+        });
+        if is_table {
+            target["format"] = "table".into();
+        }
+        target
+    };
+    json!({
+        "id": id,
+        "type": panel.shown.kind(),
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": source(),
+        "gridPos": { "h": HEIGHT, "w": panel.columns, "x": x, "y": y },
+        "fieldConfig": { "defaults": { "unit": panel.unit }, "overrides": [] },
+        "options": if panel.shown == Shown::Lines { json!({ "tooltip": { "mode": "multi", "sort": "desc" } }) } else { json!({}) },
+        "targets": panel.queries.iter().enumerate().map(target).collect::<Vec<_>>(),
+    })
+}
+
+/// Each offers what the ones before it have left.
+fn variables() -> Vec<Value> {
+    let mut list = vec![json!({
+        "name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "current": {},
+    })];
+    let mut before: Vec<String> = Vec::new();
+    for name in ["instance", "namespace", "pod", "container", "process"] {
+        let metric = if before.is_empty() { "profiler_build_info" } else { "profiler_target_up" };
+        let selector = if before.is_empty() { String::new() } else { format!("{{{}}}", before.join(", ")) };
+        let query = format!("label_values({metric}{selector}, {name})");
+        list.push(json!({
+            "name": name, "label": name, "type": "query", "datasource": source(), "definition": query,
+            "query": { "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery", "qryType": 1 },
+            "allValue": ".*", "includeAll": true, "multi": true, "refresh": 2, "sort": 1,
+            "current": { "text": ["All"], "value": ["$__all"] },
+        }));
+        before.push(format!("{name}=~\"${name}\""));
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names of metrics and of recorded series in a text.
+    fn metrics(text: &str) -> Vec<&str> {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+        let names =
+            text.split(|c| !is_part(c)).filter(|word| word.contains("profiler_") || word.starts_with("process_"));
+        names.filter(|word| !["profiler_target", "process_"].contains(word)).collect()
+    }
+
+    #[test]
+    fn what_is_committed_is_what_is_made() {
+        let committed = fs::read_to_string(path()).expect("it is committed");
+        assert_eq!(committed, text(), "run `cargo xtask dashboards`");
+    }
+
+    /// Check that every metric of a query exists, and that every metric is in a query of some dashboard.
+    #[test]
+    fn all_metrics_are_shown_and_exist() {
+        const SAY_NOTHING: [&str; 3] =
+            ["process_virtual_memory_bytes", "process_max_fds", "process_start_time_seconds"];
+        let read = |path: &str| fs::read_to_string(root().join(path)).expect("it is committed");
+        let (document, rules) = (read("docs/metrics.md"), read("deploy/prometheus/rules.yml"));
+        let tokio = read("deploy/grafana/profiler-tokio.json");
+        let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let all: Vec<&str> = rows.collect();
+        assert!(all.len() > 60, "{}", all.len());
+        let queries: String = ROWS
+            .iter()
+            .flat_map(|row| row.panels)
+            .flat_map(|panel| panel.queries)
+            .map(|(query, _)| format!("{query}\n"))
+            .collect();
+        for name in metrics(&queries) {
+            let recorded = rules.contains(&format!("record: {name}\n"));
+            let bare = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(recorded || all.contains(&name) || all.contains(&bare), "no metric is called {name}");
+        }
+        let shown: Vec<&str> = [queries.as_str(), &tokio, &rules].into_iter().flat_map(metrics).collect();
+        for name in all.iter().filter(|name| !SAY_NOTHING.contains(name)) {
+            let is_shown =
+                |shown: &&&str| **shown == *name || shown.strip_prefix(*name).is_some_and(|end| end == "_bucket");
+            assert!(shown.iter().any(|one| is_shown(&one)), "no panel shows {name}");
+        }
+    }
+
+    #[test]
+    fn panels_lie_beside_each_other() {
+        let dashboard = dashboard();
+        let panels = dashboard["panels"].as_array().expect("a list");
+        let place = |panel: &Value, what: &str| panel["gridPos"][what].as_u64().expect("a number");
+        for (at, one) in panels.iter().enumerate() {
+            assert!(place(one, "x") + place(one, "w") <= COLUMNS);
+            for other in &panels[..at] {
+                let apart = |from: &str, size: &str| {
+                    place(one, from) + place(one, size) <= place(other, from)
+                        || place(other, from) + place(other, size) <= place(one, from)
+                };
+                assert!(apart("x", "w") || apart("y", "h"), "{} {}", one["title"], other["title"]);
+                assert_ne!(one["id"], other["id"]);
+            }
+        }
+    }
+}
