@@ -160,7 +160,10 @@ impl Groups {
     /// Takes the targets that there are, and forgets groups of which none has been there for the retention time.
     pub fn advance(&mut self, targets: &[TargetSnapshot], now_ns: u64) {
         for target in targets {
-            let key = self.enter(GroupKey::of(target), now_ns);
+            let key = GroupKey::of(target);
+            if !self.is_full_for(&key) {
+                self.enter(key.clone(), now_ns);
+            }
             if let Some(group) = self.known.get_mut(&key) {
                 group.see(target, self.bounds.names);
             }
@@ -178,9 +181,13 @@ impl Groups {
         }
     }
 
+    fn is_full_for(&self, key: &GroupKey) -> bool {
+        self.known.len() >= self.bounds.groups && !self.known.contains_key(key)
+    }
+
     /// The group of a key, or the one of those that find no room.
     fn enter(&mut self, key: GroupKey, now_ns: u64) -> GroupKey {
-        let full = self.known.len() >= self.bounds.groups && !self.known.contains_key(&key);
+        let full = self.is_full_for(&key);
         self.turned_away += u64::from(full);
         let key = if full { GroupKey::other() } else { key };
         let retention_ns = self.bounds.retention_ns;

@@ -1,6 +1,7 @@
 //! Processes that come and go while the session runs: claimed and looked into first, attached to then, and let go without
 //! a trace. Never which of them are wanted.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use profiler_common::map::Target as TargetEntry;
@@ -156,28 +157,27 @@ impl Session {
         };
         let mut over = self.targets.slots();
         over.retain(|&slot| self.targets.get(slot).is_some_and(|watched| watched.is_expired(now_ns, retention_ns)));
-        over.iter().for_each(|&slot| self.retire(slot));
-        over.extend(self.make_room());
-        let gone = self.table.expire(now_ns);
-        self.targets.iter_mut().for_each(|watched| watched.forget_tables(&gone));
+        let room = self.slots_to_take_back(over.len() as u32);
+        over.extend(room);
+        over.sort_unstable();
+        over.dedup();
         if !over.is_empty() {
+            self.retire(&over);
             self.kernel.forget_threads_of(&over);
         }
+        let gone = self.table.expire(now_ns);
+        self.targets.iter_mut().for_each(|watched| watched.forget_tables(&gone));
     }
 
-    /// Where processes are added, the next one is not to wait for a slot because of one that has ended: their series are kept
-    /// for as long as they are in nobody's way.
-    /// Returns the slots that were taken back.
-    fn make_room(&mut self) -> Vec<u32> {
-        let wanted = self.options.more.div_ceil(ROOM);
-        let mut taken = Vec::new();
-        while self.targets.free() < wanted {
-            let ended = |slot: u32| Some((self.targets.get(slot)?.ended_ns()?, slot));
-            let Some((_, slot)) = self.targets.slots().into_iter().filter_map(ended).min() else { break };
-            self.retire(slot);
-            taken.push(slot);
-        }
-        taken
+    /// Where processes are added, the next one is not to wait for a slot because of one that has ended: those are kept for as
+    /// long as they are in nobody's way. The slots of those that ended first, where `freed` are free soon.
+    fn slots_to_take_back(&self, freed: u32) -> Vec<u32> {
+        let wanted = self.options.more.div_ceil(ROOM).saturating_sub(self.targets.free() + freed);
+        let ended = |slot: u32| Some((self.targets.get(slot)?.ended_ns()?, slot));
+        let mut ended: Vec<(u64, u32)> = self.targets.slots().into_iter().filter_map(ended).collect();
+        ended.sort_unstable();
+        // Those that are over anyway are the first of them.
+        ended.into_iter().take((wanted + freed) as usize).map(|(_, slot)| slot).collect()
     }
 
     /// The last of targets that have ended and are not kept any more, since they were taken last.
@@ -185,20 +185,25 @@ impl Session {
         std::mem::take(&mut self.retired)
     }
 
-    /// Lets a target go that has ended; where targets come and go, what it counted is kept to be taken.
-    fn retire(&mut self, slot: u32) {
-        while self.drain() {}
-        let now_ns = clock::monotonic_ns();
-        let polls = self.kernel.types().ok().and_then(|mut polls| polls.remove(&slot));
-        let Session { kernel, listener_slots, table, targets, retired, options, .. } = self;
-        if options.more > 0
-            && let Some(watched) = targets.get_mut(slot)
-        {
-            let mut tasks: FxHashMap<TargetId, TasksSnapshot> =
-                watched.tables().filter_map(|id| Some((id, table.tasks_of(id)?))).collect();
-            retired.push(watched.snapshot(kernel, listener_slots, table, &mut tasks, polls, (now_ns, now_ns)));
+    /// Lets targets go that have ended; where targets come and go, what they counted is kept to be taken.
+    fn retire(&mut self, slots: &[u32]) {
+        if self.options.more > 0 {
+            while self.drain() {}
+            let now_ns = clock::monotonic_ns();
+            let mut polls = self.kernel.types().unwrap_or_else(|e| {
+                log::warn!("{e}");
+                HashMap::new()
+            });
+            let Session { kernel, listener_slots, table, targets, retired, .. } = self;
+            for slot in slots {
+                let Some(watched) = targets.get_mut(*slot) else { continue };
+                let mut tasks: FxHashMap<TargetId, TasksSnapshot> =
+                    watched.tables().filter_map(|id| Some((id, table.tasks_of(id)?))).collect();
+                let polls = polls.remove(slot);
+                retired.push(watched.snapshot(kernel, listener_slots, table, &mut tasks, polls, (now_ns, now_ns)));
+            }
         }
-        self.release(slot);
+        slots.iter().for_each(|&slot| self.release(slot));
     }
 
     /// Takes everything off a target, and the target out of its slot.
