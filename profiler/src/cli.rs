@@ -163,6 +163,10 @@ pub struct Discover {
     /// Processes that are watched at the same time; each takes some 10 KiB of kernel memory per CPU
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_targets: u32,
+    /// Share of the node's CPU time, of all CPUs, which probing may cost all targets together, as `1%`: where they would cost
+    /// more, each has less than its --budget; `off`, and --budget off: each has its own
+    #[arg(long, value_name = "SHARE", default_value_t = Budget::NODE)]
+    pub node_budget: Budget,
     /// Attaches per second at most; three quarters of the time are spent on them at most, too
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub attach_rate: u32,

@@ -129,6 +129,11 @@ const ROWS: &[Row] = &[
                 [("process_resident_memory_bytes{NODE} and on (instance) profiler_build_info", "{{instance}}")];
             "What it costs targets" Lines "percentunit" 8 "As a share of the CPU time that each uses, of the ten dearest."
                 [("topk(10, max by (namespace, pod, container, process) (profiler_overhead_ratio{TARGET}))", "WHO")];
+            "What it costs the node" Lines "percentunit" 8 "All targets together, as a share of the CPU time of all CPUs, and the budget for that."
+                [("profiler_node_overhead_ratio{NODE}", "{{instance}}"),
+                 ("profiler_node_overhead_budget_ratio{NODE}", "budget of {{instance}}")];
+            "Part of its budget that each target has" Lines "percentunit" 8 "Less than all where the node's budget is not enough."
+                [("profiler_budget_factor{NODE}", "{{instance}}")];
             "Events lost" Lines "ops" 8 "By reason: what is not zero says which numbers are too low."
                 [("sum by (instance, reason) (rate(profiler_events_lost_total{NODE}[$__rate_interval]))", "{{instance}} {{reason}}")];
             "Runs that the kernel left out" Lines "ops" 8 "By program: one came while another of its kind ran on that CPU."

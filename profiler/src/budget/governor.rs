@@ -109,6 +109,8 @@ struct State {
 #[derive(Clone, Debug)]
 pub struct Governor {
     share: Option<f64>,
+    /// Which part of the share it has: less than 1 where the node's budget is not enough for all.
+    factor: f64,
     credit_ns: f64,
     tiers: [State; 2],
     last: Option<Reading>,
@@ -135,6 +137,7 @@ impl Governor {
         let state = State { mode: Mode::Continuous, attached: true, density: 0.0, calm: 0, since_ns: now_ns };
         Governor {
             share,
+            factor: 1.0,
             credit_ns: GRANT_NS,
             tiers: [state; 2],
             last: None,
@@ -151,6 +154,15 @@ impl Governor {
                 None => "the budget is off".to_owned(),
             },
         }
+    }
+
+    /// From now on it has this part of its share.
+    pub fn set_factor(&mut self, factor: f64) {
+        self.factor = factor;
+    }
+
+    fn share(&self) -> Option<f64> {
+        Some(self.share? * self.factor)
     }
 
     /// How a tier is measured.
@@ -183,7 +195,7 @@ impl Governor {
         let tiers = [0, 1].map(|tier| (reading.tier_ns[tier] - last.tier_ns[tier]).max(0.0));
         let cost = always + tiers.iter().sum::<f64>();
         self.average(elapsed, cpu, cost);
-        let Some(share) = self.share else { return self.wanted() };
+        let Some(share) = self.share() else { return self.wanted() };
         self.learn(elapsed, cpu, always, tiers);
         let most = GRANT_NS.max(self.window_cost() * 1.25);
         self.watched_ns += elapsed;
@@ -274,14 +286,15 @@ impl Governor {
     fn leave(&mut self, tier: Tier, now_ns: u64) {
         let state = &mut self.tiers[tier as usize];
         (state.mode, state.attached, state.calm, state.since_ns) = (Mode::Windows, false, 0, now_ns);
-        self.why = format!(
-            "measuring {} all the time would cost {:.1} % of the target's CPU time",
-            match tier {
-                Tier::Lifecycle => "births and ends of tasks",
-                Tier::Polls => "polls and wakes",
-            },
-            state.density * 100.0
-        );
+        let what = match tier {
+            Tier::Lifecycle => "births and ends of tasks",
+            Tier::Polls => "polls and wakes",
+        };
+        self.why =
+            format!("measuring {what} all the time would cost {:.1} % of the target's CPU time", state.density * 100.0);
+        if self.factor < 1.0 {
+            self.why += &format!(", and the budget of the node leaves it {:.0} % of its own", self.factor * 100.0);
+        }
         log::info!("{}: in windows from now on", self.why);
     }
 
@@ -319,7 +332,7 @@ impl Governor {
 
     fn close(&mut self) {
         self.opened_ns = None;
-        let share = self.share.unwrap_or(f64::INFINITY);
+        let share = self.share().unwrap_or(f64::INFINITY);
         let (always, stays) = (self.always, self.tiers.map(|tier| (tier.mode, tier.density)));
         let continuous: f64 = stays.iter().filter(|(mode, _)| *mode == Mode::Continuous).map(|(_, d)| d).sum();
         let mut before = always + continuous;

@@ -2,12 +2,13 @@
 //! clock, and never what is measured.
 
 pub mod governor;
+pub mod node;
 pub mod price;
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The share of the CPU time that a target uses which probing it may cost.
+/// The share of the CPU time that a target uses, or that a node has, which probing may cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Budget {
     /// Everything is measured, whatever it costs.
@@ -22,6 +23,8 @@ const RANGE: std::ops::RangeInclusive<f64> = 0.001..=0.5;
 impl Budget {
     /// What is meant when nothing is said: 2 %.
     pub const DEFAULT: Budget = Budget::Share(0.02);
+    /// The same of a node: 1 % of all of its CPU time.
+    pub const NODE: Budget = Budget::Share(0.01);
 
     /// The share, where there is one.
     pub fn share(self) -> Option<f64> {
@@ -43,7 +46,7 @@ impl FromStr for Budget {
         match share {
             Some(share) if RANGE.contains(&share) => Ok(Budget::Share(share)),
             Some(_) => Err(format!("must be from {}% to {}%, or off", RANGE.start() * 100.0, RANGE.end() * 100.0)),
-            None => Err("must be a percentage of the CPU time that the target uses, as 2%, or off".to_owned()),
+            None => Err("must be a percentage of CPU time, as 2%, or off".to_owned()),
         }
     }
 }

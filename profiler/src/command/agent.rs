@@ -42,7 +42,11 @@ pub fn agent(discover: &Discover, measure: &Measure, web: &Web) -> Result<ExitCo
         let agent = Agent::new(discover, measure.retention)?;
         let endpoint = Endpoint::bind(measure, web)?;
         let signals = Signals::catch()?;
-        let session = Session::start(Options { more: discover.max_targets, ..options(Vec::new(), measure) })?;
+        let session = Session::start(Options {
+            more: discover.max_targets,
+            node_budget: discover.node_budget,
+            ..options(Vec::new(), measure)
+        })?;
         watch(session, endpoint, measure, signals, Whose::Node(Box::new(agent)), View::Summary).await?;
         Ok(ExitCode::SUCCESS)
     })

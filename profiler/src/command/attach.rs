@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval_at, sleep};
 
 use super::agent::Agent;
+use crate::budget::Budget;
 use crate::cli::{Measure, Web};
 use crate::clock;
 use crate::export::http::{self, Listener};
@@ -114,6 +115,7 @@ pub(super) fn options(pids: Vec<u32>, measure: &Measure) -> Options {
         without: measure.without.clone(),
         poll_stack: measure.poll_stack,
         budget: measure.budget,
+        node_budget: Budget::Off,
         trace: measure.trace.as_ref().map(|path| (path.clone(), measure.trace_limit << 20)),
         slow_poll_ns: u64::try_from(measure.slow_poll.as_nanos()).unwrap_or(u64::MAX),
     }

@@ -22,6 +22,12 @@ pub fn document(snapshot: &Snapshot) -> Value {
         "targets": snapshot.targets.iter().map(target).collect::<Vec<_>>(),
         "diagnoses": snapshot.diagnoses.iter().map(|found| diagnosis(found, snapshot)).collect::<Vec<_>>(),
         "discovery": snapshot.profiler.discovery.as_ref().map(discovery),
+        "node_budget": snapshot.profiler.node.as_ref().map(|node| json!({
+            "budget": node.budget,
+            "budget_ratio": node.share,
+            "cost_ratio": node.cost_share,
+            "factor": node.factor,
+        })),
         "events": numbers(&snapshot.profiler.events),
         "hits_ignored": numbers(&snapshot.profiler.hits_ignored),
         "runs_missed": snapshot.profiler.runs_missed.iter().cloned().collect::<BTreeMap<_, _>>(),

@@ -412,6 +412,13 @@ fn profiler<'a>(page: &mut Page<'a>, snapshot: &'a Snapshot, own: &Own) {
     if let Some(seconds) = snapshot.profiler.snapshot_seconds {
         number(Id::SnapshotDurationSeconds, "", seconds);
     }
+    if let Some(node) = &snapshot.profiler.node {
+        number(Id::NodeOverheadRatio, "", node.cost_share);
+        if let Some(share) = node.share {
+            number(Id::NodeOverheadBudgetRatio, "", share);
+        }
+        number(Id::BudgetFactor, "", node.factor);
+    }
     if let Some(discovery) = &snapshot.profiler.discovery {
         for (verdict, n) in &discovery.looked_at {
             number(Id::DiscoveryProcessesTotal, verdict, *n as f64);

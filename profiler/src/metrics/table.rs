@@ -383,6 +383,12 @@ metrics! {
         "What probing costs as a share of the CPU time that the target would use without, averaged over some ten seconds.";
     OverheadBudgetRatio "overhead_budget_ratio" Gauge State Profiler Target Max [] "", READ,
         "The budget: what that share may be. Absent where it is off.";
+    NodeOverheadRatio "node_overhead_ratio" Gauge State Profiler Profiler Max [] "", ACCOUNT,
+        "What probing costs all targets together, as a share of the node's CPU time (of all CPUs), averaged over some 5 s.";
+    NodeOverheadBudgetRatio "node_overhead_budget_ratio" Gauge State Profiler Profiler Max [] "", READ,
+        "The budget for that; absent where it is off.";
+    BudgetFactor "budget_factor" Gauge State Profiler Profiler Max [] "", READ,
+        "Which part of its own budget each target has: less than 1 where that of the node is not enough for all.";
     PollOverheadSeconds "poll_overhead_seconds" Gauge Seconds Profiler Target Max [] "",
         "calibrated at start on the profiler itself",
         "What the probes at both ends add to the measured duration of a poll; it has been subtracted.";

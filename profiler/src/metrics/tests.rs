@@ -10,8 +10,9 @@ use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
     BudgetSnapshot, ConfigSnapshot, CpuSnapshot, DiscoverySnapshot, IdentitySnapshot, ListenerSnapshot, LoopSnapshot,
-    PollSnapshot, ProbeCost, ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot,
-    TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
+    NodeBudgetSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot,
+    SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot,
+    TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -155,6 +156,7 @@ fn snapshot(targets: Vec<TargetSnapshot>) -> Arc<Snapshot> {
         hits_ignored: vec![("idle", 10)],
         snapshot_seconds: Some(0.001),
         not_ready: None,
+        node: Some(NodeBudgetSnapshot { budget: "1%".into(), share: Some(0.01), cost_share: 0.005, factor: 1.0 }),
         discovery: Some(DiscoverySnapshot {
             looked_at: vec![("watched", 2)],
             watched: 2,

@@ -542,6 +542,21 @@ pub struct ProfilerSnapshot {
     pub not_ready: Option<String>,
     /// How processes are found; `None` where they were named.
     pub discovery: Option<DiscoverySnapshot>,
+    /// What probing costs all targets together; `None` where they were named.
+    pub node: Option<NodeBudgetSnapshot>,
+}
+
+/// What probing costs all targets of a node.
+#[derive(Clone, Debug)]
+pub struct NodeBudgetSnapshot {
+    /// The budget as the user gave it.
+    pub budget: String,
+    /// As a share of the node's CPU time; `None` where it is off.
+    pub share: Option<f64>,
+    /// The cost as such a share, of late.
+    pub cost_share: f64,
+    /// Which part of its own budget each target has.
+    pub factor: f64,
 }
 
 /// How processes of a node are found.

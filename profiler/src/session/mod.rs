@@ -42,16 +42,18 @@ use targets::Targets;
 use walk::Walker;
 
 use crate::budget::Budget;
+use crate::budget::node::NodeAccount;
 use crate::clock;
 use crate::decode::{Record, decode, stack};
 use crate::diagnosis::{Change, Diagnoses};
 use crate::event::TaskEvent;
 use crate::kernel::attach::Links;
+use crate::kernel::clock::online_cpus;
 use crate::kernel::load::{Kernel, Sizes};
 use crate::kernel::ring::Ring;
 use crate::kernel::signal::{Attach, Unwanted};
 use crate::kernel::{self, KernelError};
-use crate::model::snapshot::{ProfilerSnapshot, Snapshot, TargetSnapshot};
+use crate::model::snapshot::{NodeBudgetSnapshot, ProfilerSnapshot, Snapshot, TargetSnapshot};
 use crate::model::table::{Limits, Table};
 use crate::runtime::FoundTask;
 use crate::status::ProbeState;
@@ -95,6 +97,8 @@ pub struct Options {
     pub poll_stack: bool,
     /// What probing may cost each target.
     pub budget: Budget,
+    /// What it may cost all together, of the node's CPU time.
+    pub node_budget: Budget,
     /// Polls of at least this are reported one by one, nanoseconds.
     pub slow_poll_ns: u64,
     /// Where every birth, end, poll and wake is written to, and how many bytes at most.
@@ -152,6 +156,8 @@ pub struct Session {
     exits_missed: u64,
     listener_slots: accept::Slots,
     namespaces: Namespaces,
+    /// What probing costs all targets together.
+    node: NodeAccount,
     /// Targets that have ended and are not kept any more.
     retired: Vec<TargetSnapshot>,
 }
@@ -184,6 +190,7 @@ impl Session {
         keep_heap_small();
         let mut tasks = Tasks {
             budget: options.budget,
+            factor: 1.0,
             traps: calibration::traps(&mut kernel, slots - 1)?,
             poll_stack: options.poll_stack,
             slow_poll_ns: options.slow_poll_ns,
@@ -194,7 +201,9 @@ impl Session {
         let requests = options.requests.then(|| request::attach(&mut kernel));
         tasks.traps.accept_traps = hooks.wait.as_ref().is_ok_and(|way| way.attach != Attach::Fentry);
         let clock = sample::Clock::new(&mut kernel);
+        let node = NodeAccount::new(options.node_budget, online_cpus().len(), clock::monotonic_ns());
         let mut session = Session {
+            node,
             kernel,
             ring,
             accept: accept::Returns::new(hooks),
@@ -378,6 +387,7 @@ impl Session {
         for slot in slots {
             let Some(watched) = self.targets.get_mut(slot) else { continue };
             gone.absorb(watched.balance(&mut self.kernel, &mut self.table, now_ns));
+            self.node.spend(watched.take_spent_ns());
         }
         detach(gone);
     }
@@ -402,6 +412,10 @@ impl Session {
         let mut due = self.targets.slots();
         due.retain(|&slot| self.targets.get(slot).is_some_and(|watched| watched.wants_balance(now)));
         self.balance(due, now);
+        if let Some(factor) = self.node.observe(now) {
+            self.tasks.factor = factor;
+            self.targets.iter_mut().for_each(|watched| watched.set_factor(factor));
+        }
         self.targets.iter_mut().for_each(|watched| watched.look_for_throttling(now));
         for slot in self.targets.slots() {
             if self.targets.get(slot).is_some_and(|watched| watched.wants_walk(now)) {
@@ -518,6 +532,7 @@ impl Session {
     fn profiler_snapshot(&mut self) -> ProfilerSnapshot {
         let dropped: u64 = self.targets.iter().map(Watched::stacks_dropped).sum();
         let tally = &self.tally;
+        let discovers = self.options.more > 0;
         let mut snapshot = ProfilerSnapshot {
             events: vec![
                 ("task_spawned", tally.spawned),
@@ -540,6 +555,12 @@ impl Session {
                 ("accept_unseen", self.listener_slots.unseen()),
             ],
             runs_missed: self.kernel.runs_missed(),
+            node: discovers.then(|| NodeBudgetSnapshot {
+                budget: self.node.budget().to_string(),
+                share: self.node.budget().share(),
+                cost_share: self.node.cost_share(),
+                factor: self.node.factor(),
+            }),
             ..ProfilerSnapshot::default()
         };
         snapshot.lost.extend(self.table.losses().by_reason());

@@ -40,6 +40,8 @@ const MAX_WOKEN: usize = 65_536;
 #[derive(Clone, Copy)]
 pub(super) struct Tasks {
     pub budget: Budget,
+    /// Which part of it each target has.
+    pub factor: f64,
     /// What a hit costs on this host.
     pub traps: Traps,
     /// Parents are to be found by poll probes.

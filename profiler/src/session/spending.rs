@@ -30,6 +30,8 @@ pub(super) struct Spending {
     tiers: [Vec<Probe>; 2],
     last: Cost,
     spent_ns: [f64; PROBES],
+    /// What of it was not yet told to the node's account.
+    untold_ns: f64,
     /// CPU time that it used for itself while traps were attached, and how many it hit, of late.
     apart: (f64, f64),
     /// CPU time of its processes when they were last seen.
@@ -63,6 +65,7 @@ impl Spending {
             tiers,
             last: before,
             spent_ns: [0.0; PROBES],
+            untold_ns: 0.0,
             apart: (0.0, 0.0),
             cpu: HashMap::new(),
             cpu_ns: 0,
@@ -88,6 +91,7 @@ impl Spending {
             self.spent_ns[probe as usize] += spent;
             spent_ns += spent;
         }
+        self.untold_ns += spent_ns;
         if open.contains(&true) {
             let traps = cost.traps.saturating_sub(self.last.traps);
             self.learn_apart((self.cpu_ns - cpu_before_ns) as f64 - spent_ns, traps as f64);
@@ -119,6 +123,16 @@ impl Spending {
         if self.apart.1 >= ENOUGH_TRAPS {
             self.prices.set_apart(self.apart.0 / self.apart.1);
         }
+    }
+
+    /// What was spent since this was asked last, nanoseconds of the target's CPU time.
+    pub fn take_spent_ns(&mut self) -> f64 {
+        std::mem::take(&mut self.untold_ns)
+    }
+
+    /// From now on the target has this part of its budget.
+    pub fn set_factor(&mut self, factor: f64) {
+        self.governor.set_factor(factor);
     }
 
     /// How a tier is measured.

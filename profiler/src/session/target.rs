@@ -311,7 +311,9 @@ impl Watched {
     pub fn attach_runtime(&mut self, kernel: &mut Kernel, table: &mut Table, builds: &mut Builds, how: Tasks) {
         // What an earlier image's probes were hit is not this one's.
         let before = kernel.cost(self.slot).unwrap_or_default();
-        self.spending = Some(Spending::new(how.budget, how.traps, None, before));
+        let mut spending = Spending::new(how.budget, how.traps, None, before);
+        spending.set_factor(how.factor);
+        self.spending = Some(spending);
         if let Err(refusal) = self.try_attach_runtime(kernel, table, builds, how) {
             self.status.set("tasks", refusal.state, refusal.why);
         }
@@ -346,7 +348,9 @@ impl Watched {
             return Err(Refusal::unsupported("nothing to probe was found in this build: see the rows of its signals"));
         }
         let signals: Vec<&str> = plan.signals.iter().map(|signal| signal.name).collect();
-        let spending = Spending::new(how.budget, how.traps, Some(plan), kernel.cost(self.slot).unwrap_or_default());
+        let before = kernel.cost(self.slot).unwrap_or_default();
+        let mut spending = Spending::new(how.budget, how.traps, Some(plan), before);
+        spending.set_factor(how.factor);
         let attach = || -> Result<Runtime, Refusal> {
             let probes = Probes::new(kernel, plan, &image.path).map_err(Refusal::unsupported)?;
             let id = table.add_target(Arc::clone(&build.types));
@@ -376,6 +380,18 @@ impl Watched {
         }
         (self.runtime, self.spending) = (Some(runtime), Some(spending));
         Ok(())
+    }
+
+    /// What probing has cost it since this was asked last, nanoseconds of its CPU time.
+    pub fn take_spent_ns(&mut self) -> f64 {
+        self.spending.as_mut().map_or(0.0, Spending::take_spent_ns)
+    }
+
+    /// From now on it has this part of its budget.
+    pub fn set_factor(&mut self, factor: f64) {
+        if let Some(spending) = &mut self.spending {
+            spending.set_factor(factor);
+        }
     }
 
     /// Whether it is time to look at what probing costs.

@@ -21,6 +21,8 @@ impl Session {
             let pid = watched.process.pid;
             watched.exited(pid, &mut self.table, now);
             self.targets.forget(pid);
+            // It ended before its entry was made: nobody else takes that away.
+            self.kernel.remove_target(pid);
         }
         // Those whose children live on keep theirs.
         gone.retain(|&slot| self.targets.get(slot).is_some_and(|watched| watched.members().is_empty()));

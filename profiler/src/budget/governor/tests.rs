@@ -76,6 +76,23 @@ fn dear_polls_are_measured_in_windows() {
     }
 }
 
+/// Check that a target keeps the part of its share that the node's budget leaves it, and says so.
+#[test]
+fn a_part_of_the_share_holds() {
+    let mut target = Target::new(0.02);
+    target.run(10.0, 0.001, [0.002, 0.01]);
+    assert_eq!(target.modes(), [Mode::Continuous; 2]);
+    target.governor.set_factor(0.25);
+    target.run(10.0, 0.001, [0.002, 0.01]);
+    let share = target.share_over(120.0, 0.001, [0.002, 0.01]);
+    assert!(share <= 0.0052, "{share}");
+    assert_eq!(target.modes(), [Mode::Continuous, Mode::Windows]);
+    assert!(target.governor.why().contains("25 % of its own"), "{}", target.governor.why());
+    target.governor.set_factor(1.0);
+    target.run(60.0, 0.001, [0.002, 0.01]);
+    assert_eq!(target.modes(), [Mode::Continuous; 2]);
+}
+
 /// Check that a storm of tasks takes off both, within 200 ms.
 #[test]
 fn dear_tasks_are_sampled() {
