@@ -59,21 +59,18 @@ impl Collector for SnapshotCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let snapshot = &*self.snapshot;
-        let groups = snapshot.groups.as_deref().unwrap_or_default();
-        let gone = groups.iter().filter_map(|group| group.gone.as_deref().zip(Some(&group.key)));
-        let (gone, keys): (Vec<&TargetSnapshot>, Vec<&GroupKey>) = gone.unzip();
-        let of = |target: &TargetSnapshot| match snapshot.groups {
-            Some(_) => labels::group(GroupKey::of(target)),
+        let members = members(snapshot);
+        let names = members.iter().map(|(key, target)| match key {
+            Some(key) => labels::group(key),
             None => labels::target(target),
-        };
-        let names = keys.into_iter().cloned().map(labels::group).chain(snapshot.targets.iter().map(of)).collect();
-        let mut page = Page::new(names);
-        let by_key: FxHashMap<&GroupKey, &GroupSnapshot> = groups.iter().map(|group| (&group.key, group)).collect();
-        let totals = Totals::of(snapshot);
-        for (index, target) in gone.into_iter().chain(&snapshot.targets).enumerate() {
-            let key = GroupKey::of(target);
-            let known = by_key.get(&key).copied();
-            let sampled = totals.sampled.get(&key).copied().unwrap_or_default();
+        });
+        let mut page = Page::new(names.collect());
+        let groups = snapshot.groups.iter().flatten();
+        let groups: FxHashMap<&GroupKey, &GroupSnapshot> = groups.map(|group| (&group.key, group)).collect();
+        let sampled = sampled(&members);
+        for (index, (key, target)) in members.iter().enumerate() {
+            let known = key.as_ref().and_then(|key| groups.get(key).copied());
+            let sampled = key.as_ref().and_then(|key| sampled.get(key).copied()).unwrap_or_default();
             let filler = Filler { page: &mut page, index, bound: self.bound, known, sampled };
             filler.fill(target, snapshot.epoch_offset_seconds);
         }
@@ -82,22 +79,28 @@ impl Collector for SnapshotCollector {
     }
 }
 
-/// Of which groups not all births and ends, or not all polls, are seen: a sum of some would fall when one more is not.
-struct Totals {
-    sampled: FxHashMap<GroupKey, [bool; 2]>,
+/// A target, and its group where it shares its series.
+type Member<'a> = (Option<GroupKey>, &'a TargetSnapshot);
+
+/// What is on the page: what is gone of each group, and all targets.
+fn members(snapshot: &Snapshot) -> Vec<Member<'_>> {
+    let groups = snapshot.groups.iter().flatten();
+    let gone = groups.filter_map(|group| Some((Some(group.key.clone()), group.gone.as_deref()?)));
+    let key = |target| snapshot.groups.is_some().then(|| GroupKey::of(target));
+    gone.chain(snapshot.targets.iter().map(|target| (key(target), target))).collect()
 }
 
-impl Totals {
-    fn of(snapshot: &Snapshot) -> Totals {
-        let mut sampled: FxHashMap<GroupKey, [bool; 2]> = FxHashMap::default();
-        for target in snapshot.targets.iter().filter(|target| snapshot.groups.is_some() && target.running) {
-            let Some(tasks) = &target.tasks else { continue };
-            let of = sampled.entry(GroupKey::of(target)).or_default();
-            let polls = tasks.types.iter().any(|kind| kind.polls.is_some());
-            *of = [of[0] || !tasks.lifecycle_continuous, of[1] || (polls && !tasks.polls_continuous)];
-        }
-        Totals { sampled }
+/// Whether births and ends, and polls, are only sampled in a target of a group that runs: a sum of the others would fall
+/// when one more is not seen all the time.
+fn sampled<'m>(members: &'m [Member<'_>]) -> FxHashMap<&'m GroupKey, [bool; 2]> {
+    let mut sampled: FxHashMap<&GroupKey, [bool; 2]> = FxHashMap::default();
+    for (key, target) in members.iter().filter(|(_, target)| target.running) {
+        let (Some(key), Some(tasks)) = (key, &target.tasks) else { continue };
+        let of = sampled.entry(key).or_default();
+        let polls = tasks.types.iter().any(|kind| kind.polls.is_some());
+        *of = [of[0] || !tasks.lifecycle_continuous, of[1] || (polls && !tasks.polls_continuous)];
     }
+    sampled
 }
 
 /// What the probes of a target see of its tasks: only that can be zero.

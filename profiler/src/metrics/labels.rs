@@ -18,9 +18,9 @@ pub fn target(target: &TargetSnapshot) -> Vec<(&'static str, String)> {
 }
 
 /// The labels of a group of targets, and their values.
-pub fn group(key: GroupKey) -> Vec<(&'static str, String)> {
+pub fn group(key: &GroupKey) -> Vec<(&'static str, String)> {
     let GroupKey { namespace, pod, container, process, runtime } = key;
-    GROUP_LABELS.into_iter().zip([namespace, pod, container, process, runtime.to_owned()]).collect()
+    GROUP_LABELS.into_iter().zip([namespace, pod, container, process, *runtime].map(str::to_owned)).collect()
 }
 
 /// Maps names to label values: the first `bound` different names are their own, in the order in which they come.

@@ -9,10 +9,10 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    BudgetSnapshot, ConfigSnapshot, CpuSnapshot, DiscoverySnapshot, IdentitySnapshot, ListenerSnapshot, LoopSnapshot,
-    NodeBudgetSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot,
-    SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot,
-    TierSnapshot, UnfinishedPolls,
+    BudgetSnapshot, ConfigSnapshot, CpuSnapshot, DiscoverySnapshot, GroupKey, GroupSnapshot, IdentitySnapshot,
+    ListenerSnapshot, LoopSnapshot, NodeBudgetSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, RequestsSnapshot,
+    RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
+    ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -368,4 +368,31 @@ fn the_document_is_up_to_date() {
         committed == document(),
         "docs/metrics.md differs from the table of metrics: run `PROFILER_BLESS=1 cargo test -p profiler document`"
     );
+}
+
+/// The page of targets that share their series, of which one is gone and one lives.
+fn shared_page(gone: TargetSnapshot, alive: TargetSnapshot) -> String {
+    let key = GroupKey::of(&gone);
+    // Of whom it was, only the key tells.
+    let gone = TargetSnapshot { running: false, identity: IdentitySnapshot::default(), ..gone };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let group = GroupSnapshot { key, gone: Some(Arc::new(gone)), tasks: names(&["a"]), listeners: names(&[]) };
+    let mut snapshot = Arc::unwrap_or_clone(snapshot(vec![alive]));
+    snapshot.groups = Some(vec![group]);
+    page(Arc::new(snapshot), Own::default()).expect("a page")
+}
+
+/// Check that what is gone of a container is on the page with its labels, and that its totals are not there by themselves
+/// when those of one that lives are not known.
+#[test]
+fn what_is_gone_shares_its_series() {
+    let labels = r#"{namespace="",pod="",container="4f797c539e6c",process="server",runtime="tokio",task="a"}"#;
+    let line = |value: u64| format!("profiler_tasks_spawned_total{labels} {value}\n");
+    let page = shared_page(target(1, &["a"]), target(2, &["a"]));
+    assert!(page.contains(&line(6)), "{page}");
+    let mut sampled = target(2, &["a"]);
+    sampled.tasks.as_mut().unwrap().lifecycle_continuous = false;
+    let page = shared_page(target(1, &["a"]), sampled);
+    assert!(!page.contains("profiler_tasks_spawned_total{"), "{page}");
+    assert!(page.contains("profiler_task_lifetime_seconds_count{"), "{page}");
 }
