@@ -6,11 +6,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::process::{cargo, output, root, run};
+use crate::process::{cargo, root, run};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Names of pods by the Kubernetes API: of no use elsewhere, so that only what is deployed has it.
-const KUBERNETES: &str = "kubernetes";
 
 /// Builds the release binary and returns its path.
 pub fn profiler() -> Result<PathBuf> {
@@ -31,24 +29,11 @@ pub fn static_profiler() -> Result<PathBuf> {
     let mut build = cargo();
     // The explicit target keeps the flags from build scripts and procedural macros, which cannot be static.
     build.args(["build", "--release", "--package", "profiler", "--target", TARGET, "--target-dir"]).arg(&folder);
-    if has_feature(KUBERNETES) {
-        build.args(["--features", KUBERNETES]);
-    }
     build.env("RUSTFLAGS", "-C target-feature=+crt-static").env("PROFILER_BPF_OBJECT", object);
     run(&mut build)?;
     let stripped = folder.join("profiler");
     run(Command::new("strip").arg("-o").arg(&stripped).arg(folder.join(TARGET).join("release/profiler")))?;
     Ok(stripped)
-}
-
-/// Whether the profiler has a feature.
-fn has_feature(name: &str) -> bool {
-    let manifest = root().join("Cargo.toml").display().to_string();
-    let arguments = ["metadata", "--no-deps", "--format-version=1", "--manifest-path", &manifest];
-    let metadata = output("cargo", &arguments).and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    let packages = metadata.as_ref().and_then(|metadata| metadata["packages"].as_array());
-    let profiler = packages.and_then(|all| all.iter().find(|package| package["name"] == "profiler"));
-    profiler.is_some_and(|package| package["features"].get(name).is_some())
 }
 
 /// Has cargo build something, and say where it has put it.

@@ -39,14 +39,12 @@ const FAILED: usize = 64;
 /// It cannot start, or the file of the rules is bad; then nothing was attached.
 pub fn agent(discover: &Discover, measure: &Measure, web: &Web) -> Result<ExitCode> {
     block_on(async {
-        let agent = Agent::new(discover, measure.retention)?;
+        let options =
+            Options { more: discover.max_targets, node_budget: discover.node_budget, ..options(Vec::new(), measure) };
+        let agent = Agent::new(discover, options.limits.retention_ns)?;
         let endpoint = Endpoint::bind(measure, web)?;
         let signals = Signals::catch()?;
-        let session = Session::start(Options {
-            more: discover.max_targets,
-            node_budget: discover.node_budget,
-            ..options(Vec::new(), measure)
-        })?;
+        let session = Session::start(options)?;
         watch(session, endpoint, measure, signals, Whose::Node(Box::new(agent)), View::Summary).await?;
         Ok(ExitCode::SUCCESS)
     })
@@ -90,8 +88,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    fn new(discover: &Discover, retention: Duration) -> Result<Agent> {
-        let retention_ns = u64::try_from(retention.as_nanos()).unwrap_or(u64::MAX);
+    fn new(discover: &Discover, retention_ns: u64) -> Result<Agent> {
         let (rules, config) = match &discover.config {
             None => (Rules::of_any_node(), None),
             Some(path) => {
@@ -122,8 +119,7 @@ impl Agent {
 
     /// Looks at processes for a moment, and says when to go on.
     pub fn step(&mut self, session: &mut Session) -> Result<Duration> {
-        let now_ns = clock::monotonic_ns();
-        session.take_retired().into_iter().for_each(|target| self.groups.retire(target, now_ns));
+        self.keep_retired(session);
         self.waiting.extend(session.take_grown(self.settle_ns)?);
         if self.crowded && session.has_room() {
             // At the start, too: those that are there already were not seen to begin.
@@ -227,10 +223,16 @@ impl Agent {
 
     /// Adds what is exported of it, and of targets that have ended.
     pub fn fill(&mut self, snapshot: &mut Snapshot, session: &mut Session) {
-        session.take_retired().into_iter().for_each(|target| self.groups.retire(target, snapshot.time_ns));
+        self.keep_retired(session);
         self.groups.advance(&snapshot.targets, snapshot.time_ns);
         snapshot.groups = Some(self.groups.snapshot());
         snapshot.profiler.discovery = Some(self.snapshot(session));
+    }
+
+    /// What ended targets have counted stays with their groups.
+    fn keep_retired(&mut self, session: &mut Session) {
+        let now_ns = clock::monotonic_ns();
+        session.take_retired().into_iter().for_each(|target| self.groups.retire(target, now_ns));
     }
 
     fn snapshot(&self, session: &Session) -> DiscoverySnapshot {

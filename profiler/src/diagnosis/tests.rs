@@ -212,9 +212,7 @@ fn a_full_accept_queue_is_found() {
                 length: Some(length),
                 limit: Some(128),
                 overflows: Some(overflows(n)),
-                accepted: None,
-                depth: None,
-                wait: None,
+                ..ListenerSnapshot::default()
             });
             if let Some(sched) = &mut target.sched {
                 sched.on_cpu_ns = n * on_cpu_ns;

@@ -269,15 +269,7 @@ fn label_values_are_escaped() {
 fn what_was_not_measured_is_absent() {
     let mut bare = target(1, &["a"]);
     (bare.sched, bare.figures, bare.threads, bare.processes) = (None, None, None, None);
-    bare.listeners = vec![ListenerSnapshot {
-        listener: "[::1]:80".into(),
-        length: None,
-        limit: None,
-        overflows: None,
-        accepted: None,
-        depth: None,
-        wait: None,
-    }];
+    bare.listeners = vec![ListenerSnapshot { listener: "[::1]:80".into(), ..ListenerSnapshot::default() }];
     bare.status.set("task_complete", ProbeState::Unsupported, "not found");
     bare.status.set("task_outcome", ProbeState::Unsupported, "not found");
     let page = checked(vec![bare], Own::default());

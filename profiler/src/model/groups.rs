@@ -86,6 +86,8 @@ impl Default for Bounds {
 #[derive(Default)]
 struct Group {
     gone: Option<Arc<TargetSnapshot>>,
+    /// Histograms of it.
+    histograms: usize,
     tasks: Names,
     listeners: Names,
     /// When a target of it was there last.
@@ -136,25 +138,17 @@ impl Groups {
         let key = self.enter(GroupKey::of(&target), now_ns);
         let Some(group) = self.known.get_mut(&key) else { return };
         group.see(&target, self.bounds.names);
-        let mut into = group.gone.take().unwrap_or_else(|| {
-            let of = |key: &GroupKey| TargetSnapshot {
-                process: key.process.clone(),
-                runtime: key.runtime,
-                ..TargetSnapshot::default()
-            };
-            Arc::new(of(&key))
-        });
-        let sum = Arc::make_mut(&mut into);
+        let sum = group.gone.get_or_insert_default();
         let mut room = Room {
             left: self.bounds.histograms.saturating_sub(self.histograms),
             names: self.bounds.names,
             taken: 0,
             other: 0,
         };
-        absorb(sum, &target, &mut room);
+        absorb(Arc::make_mut(sum), &target, &mut room);
+        group.histograms += room.taken;
         self.histograms += room.taken;
         self.turned_away += room.other;
-        group.gone = Some(into);
     }
 
     /// Takes the targets that there are, and forgets groups of which none has been there for the retention time.
@@ -173,7 +167,7 @@ impl Groups {
             let Some(group) = self.known.get(&key) else { continue };
             let until_ns = group.seen_ns.saturating_add(self.bounds.retention_ns);
             if until_ns <= now_ns {
-                self.histograms -= group.gone.as_deref().map_or(0, histograms);
+                self.histograms -= group.histograms;
                 self.known.remove(&key);
             } else {
                 self.due.push_back((until_ns, key));
@@ -299,15 +293,7 @@ fn absorb(into: &mut TargetSnapshot, from: &TargetSnapshot, room: &mut Room) {
             &mut into.listeners,
             &from.listener,
             |one| &one.listener,
-            |listener| ListenerSnapshot {
-                listener,
-                length: None,
-                limit: None,
-                overflows: None,
-                accepted: None,
-                depth: None,
-                wait: None,
-            },
+            |listener| ListenerSnapshot { listener, ..ListenerSnapshot::default() },
         );
         let into = &mut into.listeners[at];
         add(&mut into.overflows, from.overflows);
@@ -459,18 +445,6 @@ fn tasks(into: &mut TasksSnapshot, from: &TasksSnapshot, room: &mut Room) {
         room.merge(&mut known.first_delay, polls.first_delay.as_deref());
         known.slowest_ns = known.slowest_ns.max(polls.slowest_ns);
     }
-}
-
-/// Histograms of what is gone.
-fn histograms(target: &TargetSnapshot) -> usize {
-    let one = |histogram: &Option<Box<Histogram>>| usize::from(histogram.is_some());
-    let sched = target.sched.as_ref().map_or(0, |sched| 5 + 2 * sched.loops.len());
-    let listeners: usize = target.listeners.iter().map(|listener| one(&listener.depth) + one(&listener.wait)).sum();
-    let of = |kind: &TaskTypeSnapshot| {
-        one(&kind.lifetime) + kind.polls.as_ref().map_or(0, |polls| 1 + one(&polls.delay) + one(&polls.first_delay))
-    };
-    let tasks: usize = target.tasks.iter().flat_map(|tasks| &tasks.types).map(of).sum();
-    sched + listeners + tasks + usize::from(target.throttled.is_some()) + 2 * usize::from(target.requests.is_some())
 }
 
 #[cfg(test)]

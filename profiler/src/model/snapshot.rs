@@ -240,7 +240,7 @@ impl Default for ThrottledSnapshot {
 }
 
 /// One listening socket. Every field that was not measured is `None`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ListenerSnapshot {
     /// Local address, as `127.0.0.1:8080`, `[::1]:8080`, `unix:/run/a.sock` or `unix:@abstract`; `#2` and so on is appended to the second and later
     /// socket that share an address (SO_REUSEPORT), in the order of their inodes.

@@ -155,29 +155,22 @@ impl Session {
             // What it counted is kept by whoever takes it, before the table forgets it; the slot is for somebody else.
             _ => (self.options.limits.retention_ns / 2).min(ENDED_NS),
         };
-        let mut over = self.targets.slots();
-        over.retain(|&slot| self.targets.get(slot).is_some_and(|watched| watched.is_expired(now_ns, retention_ns)));
-        let room = self.slots_to_take_back(over.len() as u32);
-        over.extend(room);
-        over.sort_unstable();
-        over.dedup();
-        if !over.is_empty() {
-            self.retire(&over);
-            self.kernel.forget_threads_of(&over);
+        let of = |slot: u32| Some((self.targets.get(slot)?.ended_ns()?, slot));
+        let mut ended: Vec<(u64, u32)> = self.targets.slots().into_iter().filter_map(of).collect();
+        ended.sort_unstable();
+        let is_over = |(at, _): &&(u64, u32)| now_ns.saturating_sub(*at) > retention_ns;
+        let over = ended.iter().take_while(is_over).count();
+        // Where processes are added, the next one is not to wait for a slot because of one that has ended: those are kept for
+        // as long as they are in nobody's way.
+        let wanted = self.options.more.div_ceil(ROOM).saturating_sub(self.targets.free());
+        ended.truncate(over.max(wanted as usize));
+        let slots: Vec<u32> = ended.into_iter().map(|(_, slot)| slot).collect();
+        if !slots.is_empty() {
+            self.retire(&slots);
+            self.kernel.forget_threads_of(&slots);
         }
         let gone = self.table.expire(now_ns);
         self.targets.iter_mut().for_each(|watched| watched.forget_tables(&gone));
-    }
-
-    /// Where processes are added, the next one is not to wait for a slot because of one that has ended: those are kept for as
-    /// long as they are in nobody's way. The slots of those that ended first, where `freed` are free soon.
-    fn slots_to_take_back(&self, freed: u32) -> Vec<u32> {
-        let wanted = self.options.more.div_ceil(ROOM).saturating_sub(self.targets.free() + freed);
-        let ended = |slot: u32| Some((self.targets.get(slot)?.ended_ns()?, slot));
-        let mut ended: Vec<(u64, u32)> = self.targets.slots().into_iter().filter_map(ended).collect();
-        ended.sort_unstable();
-        // Those that are over anyway are the first of them.
-        ended.into_iter().take((wanted + freed) as usize).map(|(_, slot)| slot).collect()
     }
 
     /// The last of targets that have ended and are not kept any more, since they were taken last.

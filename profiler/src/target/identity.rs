@@ -24,11 +24,6 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads it; `None` once the process has ended.
-    pub fn of(pid: u32) -> Option<Identity> {
-        Some(Identity::parse(&cgroup_lines(pid)?))
-    }
-
     /// What the lines of /proc/PID/cgroup tell.
     pub fn parse(lines: &str) -> Identity {
         let mut groups: Vec<(u8, &str)> = lines.lines().filter_map(group).collect();

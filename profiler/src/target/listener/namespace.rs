@@ -70,12 +70,12 @@ impl Namespace {
     /// Its listening sockets, as of `since_ns` or later.
     pub fn listing(&mut self, since_ns: u64) -> io::Result<&Listing> {
         if self.listing.taken_ns < since_ns {
-            self.listing = Listing { taken_ns: since_ns, ..self.list()? };
+            self.listing = self.list(since_ns)?;
         }
         Ok(&self.listing)
     }
 
-    fn list(&mut self) -> io::Result<Listing> {
+    fn list(&mut self, taken_ns: u64) -> io::Result<Listing> {
         let mut sockets = self.dump(inet_request(AF_INET, StateFlags::LISTEN))?;
         sockets.extend(self.dump(inet_request(AF_INET6, StateFlags::LISTEN))?);
         // A kernel may be built without this one.
@@ -84,7 +84,7 @@ impl Namespace {
             unix.as_ref().err().map(|e| format!("the kernel does not list unix sockets (unix_diag): {e}"));
         sockets.extend(unix.unwrap_or_default());
         let inodes = sockets.iter().map(|socket| socket.inode).collect();
-        Ok(Listing { taken_ns: 0, sockets, inodes, without_unix })
+        Ok(Listing { taken_ns, sockets, inodes, without_unix })
     }
 
     /// Open unix connections.
