@@ -1,5 +1,6 @@
 //! One watched process with its forked children: what is attached to it, and what is measured on it.
 
+mod budget;
 mod listening;
 mod snapshot;
 
@@ -22,7 +23,6 @@ use super::spending::Spending;
 use super::threads::Threads;
 use super::throttle::Throttling;
 use super::walk::Walker;
-use crate::budget::governor::{Mode, Tier};
 use crate::clock;
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
@@ -36,14 +36,6 @@ use crate::target::identity::{self, Identity};
 use crate::target::listener::{ListenerError, Listeners, ListeningSocket, Namespaces};
 use crate::target::process::{self, Process};
 
-/// Rows of the status that the budget switches, by tier.
-const LIFECYCLE: &[&str] = &["task_spawn", "task_complete", "task_parent", "task_outcome"];
-const POLLS: &[&str] = &["task_polls", "task_wakes"];
-
-/// How often it is looked at what probing costs a target: less often while nothing is measured in windows, which would have
-/// to be closed in time. A storm of hits waits for neither.
-const BALANCE_NS: u64 = 40_000_000;
-const CALM_BALANCE_NS: u64 = 200_000_000;
 /// How often it is looked which cgroups a target is in that is watched for so long, nanoseconds: others at each refresh.
 const CGROUPS_NS: u64 = 5_000_000_000;
 const SETTLED_NS: u64 = 10_000_000_000;
@@ -382,69 +374,6 @@ impl Watched {
         Ok(())
     }
 
-    /// What probing has cost it since this was asked last, nanoseconds of its CPU time.
-    pub fn take_spent_ns(&mut self) -> f64 {
-        self.spending.as_mut().map_or(0.0, Spending::take_spent_ns)
-    }
-
-    /// From now on it has this part of its budget.
-    pub fn set_factor(&mut self, factor: f64) {
-        if let Some(spending) = &mut self.spending {
-            spending.set_factor(factor);
-        }
-    }
-
-    /// Whether it is time to look at what probing costs.
-    pub fn wants_balance(&self, now_ns: u64) -> bool {
-        let every_ns = if self.has_windows() { BALANCE_NS } else { CALM_BALANCE_NS };
-        now_ns.saturating_sub(self.balanced_ns) >= every_ns
-    }
-
-    /// Looks at what probing costs, and attaches or detaches what follows. Returns what is to be detached.
-    pub fn balance(&mut self, kernel: &mut Kernel, table: &mut Table, now_ns: u64) -> Links {
-        self.balanced_ns = now_ns;
-        let Some(spending) = &mut self.spending else { return Links::default() };
-        let cost = match kernel.cost(self.slot) {
-            Ok(cost) => cost,
-            Err(e) => {
-                log::warn!("{e}");
-                return Links::default();
-            }
-        };
-        let open = self.runtime.as_ref().map_or([false; 2], Runtime::open_tiers);
-        let wanted = spending.observe(cost, self.members.iter().copied(), open, now_ns);
-        let Some(runtime) = self.runtime.as_mut().filter(|runtime| runtime.differs(spending, wanted)) else {
-            return Links::default();
-        };
-        if let Some(walker) = &mut self.walker
-            && runtime.begins(spending, Tier::Lifecycle)
-        {
-            // Whoever was born while births were not seen is there to be found.
-            walker.search_again();
-        }
-        if runtime.ends_window(wanted) {
-            runtime.count_outlasting(kernel, self.threads.ids(&self.members, now_ns), now_ns);
-        }
-        let changed = runtime.apply(kernel, table, spending, wanted, now_ns);
-        for (tier, rows) in [(Tier::Lifecycle, LIFECYCLE), (Tier::Polls, POLLS)] {
-            let (state, detail) = match spending.mode(tier) {
-                Mode::Continuous => (ProbeState::Attached, "all the time".to_owned()),
-                mode => (ProbeState::Sampled, format!("{}: {}", mode.label(), spending.why())),
-            };
-            rows.iter().for_each(|row| self.status.restate(row, state, &detail));
-        }
-        changed.unwrap_or_else(|e| {
-            log::warn!("process {}: {e}", self.process.pid);
-            Links::default()
-        })
-    }
-
-    /// Whether something is measured in windows.
-    pub fn has_windows(&self) -> bool {
-        let in_windows = |spending: &Spending| Tier::ALL.iter().any(|&tier| spending.mode(tier) == Mode::Windows);
-        self.spending.as_ref().is_some_and(in_windows)
-    }
-
     /// Wants no more records of polls and wakes.
     pub fn stop_trace(&mut self, kernel: &mut Kernel) -> Result<(), KernelError> {
         match (&mut self.runtime, &self.spending) {
@@ -608,11 +537,6 @@ impl Watched {
     /// When it has ended.
     pub fn ended_ns(&self) -> Option<u64> {
         self.ended_ns
-    }
-
-    /// Whether it has ended, and its series have been kept for long enough.
-    pub fn is_expired(&self, now_ns: u64, retention_ns: u64) -> bool {
-        self.ended_ns.is_some_and(|ended| now_ns.saturating_sub(ended) > retention_ns)
     }
 
     /// Forgets those of its tables that are gone.
