@@ -173,6 +173,22 @@ pub struct Discover {
     /// A process is looked at once it has run its program for this long
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration)]
     pub settle: Duration,
+    #[command(flatten)]
+    pub kubernetes: Kubernetes,
+}
+
+/// Names of pods.
+#[derive(Args, Clone, Debug)]
+pub struct Kubernetes {
+    /// Ask the Kubernetes API for the names and labels of this node's pods
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// Name of this node in the cluster [default: the environment's NODE_NAME]
+    #[arg(long = "kubernetes.node-name", value_name = "NAME", requires = "kubernetes")]
+    pub node_name: Option<String>,
+    /// Where the API is and who asks, outside of a pod [default: the pod's service account]
+    #[arg(long = "kubernetes.kubeconfig", value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// The endpoint. Flags are named as the Prometheus exporters name them.

@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod command;
 pub mod decode;
 pub mod diagnosis;

@@ -16,7 +16,9 @@ const SHIPPED: &[(&str, &[&str])] = &[
     ("base", &["accept-queues"]),
     ("base", &["pod-monitor"]),
     ("overlays/privileged", &[]),
-    ("overlays/privileged", &["pod-monitor"]),
+    ("overlays/privileged", &["pod-metadata", "pod-monitor"]),
+    ("overlays/pod-metadata", &[]),
+    ("overlays/pod-metadata", &["accept-queues", "pod-monitor"]),
 ];
 /// The oldest version of Kubernetes that is looked at, and the newest that the schemas know.
 const VERSIONS: std::ops::RangeInclusive<u32> = 25..=37;
@@ -130,14 +132,36 @@ fn privileges_are_the_least() {
     }
 }
 
-/// Check that the API server tells the agent nothing: it has no token and no role.
+/// Check that the API server tells the agent of pods and of nothing else, and only where it was asked to.
 #[test]
-fn there_is_no_token() {
+fn the_token_lists_pods_only() {
     for (name, manifests) in shipped() {
-        assert_eq!(manifests.pod()["automountServiceAccountToken"], false, "{name}");
+        let asks = name.contains("pod-metadata");
+        assert_eq!(manifests.pod()["automountServiceAccountToken"], asks, "{name}");
         assert_eq!(manifests.one("ServiceAccount")["automountServiceAccountToken"], false, "{name}");
-        for kind in ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "Secret"] {
+        for kind in ["Role", "RoleBinding", "Secret"] {
             assert_eq!(manifests.of(kind).count(), 0, "{name}: {kind}");
+        }
+        for kind in ["ClusterRole", "ClusterRoleBinding"] {
+            assert_eq!(manifests.of(kind).count(), usize::from(asks), "{name}: {kind}");
+        }
+        assert_eq!(manifests.arguments().contains(&"--kubernetes".to_owned()), asks, "{name}");
+        if !asks {
+            continue;
+        }
+        let node = &manifests.container()["env"];
+        assert_eq!(node[0]["name"], "NODE_NAME", "{name}");
+        assert_eq!(node[0]["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName", "{name}");
+        let rules = manifests.one("ClusterRole")["rules"].as_array().expect("rules").clone();
+        assert_eq!(rules.len(), 1, "{name}");
+        assert_eq!(strings(&rules[0]["apiGroups"]), [""], "{name}");
+        assert_eq!(strings(&rules[0]["resources"]), ["pods"], "{name}: never nodes/proxy, never secrets");
+        assert_eq!(strings(&rules[0]["verbs"]), ["list", "watch"], "{name}");
+        let (binding, account) = (manifests.one("ClusterRoleBinding"), manifests.one("ServiceAccount"));
+        assert_eq!(binding["roleRef"]["name"], manifests.one("ClusterRole")["metadata"]["name"], "{name}");
+        assert_eq!(binding["subjects"].as_array().map(Vec::len), Some(1), "{name}");
+        for key in ["name", "namespace"] {
+            assert_eq!(binding["subjects"][0][key], account["metadata"][key], "{name}");
         }
     }
 }
@@ -167,7 +191,7 @@ fn rendered_as_kubectl_does() {
         println!("no kubectl with kustomize here: compared with nothing");
         return;
     }
-    for folder in ["base", "overlays/privileged"] {
+    for folder in ["base", "overlays/privileged", "overlays/pod-metadata"] {
         let path = place::root().join("deploy/kubernetes").join(folder);
         let output = Command::new("kubectl").arg("kustomize").arg(path).output().expect("it can be run");
         assert!(output.status.success(), "{folder}: {}", String::from_utf8_lossy(&output.stderr));

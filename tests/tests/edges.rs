@@ -20,7 +20,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("model", &["event", "status"]),
     ("diagnosis", &["status", "model::snapshot"]),
     ("budget", &["event", "status"]),
-    ("discovery", &["target"]),
+    ("cluster", &[]),
+    ("discovery", &["cluster", "target"]),
     ("metrics", &["event", "status", "model::snapshot"]),
     ("export", &["event", "status", "metrics", "model::snapshot"]),
     (

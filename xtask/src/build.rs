@@ -9,10 +9,12 @@ use serde_json::Value;
 use crate::process::{cargo, root, run};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The profiler with all that it can have.
+pub const PROFILER: &[&str] = &["--release", "--package", "profiler", "--features", "kubernetes"];
 
 /// Builds the release binary and returns its path.
 pub fn profiler() -> Result<PathBuf> {
-    run(cargo().args(["build", "--release", "--package", "profiler"]))?;
+    run(cargo().arg("build").args(PROFILER))?;
     Ok(root().join("target/release/profiler"))
 }
 
@@ -20,20 +22,32 @@ pub fn profiler() -> Result<PathBuf> {
 /// for this host: building that once more takes as long as all the rest.
 pub fn static_profiler() -> Result<PathBuf> {
     let folder = root().join("target/static");
-    let object = built(&["build", "--release", "--package", "profiler"], |message| {
-        let id = message["package_id"].as_str().unwrap_or_default();
-        // As `path+file:///…/profiler#0.1.0`.
-        let ours = message["reason"] == "build-script-executed" && id.contains("/profiler#");
-        ours.then(|| Some(PathBuf::from(message["out_dir"].as_str()?).join("profiler-ebpf")))?
-    })?;
+    let object = kernel_half()?;
     let mut build = cargo();
     // The explicit target keeps the flags from build scripts and procedural macros, which cannot be static.
-    build.args(["build", "--release", "--package", "profiler", "--target", TARGET, "--target-dir"]).arg(&folder);
+    build.arg("build").args(PROFILER).args(["--target", TARGET, "--target-dir"]).arg(&folder);
     build.env("RUSTFLAGS", "-C target-feature=+crt-static").env("PROFILER_BPF_OBJECT", object);
     run(&mut build)?;
     let stripped = folder.join("profiler");
     run(Command::new("strip").arg("-o").arg(&stripped).arg(folder.join(TARGET).join("release/profiler")))?;
     Ok(stripped)
+}
+
+/// Checks that it can be built without all that it need not have.
+pub fn check_least() -> Result<()> {
+    let mut check = cargo();
+    check.args(["clippy", "--release", "--package", "profiler", "--quiet", "--", "-D", "warnings"]);
+    run(check.env("PROFILER_BPF_OBJECT", kernel_half()?))
+}
+
+/// The kernel half, built for this host.
+fn kernel_half() -> Result<PathBuf> {
+    built(&[&["build"], PROFILER].concat(), |message| {
+        let id = message["package_id"].as_str().unwrap_or_default();
+        // As `path+file:///…/profiler#0.1.0`.
+        let ours = message["reason"] == "build-script-executed" && id.contains("/profiler#");
+        ours.then(|| Some(PathBuf::from(message["out_dir"].as_str()?).join("profiler-ebpf")))?
+    })
 }
 
 /// Has cargo build something, and say where it has put it.

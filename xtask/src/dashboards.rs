@@ -121,6 +121,25 @@ const ROWS: &[Row] = &[
         },
     },
     Row {
+        title: "Names of pods, with --kubernetes",
+        panels: panels! {
+            "Kubernetes API" Number "short" 8 "1: it tells this node's pods. 0: /status says why it does not."
+                [("profiler_kubernetes_up{NODE}", "{{instance}}")];
+            "Pods" Lines "short" 8 "Of this node, known by name."
+                [("profiler_kubernetes_pods{NODE}", "{{instance}}")];
+            "What it tells" Lines "ops" 8 "Pods that are listed, come, change or go."
+                [("rate(profiler_kubernetes_events_total{NODE}[$__rate_interval])", "{{instance}}")];
+            "Failures" Lines "ops" 8 "By why it could not be asked. `expired` is no fault."
+                [("sum by (instance, reason) (rate(profiler_kubernetes_failures_total{NODE}[$__rate_interval]))", "{{instance}} {{reason}}")];
+            "Processes that wait for their names" Lines "short" 8 "Rules ask for names that are not known yet."
+                [("profiler_discovery_undecided{NODE}", "{{instance}}")];
+            "Without names" Lines "ops" 8 "Processes that were decided on without, targets whose names came late, pods that found no room."
+                [("rate(profiler_discovery_unnamed_total{NODE}[$__rate_interval])", "decided without on {{instance}}"),
+                 ("rate(profiler_kubernetes_late_names_total{NODE}[$__rate_interval])", "late on {{instance}}"),
+                 ("rate(profiler_kubernetes_pods_turned_away_total{NODE}[$__rate_interval])", "no room on {{instance}}")];
+        },
+    },
+    Row {
         title: "The profiler itself",
         panels: panels! {
             "CPU that it uses" Lines "percentunit" 8 "Of one CPU."

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::process::{self, cargo};
-use crate::{fixtures, image, kernels, setup};
+use crate::{build, fixtures, image, kernels, setup};
 
 /// Runs everything, or (with `live`) only the live tests whose name contains it.
 fn live_tests(live: Option<&str>) -> Result<()> {
@@ -23,11 +23,7 @@ pub fn run(live: Option<&str>) -> Result<()> {
     if live.is_none() {
         process::run(cargo().args(["fmt", "--all", "--check"]))?;
         process::run(cargo().args(["clippy", "--release", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
-        process::run(cargo().args([
-            "test",
-            "--release",
-            "--package",
-            "profiler",
+        process::run(cargo().arg("test").args(build::PROFILER).args([
             "--package",
             "profiler-common",
             "--package",
@@ -47,7 +43,10 @@ pub fn run(live: Option<&str>) -> Result<()> {
         ]))?;
     }
     fixtures::all()?;
-    process::run(cargo().args(["build", "--release", "--package", "profiler"]))?;
+    build::profiler()?;
+    if live.is_none() {
+        build::check_least()?;
+    }
     if live.is_none_or(|name| name.contains("deploy")) {
         image::build("latest")?;
     }

@@ -1,7 +1,7 @@
 //! `profiler agent`: finds the processes of a node, at the start and as they come, and lets those go that are no longer wanted.
 //! Never which are: that is the rules'.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,11 +10,12 @@ use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::attach::{Endpoint, Signals, View, Whose, block_on, options, watch};
+use super::names::PodBook;
 use crate::cli::{Discover, Measure, Web};
 use crate::clock;
 use crate::discovery::file;
 use crate::discovery::pace::Pace;
-use crate::discovery::rules::{Facts, Rules};
+use crate::discovery::rules::{Decision, Facts, Rules};
 use crate::model::groups::{Bounds, Groups};
 use crate::model::snapshot::{ConfigSnapshot, DiscoverySnapshot, FailedSnapshot, Snapshot};
 use crate::runtime::RUNTIMES;
@@ -41,10 +42,12 @@ pub fn agent(discover: &Discover, measure: &Measure, web: &Web) -> Result<ExitCo
     block_on(async {
         let options =
             Options { more: discover.max_targets, node_budget: discover.node_budget, ..options(Vec::new(), measure) };
-        let agent = Agent::new(discover, options.limits.retention_ns)?;
+        let mut agent = Agent::new(discover, options.limits.retention_ns).await?;
         let endpoint = Endpoint::bind(measure, web)?;
         let signals = Signals::catch()?;
         let session = Session::start(options)?;
+        // Not before: its thread would keep privileges that the session drops.
+        agent.pods.as_mut().map_or(Ok(()), PodBook::keep)?;
         watch(session, endpoint, measure, signals, Whose::Node(Box::new(agent)), View::Summary).await?;
         Ok(ExitCode::SUCCESS)
     })
@@ -85,15 +88,18 @@ pub(super) struct Agent {
     failed: VecDeque<FailedSnapshot>,
     /// Targets that share their series.
     groups: Groups,
+    /// Names of pods; `None` where nobody is asked for them.
+    pods: Option<PodBook>,
 }
 
 impl Agent {
-    fn new(discover: &Discover, retention_ns: u64) -> Result<Agent> {
+    async fn new(discover: &Discover, retention_ns: u64) -> Result<Agent> {
+        let pods = PodBook::new(&discover.kubernetes).await?;
         let (rules, config) = match &discover.config {
             None => (Rules::of_any_node(), None),
             Some(path) => {
                 let state = ConfigSnapshot { loaded_seconds: seconds_since_epoch(), refusal: None };
-                (file::read(path, &runtimes())?, Some(Config { path: path.clone(), state }))
+                (file::read(path, &runtimes(), pods.is_some())?, Some(Config { path: path.clone(), state }))
             }
         };
         Ok(Agent {
@@ -109,6 +115,7 @@ impl Agent {
             looked_at: [0; VERDICTS.len()],
             failed: VecDeque::new(),
             groups: Groups::new(Bounds { retention_ns, ..Bounds::default() }),
+            pods,
         })
     }
 
@@ -127,6 +134,13 @@ impl Agent {
             self.find_all();
         }
         let began_ns = clock::monotonic_ns();
+        if let Some(pods) = &mut self.pods {
+            let again = pods.again(began_ns, self.rules.ask_for_names());
+            if !again.is_empty() {
+                let known: HashSet<u32> = self.waiting.iter().copied().collect();
+                self.waiting.extend(again.into_iter().filter(|pid| !known.contains(pid)));
+            }
+        }
         if self.pace.is_ready(began_ns) {
             let (mut now_ns, mut attached) = (began_ns, false);
             while !attached && now_ns - began_ns < SLICE_NS {
@@ -157,16 +171,29 @@ impl Agent {
         if known == Watching::AsChild {
             return None;
         }
-        let (process, image, facts) = match facts(pid) {
+        let (process, image, mut facts) = match facts(pid) {
             Ok(found) => found,
             Err(ProcessError::KernelThread { .. } | ProcessError::NotALeader { .. }) => return None,
-            Err(ProcessError::NoSuchProcess { .. }) => return Some(Verdict::Gone),
+            Err(ProcessError::NoSuchProcess { .. }) => {
+                self.pods.iter_mut().for_each(|pods| pods.forget(pid));
+                return Some(Verdict::Gone);
+            }
             Err(e) => return Some(self.fail(pid, &process::comm(pid).unwrap_or_default(), &e)),
         };
         if image.file_id == self.own {
             return None;
         }
-        let wanted = self.rules.include(&facts, || session.runtime_of(&image));
+        let runtime = || session.runtime_of(&image);
+        let decision = match &mut self.pods {
+            Some(pods) => pods.decide(pid, &mut facts, clock::monotonic_ns(), &self.rules, runtime),
+            None => self.rules.decide(&facts, runtime),
+        };
+        let wanted = match decision {
+            Decision::Include => true,
+            Decision::Exclude => false,
+            // It stays as it is, and is looked at again.
+            Decision::Undecided => return None,
+        };
         match (wanted, known) {
             (true, Watching::Not) => Some(match session.add(pid) {
                 Ok(()) => Verdict::Watched,
@@ -203,7 +230,7 @@ impl Agent {
             log::info!("no file of rules was given: there is nothing to be read again");
             return;
         };
-        let rules = match file::read(&config.path, &runtimes()) {
+        let rules = match file::read(&config.path, &runtimes(), self.pods.is_some()) {
             Ok(rules) => rules,
             Err(e) => {
                 log::error!("the rules are as before: {e}");
@@ -224,6 +251,9 @@ impl Agent {
     /// Adds what is exported of it, and of targets that have ended.
     pub fn fill(&mut self, snapshot: &mut Snapshot, session: &mut Session) {
         self.keep_retired(session);
+        if let Some(pods) = &mut self.pods {
+            pods.name(&mut snapshot.targets, snapshot.time_ns);
+        }
         self.groups.advance(&snapshot.targets, snapshot.time_ns);
         snapshot.groups = Some(self.groups.snapshot());
         snapshot.profiler.discovery = Some(self.snapshot(session));
@@ -232,7 +262,10 @@ impl Agent {
     /// What ended targets have counted stays with their groups.
     fn keep_retired(&mut self, session: &mut Session) {
         let now_ns = clock::monotonic_ns();
-        session.take_retired().into_iter().for_each(|target| self.groups.retire(target, now_ns));
+        for mut target in session.take_retired() {
+            self.pods.iter().for_each(|pods| _ = pods.name_one(&mut target.identity));
+            self.groups.retire(target, now_ns);
+        }
     }
 
     fn snapshot(&self, session: &Session) -> DiscoverySnapshot {
@@ -244,6 +277,7 @@ impl Agent {
             config: self.config.as_ref().map(|config| config.state.clone()),
             failed: self.failed.iter().cloned().collect(),
             turned_away: self.groups.turned_away(),
+            cluster: self.pods.as_ref().map(PodBook::snapshot),
         }
     }
 }
@@ -259,6 +293,7 @@ fn facts(pid: u32) -> Result<(Process, Image, Facts), ProcessError> {
         command: process.comm.clone(),
         cgroups: identity::cgroup_paths(&lines),
         identity: Identity::parse(&lines),
+        ..Facts::default()
     };
     Ok((process, image, facts))
 }

@@ -3,4 +3,5 @@
 pub mod agent;
 pub mod attach;
 pub mod check;
+mod names;
 pub mod ps;

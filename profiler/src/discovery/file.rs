@@ -1,5 +1,6 @@
 //! The file that has the rules: TOML or YAML. What is wrong in it is said with its line, and nothing of it is used then.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,8 +63,13 @@ struct WrittenRule {
     executable: Option<String>,
     command: Option<String>,
     cgroup: Option<String>,
-    container: Option<String>,
+    container_id: Option<String>,
+    pod_uid: Option<String>,
+    namespace: Option<String>,
     pod: Option<String>,
+    container: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
     unit: Option<String>,
     runtime: Option<String>,
 }
@@ -75,11 +81,11 @@ enum WrittenAction {
     Exclude,
 }
 
-/// Reads the rules of a file. `runtimes` are the names of all that there are.
+/// Reads the rules of a file. `runtimes` are the names of all that there are; `named` is whether the cluster is asked for names.
 ///
 /// # Errors
 /// It cannot be read, or something in it is wrong: what, and in which line.
-pub fn read(path: &Path, runtimes: &[&str]) -> Result<Rules, FileError> {
+pub fn read(path: &Path, runtimes: &[&str], named: bool) -> Result<Rules, FileError> {
     let failed = |source| FileError::Read { path: path.to_owned(), source };
     let bytes = fs::metadata(path).map_err(failed)?.len();
     if bytes > MAX_BYTES {
@@ -91,7 +97,7 @@ pub fn read(path: &Path, runtimes: &[&str]) -> Result<Rules, FileError> {
         Some("yaml" | "yml") => yaml(&text),
         _ => return Err(FileError::Kind { path: path.to_owned() }),
     };
-    let rules = parsed.and_then(|written| rules(written, runtimes));
+    let rules = parsed.and_then(|written| rules(written, runtimes, named));
     rules.map_err(|(line, reason)| FileError::Wrong { path: path.to_owned(), line, reason })
 }
 
@@ -120,22 +126,34 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn rules(written: Vec<(u64, WrittenRule)>, runtimes: &[&str]) -> Result<Rules, (u64, String)> {
+fn rules(written: Vec<(u64, WrittenRule)>, runtimes: &[&str], named: bool) -> Result<Rules, (u64, String)> {
     let mut lines = Vec::with_capacity(written.len());
     let mut rules = Vec::with_capacity(written.len());
     for (line, rule) in written {
-        let WrittenRule { action, executable, command, cgroup, container, pod, unit, runtime } = rule;
+        let WrittenRule { action, executable, command, cgroup, container_id, pod_uid, namespace, .. } = rule;
+        let WrittenRule { pod, container, labels, unit, runtime, .. } = rule;
         let conditions = [
             (Subject::Executable, executable),
             (Subject::Command, command),
             (Subject::Cgroup, cgroup),
-            (Subject::Container, container),
+            (Subject::ContainerId, container_id),
+            (Subject::PodUid, pod_uid),
+            (Subject::Namespace, namespace),
             (Subject::Pod, pod),
+            (Subject::Container, container),
             (Subject::Unit, unit),
             (Subject::Runtime, runtime),
         ];
-        let conditions =
-            conditions.into_iter().filter_map(|(subject, glob)| Some((subject, Glob::new(&glob?)))).collect();
+        let labels = labels.into_iter().map(|(label, glob)| (Subject::Label(label), Some(glob)));
+        let conditions = conditions.into_iter().chain(labels);
+        let conditions: Vec<_> = conditions.filter_map(|(subject, glob)| Some((subject, Glob::new(&glob?)))).collect();
+        if let Some((name, _)) = conditions.iter().find(|(subject, _)| !named && subject.is_name()) {
+            let key = name.key();
+            return Err((
+                line,
+                format!("`{key}` is known to the Kubernetes API only, which is asked with --kubernetes"),
+            ));
+        }
         let action = match action {
             WrittenAction::Include => Action::Include,
             WrittenAction::Exclude => Action::Exclude,
@@ -155,7 +173,7 @@ mod tests {
         let unique = format!("profiler-rules-{}-{:?}.{kind}", std::process::id(), std::thread::current().id());
         let path = std::env::temp_dir().join(unique);
         fs::write(&path, text).expect("a file of our own");
-        let rules = read(&path, &["tokio"]);
+        let rules = read(&path, &["tokio"], true);
         fs::remove_file(&path).expect("a file of our own");
         rules.map_err(|e| e.to_string().replace(&path.display().to_string(), "FILE"))
     }
@@ -194,6 +212,21 @@ mod tests {
         }
     }
 
+    /// Check that names can be asked for in both kinds of file, and are refused where nobody tells them.
+    #[test]
+    fn names() {
+        let toml = "[[rules]]\naction = \"include\"\nnamespace = \"shop\"\nlabels = { app = \"web*\" }\n";
+        let yaml = "rules:\n  - action: include\n    namespace: shop\n    labels: { app: web* }\n";
+        let rules = parse("toml", toml).expect("good TOML");
+        assert!(rules.ask_for_names());
+        assert_eq!(parse("yaml", yaml).as_ref(), Ok(&rules));
+        let refusal = super::toml(toml).and_then(|written| super::rules(written, &[], false)).expect_err("not asked");
+        assert!(
+            refusal.0 == 1 && refusal.1.contains("`namespace`") && refusal.1.contains("--kubernetes"),
+            "{refusal:?}"
+        );
+    }
+
     #[test]
     fn a_missing_part_is_named() {
         for (kind, text) in [("toml", "[[rules]]\ncommand = \"x\"\n"), ("yaml", "rules:\n  - command: x\n")] {
@@ -203,7 +236,7 @@ mod tests {
         assert!(parse("toml", "").expect_err("no rules").contains("rules"));
         assert!(parse("yaml", "").is_err());
         assert!(parse("json", "{}").expect_err("no such kind").contains(".toml, .yaml"));
-        assert!(read(Path::new("/no/such.toml"), &[]).expect_err("none").to_string().contains("/no/such.toml"));
+        assert!(read(Path::new("/no/such.toml"), &[], false).expect_err("none").to_string().contains("/no/such.toml"));
     }
 
     proptest::proptest! {

@@ -1,9 +1,11 @@
 //! Rules: which processes are watched. The first that matches decides; where none does, a process is not. Never where they
 //! were written.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::glob::Glob;
+use crate::cluster::{Names, PodNames};
 use crate::target::identity::Identity;
 
 /// What a rule says of the processes that it matches.
@@ -13,6 +15,17 @@ pub enum Action {
     Include,
     /// They are not.
     Exclude,
+}
+
+/// What is decided of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is watched.
+    Include,
+    /// It is not.
+    Exclude,
+    /// Its names decide, and are not known yet.
+    Undecided,
 }
 
 /// What is known of a process without reading its program.
@@ -26,10 +39,14 @@ pub struct Facts {
     pub cgroups: Vec<String>,
     /// Who manages it.
     pub identity: Identity,
+    /// What the cluster calls it.
+    pub names: Names,
+    /// Names that are not known yet are waited for no longer: no condition on them holds.
+    pub final_names: bool,
 }
 
 /// What a rule looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// The executable's path.
     Executable,
@@ -38,9 +55,17 @@ pub enum Subject {
     /// The path of any of its cgroups.
     Cgroup,
     /// The id of its container.
-    Container,
+    ContainerId,
     /// The id of its pod.
+    PodUid,
+    /// The namespace of its pod.
+    Namespace,
+    /// The name of its pod.
     Pod,
+    /// The name of its container.
+    Container,
+    /// The label of its pod that has this name.
+    Label(String),
     /// Its unit of systemd.
     Unit,
     /// The runtime that its program has.
@@ -60,22 +85,37 @@ const COMMAND: usize = 15;
 
 impl Subject {
     /// Its key in a file.
-    pub const fn key(self) -> &'static str {
-        match self {
+    pub fn key(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Subject::Executable => "executable",
             Subject::Command => "command",
             Subject::Cgroup => "cgroup",
-            Subject::Container => "container",
+            Subject::ContainerId => "container_id",
+            Subject::PodUid => "pod_uid",
+            Subject::Namespace => "namespace",
             Subject::Pod => "pod",
+            Subject::Container => "container",
+            Subject::Label(name) => return Cow::Owned(format!("labels.{name}")),
             Subject::Unit => "unit",
             Subject::Runtime => "runtime",
-        }
+        })
     }
 
-    fn refusal(self, glob: &Glob, runtimes: &[&str]) -> Option<String> {
+    /// Whether only the cluster knows it.
+    pub fn is_name(&self) -> bool {
+        matches!(self, Subject::Namespace | Subject::Pod | Subject::Container | Subject::Label(_))
+    }
+
+    /// Whether it is in a container or a pod only.
+    fn is_inside(&self) -> bool {
+        self.is_name() || matches!(self, Subject::ContainerId | Subject::PodUid)
+    }
+
+    fn refusal(&self, glob: &Glob, runtimes: &[&str]) -> Option<String> {
         let (start, whole) = glob.start();
         let text = glob.as_str();
         match self {
+            Subject::Label(_) if text.is_empty() => None,
             _ if text.is_empty() => Some("is empty".to_owned()),
             Subject::Executable | Subject::Cgroup if !start.is_empty() && !start.starts_with('/') => {
                 Some(format!("is a path, and `{text}` does not begin with `/` or `*`"))
@@ -105,11 +145,10 @@ impl Rule {
                 return Err(format!("`{}` {refusal}", subject.key()));
             }
         }
-        let has = |wanted| conditions.iter().any(|(subject, _)| *subject == wanted);
-        for inside in [Subject::Container, Subject::Pod] {
-            if has(inside) && has(Subject::Unit) {
-                return Err(format!("`{}` and `unit` exclude each other: what is in one has no unit", inside.key()));
-            }
+        if conditions.iter().any(|(subject, _)| *subject == Subject::Unit)
+            && let Some((inside, _)) = conditions.iter().find(|(subject, _)| subject.is_inside())
+        {
+            return Err(format!("`{}` and `unit` exclude each other: what is in one has no unit", inside.key()));
         }
         Ok(Rule { action, conditions })
     }
@@ -121,22 +160,57 @@ impl Rule {
         self.conditions.iter().all(|(subject, glob)| everybody.contains(subject) && glob.as_str() == "*")
     }
 
-    fn matches(&self, facts: &Facts, runtime: &mut dyn FnMut() -> Option<&'static str>) -> bool {
-        let identity = &facts.identity;
-        let is = |glob: &Glob, text: &Option<String>| text.as_ref().is_some_and(|text| glob.matches(text));
-        let mut holds = |subject: Subject, glob: &Glob| match subject {
-            Subject::Executable => glob.matches(&facts.executable),
-            Subject::Command => glob.matches(&facts.command),
-            Subject::Cgroup => facts.cgroups.iter().any(|path| glob.matches(path)),
-            Subject::Container => is(glob, &identity.container_id),
-            Subject::Pod => is(glob, &identity.pod_uid),
-            Subject::Unit => is(glob, &identity.systemd_unit),
-            Subject::Runtime => runtime().is_some_and(|runtime| glob.matches(runtime)),
-        };
+    /// Whether it looks at what only the cluster knows.
+    pub fn asks_for_names(&self) -> bool {
+        self.conditions.iter().any(|(subject, _)| subject.is_name())
+    }
+
+    /// Whether it matches; `None` where names that are not known yet decide.
+    fn matches(&self, facts: &Facts, runtime: &mut dyn FnMut() -> Option<&'static str>) -> Option<bool> {
+        let is_runtime = |of: &&(Subject, Glob)| of.0 == Subject::Runtime;
+        let (last, first): (Vec<_>, Vec<_>) = self.conditions.iter().partition(is_runtime);
+        let mut known = true;
+        for (subject, glob) in first {
+            match facts.holds(subject, glob) {
+                Some(false) => return Some(false),
+                Some(true) => {}
+                None if facts.final_names => return Some(false),
+                None => known = false,
+            }
+        }
         // The program is read last, if at all.
-        let is_runtime = |of: &(Subject, Glob)| of.0 == Subject::Runtime;
-        let (last, first): (Vec<_>, Vec<_>) = self.conditions.iter().partition(|of| is_runtime(of));
-        first.into_iter().chain(last).all(|(subject, glob)| holds(*subject, glob))
+        known.then(|| last.into_iter().all(|(_, glob)| runtime().is_some_and(|runtime| glob.matches(runtime))))
+    }
+}
+
+impl Facts {
+    /// Whether a condition holds that is not the runtime's; `None` where that is not known yet.
+    fn holds(&self, subject: &Subject, glob: &Glob) -> Option<bool> {
+        let identity = &self.identity;
+        let is = |text: &Option<String>| text.as_ref().is_some_and(|text| glob.matches(text));
+        let named = |name: &dyn Fn(&PodNames) -> bool| match &self.names {
+            Names::None => Some(false),
+            Names::Awaited => None,
+            Names::Known { pod, .. } => Some(name(pod)),
+        };
+        match subject {
+            Subject::Executable => Some(glob.matches(&self.executable)),
+            Subject::Command => Some(glob.matches(&self.command)),
+            Subject::Cgroup => Some(self.cgroups.iter().any(|path| glob.matches(path))),
+            Subject::ContainerId => Some(is(&identity.container_id)),
+            Subject::PodUid => Some(is(&identity.pod_uid)),
+            Subject::Unit => Some(is(&identity.systemd_unit)),
+            Subject::Namespace => named(&|pod| glob.matches(&pod.namespace)),
+            Subject::Pod => named(&|pod| glob.matches(&pod.name)),
+            Subject::Label(label) => named(&|pod| pod.labels.get(label).is_some_and(|value| glob.matches(value))),
+            Subject::Container => match &self.names {
+                Names::Known { container, .. } => container.as_ref().map(|container| glob.matches(container)),
+                Names::None => Some(false),
+                Names::Awaited => None,
+            },
+            // The rule asks for it itself, last.
+            Subject::Runtime => Some(true),
+        }
     }
 }
 
@@ -179,12 +253,25 @@ impl Rules {
         Ok(Rules(rules))
     }
 
-    /// Whether a process is to be watched. `runtime` is asked only where a rule depends on it.
-    pub fn include(&self, facts: &Facts, mut runtime: impl FnMut() -> Option<&'static str>) -> bool {
+    /// What is decided of a process. `runtime` is asked only where a rule depends on it.
+    pub fn decide(&self, facts: &Facts, mut runtime: impl FnMut() -> Option<&'static str>) -> Decision {
         let mut known = None;
         let mut once = || *known.get_or_insert_with(&mut runtime);
-        let decides = self.0.iter().find(|rule| rule.matches(facts, &mut once));
-        decides.is_some_and(|rule| rule.action == Action::Include)
+        for rule in &self.0 {
+            match (rule.matches(facts, &mut once), rule.action) {
+                (Some(true), Action::Include) => return Decision::Include,
+                (Some(true), Action::Exclude) => return Decision::Exclude,
+                (Some(false), _) => {}
+                // What is after it does not count: the first that matches decides.
+                (None, _) => return Decision::Undecided,
+            }
+        }
+        Decision::Exclude
+    }
+
+    /// Whether any looks at what only the cluster knows.
+    pub fn ask_for_names(&self) -> bool {
+        self.0.iter().any(Rule::asks_for_names)
     }
 
     /// What is not in `earlier` any more or was not before, a line each; the order, where only that has changed.

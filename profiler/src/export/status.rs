@@ -66,6 +66,17 @@ fn discovery(discovery: &DiscoverySnapshot) -> Value {
             "refusal": config.refusal,
         })),
         "failed": discovery.failed.iter().map(failed).collect::<Vec<_>>(),
+        "kubernetes": discovery.cluster.as_ref().map(|cluster| json!({
+            "up": cluster.up,
+            "why": cluster.why,
+            "pods": cluster.pods,
+            "pods_turned_away": cluster.turned_away,
+            "events": cluster.events,
+            "failures": numbers(&cluster.failures),
+            "undecided": cluster.undecided,
+            "decided_without_names": cluster.given_up,
+            "late_names": cluster.late,
+        })),
     })
 }
 
@@ -87,6 +98,10 @@ fn target(target: &TargetSnapshot) -> Value {
         "container_id": target.identity.container_id,
         "pod_uid": target.identity.pod_uid,
         "systemd_unit": target.identity.systemd_unit,
+        "namespace": target.identity.namespace,
+        "pod": target.identity.pod,
+        "container": target.identity.container,
+        "names_awaited": target.identity.awaited,
         "running": target.running,
         "processes": target.processes,
         "threads": target.threads,

@@ -87,7 +87,8 @@ fn members(snapshot: &Snapshot) -> Vec<Member<'_>> {
     let groups = snapshot.groups.iter().flatten();
     let gone = groups.filter_map(|group| Some((Some(group.key.clone()), group.gone.as_deref()?)));
     let key = |target| snapshot.groups.is_some().then(|| GroupKey::of(target));
-    gone.chain(snapshot.targets.iter().map(|target| (key(target), target))).collect()
+    let named = snapshot.targets.iter().filter(|target| snapshot.groups.is_none() || !target.identity.awaited);
+    gone.chain(named.map(|target| (key(target), target))).collect()
 }
 
 /// Whether births and ends, and polls, are only sampled in a target of a group that runs: a sum of the others would fall
@@ -430,6 +431,20 @@ fn profiler<'a>(page: &mut Page<'a>, snapshot: &'a Snapshot, own: &Own) {
         number(Id::TargetsWatched, "", discovery.watched as f64);
         number(Id::SeriesTurnedAwayTotal, "", discovery.turned_away as f64);
         number(Id::TargetsLimit, "", discovery.limit as f64);
+        if let Some(cluster) = &discovery.cluster {
+            if let Some(up) = cluster.up {
+                number(Id::KubernetesUp, "", f64::from(u8::from(up)));
+            }
+            number(Id::KubernetesPods, "", cluster.pods as f64);
+            number(Id::KubernetesPodsTurnedAwayTotal, "", cluster.turned_away as f64);
+            number(Id::KubernetesEventsTotal, "", cluster.events as f64);
+            for (reason, n) in &cluster.failures {
+                number(Id::KubernetesFailuresTotal, reason, *n as f64);
+            }
+            number(Id::DiscoveryUndecided, "", cluster.undecided as f64);
+            number(Id::DiscoveryUnnamedTotal, "", cluster.given_up as f64);
+            number(Id::KubernetesLateNamesTotal, "", cluster.late as f64);
+        }
         if let Some(config) = &discovery.config {
             number(Id::ConfigLastReloadSuccessful, "", f64::from(u8::from(config.refusal.is_none())));
             number(Id::ConfigLastReloadSuccessTimestampSeconds, "", config.loaded_seconds);

@@ -409,6 +409,23 @@ metrics! {
         "Groups of ended processes, and names of tasks and listeners in them, that found no room and were summed in `other`.";
     TargetsLimit "targets_limit" Gauge Count Profiler Profiler Sum [] "", READ,
         "Processes that `agent` can watch at the same time.";
+    KubernetesUp "kubernetes_up" Gauge State Profiler Profiler Max [] "", READ,
+        "Whether the Kubernetes API could be asked for this node's pods, the last time; absent without `--kubernetes`.";
+    KubernetesPods "kubernetes_pods" Gauge Count Profiler Profiler Sum [] "", READ,
+        "Pods of this node whose names are known.";
+    KubernetesPodsTurnedAwayTotal "kubernetes_pods_turned_away_total" Counter Count Profiler Profiler Sum [] "", "each pod that is told of",
+        "Pods that found no room among those that are known, so that their names are not told; and pods of which some containers or labels found none.";
+    KubernetesEventsTotal "kubernetes_events_total" Counter Count Profiler Profiler Sum [] "", "each pod that is told of",
+        "Pods that the Kubernetes API has listed, or said to have come, changed or gone.";
+    KubernetesFailuresTotal "kubernetes_failures_total" Counter Count Profiler Profiler Sum ["reason"]
+        "`unreachable`, `certificate`, `unauthorized`, `forbidden`, `expired`, `refused`, `invalid`", "each attempt",
+        "How often the Kubernetes API could not be asked, by why. `expired` is no fault: all is listed again.";
+    DiscoveryUndecided "discovery_undecided" Gauge Count Profiler Profiler Sum [] "", READ,
+        "Processes whose names decide whether they are watched, and are not known yet.";
+    DiscoveryUnnamedTotal "discovery_unnamed_total" Counter Count Profiler Profiler Sum [] "", READ,
+        "Processes that were decided on without their names, because those did not come in time.";
+    KubernetesLateNamesTotal "kubernetes_late_names_total" Counter Count Profiler Profiler Sum [] "", READ,
+        "Targets whose names came after they had been exported without: their counters go on under other labels.";
     ConfigLastReloadSuccessful "config_last_reload_successful" Gauge State Profiler Profiler Max [] "", READ,
         "Whether the file of the rules was good when it was read last. Where it was not, the earlier rules are in force.";
     ConfigLastReloadSuccessTimestampSeconds "config_last_reload_success_timestamp_seconds" Gauge Seconds Profiler Profiler Max

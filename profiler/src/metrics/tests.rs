@@ -9,10 +9,10 @@ use profiler_common::histogram::Histogram;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    BudgetSnapshot, ConfigSnapshot, CpuSnapshot, DiscoverySnapshot, GroupKey, GroupSnapshot, IdentitySnapshot,
-    ListenerSnapshot, LoopSnapshot, NodeBudgetSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot, RequestsSnapshot,
-    RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
-    ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
+    BudgetSnapshot, ClusterSnapshot, ConfigSnapshot, CpuSnapshot, DiscoverySnapshot, GroupKey, GroupSnapshot,
+    IdentitySnapshot, ListenerSnapshot, LoopSnapshot, NodeBudgetSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot,
+    RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot,
+    TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -162,6 +162,11 @@ fn snapshot(targets: Vec<TargetSnapshot>) -> Arc<Snapshot> {
             watched: 2,
             limit: 256,
             config: Some(ConfigSnapshot { loaded_seconds: 1e9, refusal: None }),
+            cluster: Some(ClusterSnapshot {
+                up: Some(true),
+                failures: vec![("forbidden", 1)],
+                ..ClusterSnapshot::default()
+            }),
             ..DiscoverySnapshot::default()
         }),
     };

@@ -153,7 +153,7 @@ impl Groups {
 
     /// Takes the targets that there are, and forgets groups of which none has been there for the retention time.
     pub fn advance(&mut self, targets: &[TargetSnapshot], now_ns: u64) {
-        for target in targets {
+        for target in targets.iter().filter(|target| !target.identity.awaited) {
             let key = GroupKey::of(target);
             if !self.is_full_for(&key) {
                 self.enter(key.clone(), now_ns);

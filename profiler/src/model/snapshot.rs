@@ -129,6 +129,8 @@ pub struct IdentitySnapshot {
     pub pod: Option<String>,
     /// Name of its container in the pod.
     pub container: Option<String>,
+    /// Whether some of these names are still waited for: what is exported by name is not exported before.
+    pub awaited: bool,
 }
 
 /// Scheduling of a target. Durations in nanoseconds.
@@ -576,6 +578,31 @@ pub struct DiscoverySnapshot {
     pub failed: Vec<FailedSnapshot>,
     /// Groups of targets, and names in them, that found no room, and were summed in `other`.
     pub turned_away: u64,
+    /// What the cluster tells; `None` where it is not asked.
+    pub cluster: Option<ClusterSnapshot>,
+}
+
+/// What the cluster tells of this node's pods.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterSnapshot {
+    /// Whether it can be asked; `None` before it has answered or failed.
+    pub up: Option<bool>,
+    /// Why it cannot.
+    pub why: Option<String>,
+    /// Pods that are known.
+    pub pods: u64,
+    /// Pods that found no room.
+    pub turned_away: u64,
+    /// Pods that it has told of, or that have changed or gone.
+    pub events: u64,
+    /// How often it could not be asked, by why.
+    pub failures: Vec<(&'static str, u64)>,
+    /// Processes of which rules want to know names that are not known yet.
+    pub undecided: u64,
+    /// Processes of which they were decided without.
+    pub given_up: u64,
+    /// Targets that were shown without all their names, which came later.
+    pub late: u64,
 }
 
 /// A file that is read again on demand.

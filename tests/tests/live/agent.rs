@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
@@ -11,100 +10,13 @@ use tests::code::ProbedCode;
 use tests::fixture::Fixture;
 use tests::kernel::BpfObjects;
 use tests::maps;
+use tests::node::{Node, compare, settle};
 use tests::place;
-use tests::profiler::{Profiler, Starting, run_to_end};
+use tests::profiler::{Profiler, run_to_end};
 use tests::random::Random;
 use tests::status::number;
 use tests::table::Table;
 use tests::wait;
-
-/// Programs of one test, so that rules can name them and nobody else's, and the file of the rules.
-struct Node {
-    folder: PathBuf,
-}
-
-impl Node {
-    fn new(name: &str) -> Node {
-        let folder = std::env::temp_dir().join(format!("profiler-agent-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).expect("a folder of our own");
-        Node { folder }
-    }
-
-    /// A copy of a program under another name.
-    fn copy(&self, program: PathBuf, name: &str) -> PathBuf {
-        let copy = self.folder.join(name);
-        fs::copy(program, &copy).expect("a program can be copied");
-        copy
-    }
-
-    /// A Tokio program that runs.
-    fn start(&self, name: &str) -> Fixture {
-        let program = self.folder.join(name);
-        let program = if program.exists() { program } else { self.copy(place::tokio("latest", "release"), name) };
-        Fixture::start(&program, &["tasks"])
-    }
-
-    fn config(&self) -> String {
-        self.folder.join("rules.toml").display().to_string()
-    }
-
-    /// Writes rules: an action and a name each, where `*` stands for any.
-    fn rules(&self, rules: &[(&str, &str)]) {
-        let folder = self.folder.display();
-        let rule = |(action, name): &(&str, &str)| {
-            format!("[[rules]]\naction = \"{action}\"\nexecutable = \"{folder}/{name}\"\n\n")
-        };
-        self.write(&rules.iter().map(rule).collect::<String>());
-    }
-
-    fn write(&self, text: &str) {
-        fs::write(self.config(), text).expect("a file of our own");
-    }
-
-    fn agent(&self, flags: &[&str]) -> Starting {
-        let config = self.config();
-        let arguments = ["agent", "--config.file", &config, "--budget", "off", "--settle", "100ms"];
-        Starting::new(&[&arguments, flags].concat())
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// The processes that are watched and have not ended.
-fn watched(agent: &Profiler) -> Vec<u32> {
-    let status = agent.status();
-    let targets = status.0["targets"].as_array().expect("targets are a list");
-    let mut pids: Vec<u32> =
-        targets.iter().filter(|target| target["running"] == true).map(|target| number(&target["pid"]) as u32).collect();
-    pids.sort_unstable();
-    pids
-}
-
-/// Waits until exactly these are watched, and nobody waits to be looked at.
-fn settle(agent: &Profiler, table: &mut Table, what: &str, of: &[&Fixture]) {
-    let mut expected: Vec<u32> = of.iter().map(|fixture| fixture.pid()).collect();
-    expected.sort_unstable();
-    let state = || (watched(agent), number(&agent.status().0["discovery"]["waiting"]));
-    let (seen, waiting) = wait::until_or_last(state, |(seen, waiting)| *seen == expected && *waiting == 0);
-    table.equal(what, format!("{expected:?}, 0"), format!("{seen:?}, {waiting}"));
-}
-
-/// Has a target spawn tasks, and compares all that were counted since it was attached to.
-fn compare(agent: &Profiler, table: &mut Table, what: &str, fixture: &mut Fixture) {
-    let truth = fixture.ask("run 1000");
-    let truth = number(&truth["tasks"]["spawned"]);
-    let pid = fixture.pid();
-    let seen = wait::until_or_last(
-        || (agent.status().target(pid).spawned(), agent.status().target(pid).completed()),
-        |seen| *seen == (truth, truth),
-    );
-    table.equal(format!("{what}: spawned, completed"), format!("{:?}", (truth, truth)), format!("{seen:?}"));
-}
 
 fn nothing_is_left(table: &mut Table, before: &BpfObjects) {
     let left = wait::until_or_last(|| BpfObjects::left_over_since(before), BpfObjects::is_empty);

@@ -1,11 +1,13 @@
 //! Rules against processes.
 
+use std::sync::Arc;
+
 use super::*;
 
 const RUNTIMES: &[&str] = &["tokio", "ruby"];
 
 fn rule(action: Action, conditions: &[(Subject, &str)]) -> Result<Rule, String> {
-    let conditions = conditions.iter().map(|(subject, glob)| (*subject, Glob::new(glob))).collect();
+    let conditions = conditions.iter().map(|(subject, glob)| (subject.clone(), Glob::new(glob))).collect();
     Rule::new(action, conditions, RUNTIMES)
 }
 
@@ -23,6 +25,8 @@ fn web() -> Facts {
         command: "web-server".into(),
         cgroups: vec!["/".into(), "/system.slice/web.service".into()],
         identity: Identity { systemd_unit: Some("web.service".into()), ..Identity::default() },
+        names: Names::None,
+        final_names: false,
     }
 }
 
@@ -35,10 +39,11 @@ fn boxed() -> Facts {
 fn check(rules: Vec<Rule>, facts: &Facts, expected: bool, reads: u32) {
     let mut read = 0;
     let rules = Rules::new(rules).expect("rules that make sense");
-    let included = rules.include(facts, || {
+    let included = rules.decide(facts, || {
         read += 1;
         Some("tokio")
     });
+    let included = included == Decision::Include;
     assert_eq!((included, read), (expected, reads), "{rules:?}");
 }
 
@@ -54,9 +59,9 @@ fn each_subject_is_looked_at() {
         (Cgroup, "/system.slice", web(), false),
         (Unit, "web.service", web(), true),
         (Unit, "*", boxed(), false),
-        (Container, "*", boxed(), true),
-        (Container, "*", web(), false),
-        (Pod, "ac04", boxed(), true),
+        (ContainerId, "*", boxed(), true),
+        (ContainerId, "*", web(), false),
+        (PodUid, "ac04", boxed(), true),
     ] {
         check(vec![include(&[(subject, glob)])], &of, matches, 0);
     }
@@ -84,8 +89,44 @@ fn programs_are_read_last() {
         none += 1;
         None
     };
-    assert!(!Rules::of_any_node().include(&web(), nothing));
+    assert_eq!(Rules::of_any_node().decide(&web(), nothing), Decision::Exclude);
     assert_eq!(none, 1);
+}
+
+/// Check that names that are not known yet are waited for where they decide, and only there, and that nothing is read then.
+#[test]
+fn names_are_waited_for_where_they_decide() {
+    use Decision::{Exclude, Include, Undecided};
+    let label = || Subject::Label("app".to_owned());
+    let rules = Rules::new(vec![
+        exclude(&[(Subject::Command, "db*")]),
+        include(&[(Subject::Namespace, "shop"), (Subject::Runtime, "tokio")]),
+        exclude(&[(label(), "web*"), (Subject::Container, "side*")]),
+        include(&[(label(), "web*")]),
+    ])
+    .expect("rules that make sense");
+    let labels = || [("app".to_owned(), "web-1".to_owned())].into();
+    let pod = |namespace: &str| Arc::new(PodNames { namespace: namespace.into(), name: "a".into(), labels: labels() });
+    let (shop, other) = (pod("shop"), pod("other"));
+    let known = |pod: &Arc<PodNames>, container: Option<&str>| Names::Known {
+        pod: Arc::clone(pod),
+        container: container.map(str::to_owned),
+    };
+    for (names, decided, finally) in [
+        (Names::None, Exclude, Exclude),
+        (Names::Awaited, Undecided, Exclude),
+        (known(&shop, None), Include, Include),
+        (known(&other, None), Undecided, Include),
+        (known(&other, Some("side-car")), Exclude, Exclude),
+        (known(&other, Some("web")), Include, Include),
+    ] {
+        let facts = Facts { names: names.clone(), ..boxed() };
+        assert_eq!(rules.decide(&facts, || Some("tokio")), decided, "{names:?}");
+        let facts = Facts { final_names: true, ..facts };
+        assert_eq!(rules.decide(&facts, || Some("tokio")), finally, "finally {names:?}");
+        let named = Facts { command: "db".into(), ..facts };
+        assert_eq!(rules.decide(&named, || None), Exclude, "{names:?}");
+    }
 }
 
 #[test]
@@ -98,14 +139,14 @@ fn what_can_never_match_is_refused() {
         (vec![(Command, "a-name-of-16-byt")], "15 bytes"),
         (vec![(Runtime, "tokyo")], "tokio, ruby"),
         (vec![(Unit, "web")], "web.service"),
-        (vec![(Unit, "*"), (Container, "*")], "exclude each other"),
+        (vec![(Unit, "*"), (ContainerId, "*")], "exclude each other"),
         (vec![(Unit, "*"), (Pod, "*")], "exclude each other"),
     ] {
         let refusal = rule(Action::Include, &conditions).expect_err("an impossible rule");
         assert!(refusal.contains(reason), "{refusal}");
     }
     for possible in [(Command, "a-name-of-15-by*"), (Executable, "*/server"), (Unit, "web*"), (Unit, "web@?.service")] {
-        assert!(rule(Action::Include, &[possible]).is_ok(), "{possible:?}");
+        assert!(rule(Action::Include, std::slice::from_ref(&possible)).is_ok(), "{possible:?}");
     }
 }
 
