@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::budget::Budget;
 use crate::export::http;
+use crate::export::otlp::Protocol;
 use crate::kernel::signal::Unwanted;
 
 /// Largest ring that may be asked for.
@@ -48,7 +49,7 @@ pub enum Command {
         #[command(flatten)]
         measure: Measure,
         #[command(flatten)]
-        web: Web,
+        exports: Exports,
     },
     /// Watch a whole node: find processes as they come, and let them go when they end
     Agent {
@@ -57,14 +58,14 @@ pub enum Command {
         #[command(flatten)]
         measure: Measure,
         #[command(flatten)]
-        web: Web,
+        exports: Exports,
     },
     /// Start a program and profile it from its first instruction
     Run {
         #[command(flatten)]
         measure: Measure,
         #[command(flatten)]
-        web: Web,
+        exports: Exports,
         /// The program and its arguments
         #[arg(last = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
@@ -191,6 +192,15 @@ pub struct Kubernetes {
     pub kubeconfig: Option<PathBuf>,
 }
 
+/// Where the metrics go.
+#[derive(Args, Clone, Debug)]
+pub struct Exports {
+    #[command(flatten)]
+    pub web: Web,
+    #[command(flatten)]
+    pub otlp: Otlp,
+}
+
 /// The endpoint. Flags are named as the Prometheus exporters name them.
 #[derive(Args, Clone, Debug)]
 pub struct Web {
@@ -203,6 +213,26 @@ pub struct Web {
     /// Path under which the metrics are served
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
     pub telemetry_path: String,
+}
+
+/// Pushing by OTLP. What no flag says is taken from OpenTelemetry's environment (OTEL_EXPORTER_OTLP_HEADERS and the like).
+#[derive(Args, Clone, Debug)]
+pub struct Otlp {
+    /// Push the metrics to this collector, as http://collector:4318; without a URL to that of OTEL_EXPORTER_OTLP_ENDPOINT
+    #[arg(long = "otlp.endpoint", value_name = "URL", num_args = 0..=1, default_missing_value = "")]
+    pub endpoint: Option<String>,
+    /// http/protobuf or grpc [default: OTEL_EXPORTER_OTLP_PROTOCOL, else http/protobuf]
+    #[arg(long = "otlp.protocol", value_name = "PROTOCOL", requires = "endpoint")]
+    pub protocol: Option<Protocol>,
+    /// How often
+    #[arg(long = "otlp.interval", value_name = "TIME", default_value = "15s", value_parser = duration)]
+    pub interval: Duration,
+    /// File with headers that are sent along, a line each, as `authorization: Bearer TOKEN`
+    #[arg(long = "otlp.headers-file", value_name = "FILE", requires = "endpoint")]
+    pub headers_file: Option<PathBuf>,
+    /// File with the certificates that are trusted [default: those that the host trusts]
+    #[arg(long = "otlp.ca-file", value_name = "FILE", requires = "endpoint")]
+    pub ca_file: Option<PathBuf>,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

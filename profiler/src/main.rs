@@ -24,9 +24,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Attach { pids, measure, web } => attach::attach(pids, &measure, &web),
-        Command::Agent { discover, measure, web } => agent::agent(&discover, &measure, &web),
-        Command::Run { command, measure, web } => attach::run(&command, &measure, &web),
+        Command::Attach { pids, measure, exports } => attach::attach(pids, &measure, &exports),
+        Command::Agent { discover, measure, exports } => agent::agent(&discover, &measure, &exports),
+        Command::Run { command, measure, exports } => attach::run(&command, &measure, &exports),
         Command::Tree { pids, measure, json } => attach::tree(pids, &measure, json),
         Command::Ps => {
             print!("{}", ps::list());

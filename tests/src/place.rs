@@ -74,7 +74,15 @@ pub fn image() -> PathBuf {
 /// # Panics
 /// It was not installed.
 pub fn schemas() -> PathBuf {
-    built(root().join("target/schemas/bin/kubernetes-validate"), "cargo xtask setup")
+    built(root().join("target/python/bin/kubernetes-validate"), "cargo xtask setup")
+}
+
+/// A Python that has OpenTelemetry's messages.
+///
+/// # Panics
+/// It was not installed.
+pub fn python() -> PathBuf {
+    built(root().join("target/python/bin/python3"), "cargo xtask setup")
 }
 
 /// Live tests attach to programs.

@@ -159,6 +159,15 @@ const ROWS: &[Row] = &[
                 [("sum by (instance, program) (rate(profiler_program_runs_missed_total{NODE}[$__rate_interval]))", "{{instance}} {{program}}")];
             "Summed in `other`" Lines "ops" 8 "Groups and names that found no room."
                 [("rate(profiler_series_turned_away_total{NODE}[$__rate_interval])", "{{instance}}")];
+            "Pushed by OTLP" Lines "ops" 8 "Data points that the collector has taken, and that were dropped, by why."
+                [("rate(profiler_otlp_points_total{NODE}[$__rate_interval])", "taken from {{instance}}"),
+                 ("sum by (instance, reason) (rate(profiler_otlp_points_dropped_total{NODE}[$__rate_interval]))", "{{instance}} {{reason}}")];
+            "Requests to the collector" Lines "ops" 8 "By what came of them; `later` is sent again."
+                [("sum by (instance, result) (rate(profiler_otlp_requests_total{NODE}[$__rate_interval]))", "{{instance}} {{result}}")];
+            "Waits to be pushed" Lines "bytes" 8 "Of 16 MiB at most."
+                [("profiler_otlp_queue_bytes{NODE}", "{{instance}}")];
+            "Pushed last" Number "dateTimeFromNow" 8 "When the collector has taken a request last."
+                [("profiler_otlp_last_success_timestamp_seconds{NODE} * 1000", "{{instance}}")];
             "Snapshot" Lines "s" 8 "What one look at all targets takes."
                 [("profiler_snapshot_duration_seconds{NODE}", "{{instance}}")];
             "Configuration read" Number "short" 8 "1: what was read last is in force. 0: the one before it is, and the log says why."

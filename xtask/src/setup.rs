@@ -100,8 +100,14 @@ const NEEDS: &[Need] = &[
     Need {
         name: "schemas",
         purpose: "of Kubernetes, for the tests of the manifests",
-        there: || process::root().join(SCHEMAS).join("bin/kubernetes-validate").exists(),
-        install: schemas,
+        there: || python("kubernetes_validate"),
+        install: || python_package(&["kubernetes-validate==1.37.0"]),
+    },
+    Need {
+        name: "collector",
+        purpose: "of OpenTelemetry in Python, for the tests of pushing",
+        there: || python("grpc, opentelemetry.proto"),
+        install: || python_package(&["opentelemetry-proto==1.45.2", "grpcio==1.85.3"]),
     },
     Need {
         name: "systemd-analyze",
@@ -131,21 +137,29 @@ const FOR_ONE_TASK: &[Need] = &[
     },
 ];
 const TOOLS: &str = "target/tools";
-/// The schemas of Kubernetes, in an environment of their own.
-const SCHEMAS: &str = "target/schemas";
+/// What is written in Python, in an environment of its own.
+const PYTHON: &str = "target/python";
 
 /// A program that is installed for this project alone.
 pub fn tool(name: &str) -> PathBuf {
     process::root().join(TOOLS).join("bin").join(name)
 }
 
-fn schemas() -> Result<()> {
-    let folder = process::root().join(SCHEMAS);
-    if !succeeds("python3", &["-c", "import ensurepip"]) {
-        packages(&["python3", "python3-venv"])?;
+/// Whether these modules are in the environment.
+fn python(modules: &str) -> bool {
+    let program = process::root().join(PYTHON).join("bin/python3");
+    succeeds(&program.display().to_string(), &["-c", &format!("import {modules}")])
+}
+
+fn python_package(names: &[&str]) -> Result<()> {
+    let folder = process::root().join(PYTHON);
+    if !folder.join("bin/pip").exists() {
+        if !succeeds("python3", &["-c", "import ensurepip"]) {
+            packages(&["python3", "python3-venv"])?;
+        }
+        process::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
     }
-    process::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-    process::run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", "kubernetes-validate==1.37.0"]))
+    process::run(Command::new(folder.join("bin/pip")).args(["install", "--quiet"]).args(names))
 }
 
 /// Installs what is missing; with `check` only reports it.

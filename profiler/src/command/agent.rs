@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::attach::{Endpoint, Signals, View, Whose, block_on, options, watch};
 use super::names::PodBook;
-use crate::cli::{Discover, Measure, Web};
+use crate::cli::{Discover, Exports, Measure};
 use crate::clock;
 use crate::discovery::file;
 use crate::discovery::pace::Pace;
@@ -38,12 +38,12 @@ const FAILED: usize = 64;
 ///
 /// # Errors
 /// It cannot start, or the file of the rules is bad; then nothing was attached.
-pub fn agent(discover: &Discover, measure: &Measure, web: &Web) -> Result<ExitCode> {
+pub fn agent(discover: &Discover, measure: &Measure, exports: &Exports) -> Result<ExitCode> {
     block_on(async {
         let options =
             Options { more: discover.max_targets, node_budget: discover.node_budget, ..options(Vec::new(), measure) };
         let mut agent = Agent::new(discover, options.limits.retention_ns).await?;
-        let endpoint = Endpoint::bind(measure, web)?;
+        let endpoint = Endpoint::bind(measure, exports)?;
         let signals = Signals::catch()?;
         let session = Session::start(options)?;
         // Not before: its thread would keep privileges that the session drops.

@@ -15,9 +15,10 @@ use tokio::time::{Instant, interval_at, sleep};
 
 use super::agent::Agent;
 use crate::budget::Budget;
-use crate::cli::{Measure, Web};
+use crate::cli::{Exports, Measure, Otlp};
 use crate::clock;
 use crate::export::http::{self, Listener};
+use crate::export::otlp::{self, Push};
 use crate::export::protection::Protection;
 use crate::export::{ExportError, SnapshotRequest, SnapshotSource, text, tree};
 use crate::launch;
@@ -35,9 +36,9 @@ const WAITING_SCRAPES: usize = 16;
 ///
 /// # Errors
 /// It cannot start; then nothing was attached.
-pub fn attach(pids: Vec<u32>, measure: &Measure, web: &Web) -> Result<ExitCode> {
+pub fn attach(pids: Vec<u32>, measure: &Measure, exports: &Exports) -> Result<ExitCode> {
     block_on(async {
-        let endpoint = Endpoint::bind(measure, web)?;
+        let endpoint = Endpoint::bind(measure, exports)?;
         let signals = Signals::catch()?;
         let session = Session::start(options(pids, measure))?;
         watch(session, endpoint, measure, signals, Whose::Named, View::Summary).await?;
@@ -64,9 +65,9 @@ pub fn tree(pids: Vec<u32>, measure: &Measure, json: bool) -> Result<ExitCode> {
 ///
 /// # Errors
 /// It cannot start; then the program has not run.
-pub fn run(command: &[std::ffi::OsString], measure: &Measure, web: &Web) -> Result<ExitCode> {
+pub fn run(command: &[std::ffi::OsString], measure: &Measure, exports: &Exports) -> Result<ExitCode> {
     block_on(async {
-        let endpoint = Endpoint::bind(measure, web)?;
+        let endpoint = Endpoint::bind(measure, exports)?;
         let signals = Signals::catch()?;
         let held = launch::hold(command)?;
         let pid = held.pid().context("the program is gone")?;
@@ -121,27 +122,44 @@ pub(super) fn options(pids: Vec<u32>, measure: &Measure) -> Options {
     }
 }
 
-/// Where metrics are served; nowhere when a page is printed instead.
+/// Where metrics go. They are served nowhere when a page is printed instead.
 pub(super) struct Endpoint {
     listeners: Vec<Listener>,
     path: String,
     protection: Protection,
+    push: Option<otlp::Settings>,
 }
 
 impl Endpoint {
-    pub fn bind(measure: &Measure, web: &Web) -> Result<Endpoint> {
+    pub fn bind(measure: &Measure, exports: &Exports) -> Result<Endpoint> {
+        let push = push_settings(&exports.otlp)?;
         if measure.print {
-            return Ok(Endpoint::none());
+            return Ok(Endpoint { push, ..Endpoint::none() });
         }
+        let web = &exports.web;
         let protection = web.config_file.clone().map_or_else(|| Ok(Protection::none()), Protection::read);
         let protection = protection.map_err(ExportError::from)?;
         let listeners = web.listen_addresses.iter().map(|&address| http::bind(address)).collect::<Result<_, _>>()?;
-        Ok(Endpoint { listeners, path: web.telemetry_path.clone(), protection })
+        Ok(Endpoint { listeners, path: web.telemetry_path.clone(), protection, push })
     }
 
     fn none() -> Endpoint {
-        Endpoint { listeners: Vec::new(), path: String::new(), protection: Protection::none() }
+        Endpoint { listeners: Vec::new(), path: String::new(), protection: Protection::none(), push: None }
     }
+}
+
+/// Where metrics are pushed to; `None` where nobody asks for that.
+fn push_settings(flags: &Otlp) -> Result<Option<otlp::Settings>> {
+    let Some(endpoint) = &flags.endpoint else { return Ok(None) };
+    let asked = otlp::Asked {
+        endpoint: endpoint.clone(),
+        protocol: flags.protocol,
+        interval: flags.interval,
+        headers_file: flags.headers_file.clone(),
+        ca_file: flags.ca_file.clone(),
+    };
+    let settings = otlp::Settings::new(&asked, |name| std::env::var(name).ok());
+    Ok(Some(settings.map_err(ExportError::Push)?))
 }
 
 /// The signals that end a measurement. Caught before anything is attached: one that comes meanwhile detaches, too.
@@ -166,14 +184,54 @@ impl Signals {
     }
 }
 
+/// The ways out that are under way, and the snapshots that they ask for.
+struct Ways {
+    requests: mpsc::Receiver<SnapshotRequest>,
+    server: Option<Server>,
+    push: Option<Push>,
+}
+
+impl Ways {
+    fn start(mut endpoint: Endpoint) -> Ways {
+        let (source, requests) = SnapshotSource::channel(WAITING_SCRAPES);
+        let push = endpoint.push.take().map(|settings| {
+            log::info!("pushing to {} every {:?}", settings.uri, settings.interval);
+            let figures = otlp::Figures::default();
+            (otlp::start(settings, source.clone(), figures.clone()), figures)
+        });
+        let (push, figures) = push.unzip();
+        Ways { requests, server: serve(endpoint, source, figures), push }
+    }
+
+    /// The next that asks for a snapshot; never, where nobody does.
+    async fn next(&mut self) -> SnapshotRequest {
+        match self.requests.recv().await {
+            Some(request) => request,
+            None => pending().await,
+        }
+    }
+
+    /// Ends them all. `last` is what is pushed in the end.
+    async fn finish(self, last: Option<Arc<Snapshot>>) -> Result<()> {
+        drop(self.requests);
+        if let (Some(push), Some(last)) = (self.push, last) {
+            push.finish(last).await;
+        }
+        if let Some(server) = self.server {
+            let _ = server.stop.send(());
+            server.task.await.context("the server panicked")??;
+        }
+        Ok(())
+    }
+}
+
 /// The server, and how to end it.
 struct Server {
-    requests: mpsc::Receiver<SnapshotRequest>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ExportError>>,
 }
 
-fn serve(endpoint: Endpoint) -> Option<Server> {
+fn serve(endpoint: Endpoint, source: SnapshotSource, push: Option<otlp::Figures>) -> Option<Server> {
     if endpoint.listeners.is_empty() {
         return None;
     }
@@ -181,16 +239,15 @@ fn serve(endpoint: Endpoint) -> Option<Server> {
     for listener in &endpoint.listeners {
         log::info!("serving {scheme}://{}{}", listener.address(), endpoint.path);
     }
-    let (source, requests) = SnapshotSource::channel(WAITING_SCRAPES);
     let (stop, stopped) = oneshot::channel();
-    let Endpoint { listeners, path, protection } = endpoint;
+    let Endpoint { listeners, path, protection, .. } = endpoint;
     let task = tokio::spawn(async move {
-        http::serve(listeners, &path, source, protection, async {
+        http::serve(listeners, &path, source, protection, push, async {
             let _ = stopped.await;
         })
         .await
     });
-    Some(Server { requests, stop, task })
+    Some(Server { stop, task })
 }
 
 /// Whose processes are watched, which says when it is over.
@@ -243,7 +300,7 @@ pub(super) async fn watch(
     mut whose: Whose,
     view: View,
 ) -> Result<()> {
-    let mut server = serve(endpoint);
+    let mut ways = Ways::start(endpoint);
     let ring = session.ring_fd().context("failed to watch the ring")?;
     // SAFETY: the descriptor is owned, and stays open and the same for as long as it is registered.
     let ring = unsafe { AsyncFd::register(ring) }.context("failed to watch the ring")?;
@@ -265,7 +322,7 @@ pub(super) async fn watch(
             biased;
             () = signals.recv() => break,
             () = &mut end => break,
-            request = next(&mut server) => {
+            request = ways.next() => {
                 // Whoever asked may have hung up.
                 let snapshot = session.snapshot();
                 let _ = request.send(Arc::new(whose.fill(snapshot, &mut session)));
@@ -289,7 +346,7 @@ pub(super) async fn watch(
                 if matches!(whose, Whose::Node(_)) {
                     continue;
                 }
-                if !session.any_running() && (matches!(whose, Whose::Child) || server.is_none()) {
+                if !session.any_running() && (matches!(whose, Whose::Child) || ways.server.is_none()) {
                     break;
                 }
                 if !session.any_running() && measure.duration.is_none() && session.all_expired() {
@@ -303,31 +360,17 @@ pub(super) async fn watch(
             }
         }
     }
-    if measure.print {
+    let last = (measure.print || ways.push.is_some()).then(|| {
         let snapshot = session.last_snapshot();
-        let snapshot = Arc::new(whose.fill(snapshot, &mut session));
-        let page = view.last(snapshot)?;
+        Arc::new(whose.fill(snapshot, &mut session))
+    });
+    if let Some(last) = last.as_ref().filter(|_| measure.print) {
+        let page = view.last(Arc::clone(last))?;
         std::io::stdout().write_all(page.as_bytes()).context("failed to print what was measured")?;
     }
     let took = session.stop();
     log::info!("detached in {} ms", took.as_millis());
-    if let Some(server) = server {
-        let _ = server.stop.send(());
-        drop(server.requests);
-        server.task.await.context("the server panicked")??;
-    }
-    Ok(())
-}
-
-/// The next scrape; never, where nothing is served.
-async fn next(server: &mut Option<Server>) -> SnapshotRequest {
-    match server {
-        Some(server) => match server.requests.recv().await {
-            Some(request) => request,
-            None => pending().await,
-        },
-        None => pending().await,
-    }
+    ways.finish(last).await
 }
 
 async fn tick(shown: &mut Option<tokio::time::Interval>) {

@@ -16,7 +16,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
 use super::protection::Protection;
-use super::{ExportError, NoSnapshot, SnapshotSource, landing, minutes, server, status, tree};
+use super::{ExportError, NoSnapshot, SnapshotSource, landing, minutes, otlp, server, status, tree};
 use crate::metrics::{self, Own};
 
 /// Where metrics are served by default.
@@ -62,10 +62,11 @@ pub async fn serve(
     path: &str,
     source: SnapshotSource,
     protection: Protection,
+    push: Option<otlp::Figures>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ExportError> {
     let protection = Arc::new(protection);
-    let router = router(path, source, Arc::clone(&protection))?;
+    let router = router(path, source, Arc::clone(&protection), push)?;
     let sockets = listeners.into_iter().map(|listener| listener.socket).collect();
     server::serve(sockets, router, protection, shutdown).await.map_err(ExportError::Serve)
 }
@@ -88,10 +89,16 @@ pub fn check_path(path: &str) -> Result<(), &'static str> {
 ///
 /// # Errors
 /// The path of the metrics is taken or none.
-fn router(path: &str, source: SnapshotSource, protection: Arc<Protection>) -> Result<Router, ExportError> {
+fn router(
+    path: &str,
+    source: SnapshotSource,
+    protection: Arc<Protection>,
+    push: Option<otlp::Figures>,
+) -> Result<Router, ExportError> {
     check_path(path).map_err(|reason| ExportError::Path { path: path.to_owned(), reason })?;
     let last_scrape_ns = AtomicU64::new(0);
-    let pages = Arc::new(Pages { path: path.to_owned(), source, protection: Arc::clone(&protection), last_scrape_ns });
+    let path_of = path.to_owned();
+    let pages = Arc::new(Pages { path: path_of, source, protection: Arc::clone(&protection), push, last_scrape_ns });
     Ok(Router::new()
         .route(path, get(metrics_page))
         .route("/status", get(status_page))
@@ -118,6 +125,8 @@ struct Pages {
     path: String,
     source: SnapshotSource,
     protection: Arc<Protection>,
+    /// `None` where nothing is pushed.
+    push: Option<otlp::Figures>,
     /// 0 before the first scrape.
     last_scrape_ns: AtomicU64,
 }
@@ -137,6 +146,7 @@ async fn metrics_page(State(pages): State<Arc<Pages>>) -> Response {
     let last = Some(pages.last_scrape_ns.load(Ordering::Relaxed)).filter(|&ns| ns > 0).map(|ns| ns as f64 / 1e9);
     let mut own = Own::read(last);
     own.web_config_is_good = pages.protection.refusal().map(|refusal| refusal.is_none());
+    own.push = pages.push.as_ref().map(otlp::Figures::read);
     let page = metrics::page(snapshot, own);
     pages.last_scrape_ns.store((begin.elapsed().as_nanos() as u64).max(1), Ordering::Relaxed);
     match page {
@@ -149,6 +159,7 @@ async fn status_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnap
     let snapshot = pages.source.snapshot().await?;
     let mut document = status::document(&snapshot);
     document["web_config_refused"] = pages.protection.refusal().flatten().into();
+    document["otlp"] = pages.push.as_ref().map(|push| status::push(&push.read())).into();
     let json = document.to_string();
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }

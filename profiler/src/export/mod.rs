@@ -1,8 +1,9 @@
-//! Ways out: HTTP, and text for people. Exporters read a snapshot, never the table.
+//! Ways out: HTTP, OTLP, and text for people. Exporters read a snapshot, never the table.
 
 pub mod http;
 pub mod landing;
 pub mod minutes;
+pub mod otlp;
 pub mod protection;
 mod server;
 pub mod status;
@@ -51,6 +52,9 @@ pub enum ExportError {
     /// The file that protects the endpoint is refused.
     #[error("failed to protect the endpoint: {0}")]
     Protection(#[from] WebConfigError),
+    /// Metrics cannot be pushed as it was asked for.
+    #[error("failed to push metrics: {0}")]
+    Push(String),
     /// The server failed.
     #[error("failed to serve: {0}")]
     Serve(std::io::Error),

@@ -7,6 +7,7 @@ use profiler_common::map::wake;
 use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
+use crate::metrics::own::PushFigures;
 use crate::model::snapshot::{
     BudgetSnapshot, DiagnosisSnapshot, DiscoverySnapshot, EdgeParent, Evidence, FailedSnapshot, ListenerSnapshot,
     LongRunSnapshot, LoopSnapshot, PollSnapshot, ProbeCost, RequestsSnapshot, RuntimeSnapshot, Snapshot,
@@ -32,6 +33,18 @@ pub fn document(snapshot: &Snapshot) -> Value {
         "hits_ignored": numbers(&snapshot.profiler.hits_ignored),
         "runs_missed": snapshot.profiler.runs_missed.iter().cloned().collect::<BTreeMap<_, _>>(),
         "losses": numbers(&snapshot.profiler.lost),
+    })
+}
+
+/// What has come of pushing.
+pub fn push(figures: &PushFigures) -> Value {
+    json!({
+        "requests": figures.requests,
+        "points": figures.points,
+        "points_dropped": figures.dropped,
+        "queue_bytes": figures.queue_bytes,
+        "last_success_seconds": figures.last_success_seconds,
+        "why": figures.why,
     })
 }
 

@@ -450,6 +450,19 @@ fn profiler<'a>(page: &mut Page<'a>, snapshot: &'a Snapshot, own: &Own) {
             number(Id::ConfigLastReloadSuccessTimestampSeconds, "", config.loaded_seconds);
         }
     }
+    if let Some(push) = &own.push {
+        for (&result, &n) in &push.requests {
+            number(Id::OtlpRequestsTotal, result, n as f64);
+        }
+        for (&reason, &n) in &push.dropped {
+            number(Id::OtlpPointsDroppedTotal, reason, n as f64);
+        }
+        number(Id::OtlpPointsTotal, "", push.points as f64);
+        number(Id::OtlpQueueBytes, "", push.queue_bytes as f64);
+        if let Some(seconds) = push.last_success_seconds {
+            number(Id::OtlpLastSuccessTimestampSeconds, "", seconds);
+        }
+    }
     for (id, value) in own.figures() {
         if let Some(value) = value {
             number(id, "", value);

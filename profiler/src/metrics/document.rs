@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::labels::{BOUND, OTHER};
+use super::otel;
 use super::table::{Area, GROUP_LABELS, METRICS, PREFIX, TARGET_LABELS};
 
 /// The whole document.
@@ -31,11 +32,12 @@ pub fn document() -> String {
          - **`{PREFIX}probe_state` has a series for every state**, 1 for the current one and 0 for the others: an alert on\n\
          \x20 `{PREFIX}probe_state{{state=\"broken\"}} == 1` and one on `{PREFIX}probe_state{{state=\"attached\"}} == 0` both\n\
          \x20 work, and neither depends on a series that vanishes.\n\
+         - **By OTLP** a target is a resource, whose attributes have the labels of targets, and `RUNTIME` is its runtime.\n\
          - **An outcome that cannot be told** is `unknown`; zero panics are shown only where a panic would be seen.\n"
     );
     for area in Area::ALL {
         let _ = write!(out, "\n## {}\n\n", area.heading());
-        out.push_str("| metric | kind | unit | labels | meaning | source |\n|---|---|---|---|---|---|\n");
+        out.push_str("| metric | kind | unit | labels | meaning | source | by OTLP |\n|---|---|---|---|---|---|---|\n");
         for row in METRICS.iter().filter(|row| row.area == area) {
             let labels = match row.labels {
                 [] => String::new(),
@@ -46,12 +48,13 @@ pub fn document() -> String {
             };
             let _ = writeln!(
                 out,
-                "| `{}` | {} | {} | {labels} | {} | {} |",
+                "| `{}` | {} | {} | {labels} | {} | {} | `{}` |",
                 row.full_name(),
                 row.kind.label(),
                 row.unit.label(),
                 row.help,
-                row.source
+                row.source,
+                otel::name(row.id, "RUNTIME")
             );
         }
     }

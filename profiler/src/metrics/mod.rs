@@ -3,6 +3,7 @@
 pub mod collector;
 pub mod document;
 pub mod labels;
+pub mod otel;
 pub mod own;
 pub mod series;
 pub mod table;
@@ -38,4 +39,4 @@ pub fn page(snapshot: Arc<Snapshot>, own: Own) -> Result<String, PageError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,17 +1,38 @@
 //! The standard figures of the profiler's own process, read at the scrape. Never of a target.
 
+use std::collections::BTreeMap;
+
 use procfs::WithCurrentSystemInfo as _;
 use procfs::process::{LimitValue, Process};
 
 use super::table::Id;
 
+/// What has come of pushing.
+#[derive(Clone, Debug, Default)]
+pub struct PushFigures {
+    /// Requests by what came of them: `taken`, `later`, `refused`.
+    pub requests: BTreeMap<&'static str, u64>,
+    /// Data points that were taken.
+    pub points: u64,
+    /// Data points that were dropped, by why: `queue_full`, `refused`, `rejected`, `end`.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Bytes that wait to be sent.
+    pub queue_bytes: u64,
+    /// When a request was taken last, seconds since the epoch.
+    pub last_success_seconds: Option<f64>,
+    /// What is wrong, since it last went well.
+    pub why: Option<String>,
+}
+
 /// Figures of this process; `None` where one could not be read.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Own {
     /// How long the last scrape took, seconds.
     pub last_scrape_seconds: Option<f64>,
     /// Whether the file that protects the endpoint is used as it is now; `None` where there is none.
     pub web_config_is_good: Option<bool>,
+    /// What has come of pushing; `None` where nothing is pushed.
+    pub push: Option<PushFigures>,
     cpu_seconds: Option<f64>,
     resident_bytes: Option<f64>,
     virtual_bytes: Option<f64>,
@@ -39,6 +60,11 @@ impl Own {
             LimitValue::Unlimited => None,
         });
         own
+    }
+
+    /// When this process began, seconds since the epoch.
+    pub fn start_seconds(&self) -> Option<f64> {
+        self.start_seconds
     }
 
     pub(super) fn figures(&self) -> [(Id, Option<f64>); 8] {

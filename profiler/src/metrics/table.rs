@@ -442,6 +442,18 @@ metrics! {
         "How long the page before this one took from request to answer.";
     WebConfigLastReloadSuccessful "web_config_last_reload_successful" Gauge State Profiler Profiler Max [] "", READ,
         "Whether the file that protects the endpoint is used as it is now. Absent where there is none.";
+    OtlpRequestsTotal "otlp_requests_total" Counter Count Profiler Profiler Sum ["result"] "`taken`, `later`, `refused`",
+        "each request, with `--otlp.endpoint`",
+        "Requests to the collector to which metrics are pushed, by what came of them. Those of `later` are sent again.";
+    OtlpPointsTotal "otlp_points_total" Counter Count Profiler Profiler Sum [] "", "each request, with `--otlp.endpoint`",
+        "Data points that the collector has taken.";
+    OtlpPointsDroppedTotal "otlp_points_dropped_total" Counter Count Profiler Profiler Sum ["reason"]
+        "`queue_full`, `refused`, `rejected`, `end`", "each request, with `--otlp.endpoint`",
+        "Data points that were not taken. Counters are cumulative: what is dropped is missing in time, and in no sum.";
+    OtlpQueueBytes "otlp_queue_bytes" Gauge Bytes Profiler Profiler Sum [] "", READ,
+        "What waits to be pushed.";
+    OtlpLastSuccessTimestampSeconds "otlp_last_success_timestamp_seconds" Gauge Seconds Profiler Profiler Max [] "", READ,
+        "When the collector has taken a request last, seconds since the epoch.";
 
     ProcessCpuSecondsTotal "process_cpu_seconds_total" Counter Seconds Process Profiler Sum [] "", READ,
         "Total user and system CPU time spent in seconds.";

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use profiler_common::histogram::Histogram;
 
+use super::own::PushFigures;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
@@ -148,6 +149,11 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
     }
 }
 
+/// A snapshot of which everything is measured, of two targets.
+pub(crate) fn everything() -> Arc<Snapshot> {
+    snapshot(vec![target(1, &["a", "b"]), target(2, &["a"])])
+}
+
 fn snapshot(targets: Vec<TargetSnapshot>) -> Arc<Snapshot> {
     let profiler = ProfilerSnapshot {
         events: vec![("task_spawned", 10)],
@@ -232,6 +238,12 @@ fn the_table_is_unique_and_named_by_convention() {
 fn every_row_has_a_value_where_everything_is_measured() {
     let mut own = Own::read(Some(0.5));
     own.web_config_is_good = Some(true);
+    own.push = Some(PushFigures {
+        requests: [("taken", 1)].into(),
+        dropped: [("refused", 1)].into(),
+        last_success_seconds: Some(1e9),
+        ..PushFigures::default()
+    });
     let page = checked(vec![target(1, &["a"])], own);
     for row in METRICS {
         assert!(page.contains(&format!("# TYPE {} {}\n", row.full_name(), row.kind.label())), "{}", row.name);

@@ -19,6 +19,7 @@ mod diagnosis;
 mod endpoint;
 mod identity;
 mod loops;
+mod otlp;
 mod pods;
 mod polls;
 mod privileges;

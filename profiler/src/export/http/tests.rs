@@ -25,7 +25,7 @@ async fn pages_are_served_until_shutdown() {
 
     let (source, mut requests) = SnapshotSource::channel(4);
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve(vec![listener], "/metrics", source, Protection::none(), async {
+    let server = tokio::spawn(serve(vec![listener], "/metrics", source, Protection::none(), None, async {
         let _ = stopped.await;
     }));
     let answers = tokio::spawn(async move {
@@ -73,6 +73,6 @@ async fn a_scrape_without_an_answer_gives_up() {
 fn a_path_that_is_taken_is_refused() {
     for path in ["", "metrics", "/", "/status", "/{a}"] {
         let (source, _requests) = SnapshotSource::channel(1);
-        assert!(router(path, source, Arc::new(Protection::none())).is_err(), "{path}");
+        assert!(router(path, source, Arc::new(Protection::none()), None).is_err(), "{path}");
     }
 }

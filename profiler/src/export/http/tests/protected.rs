@@ -29,7 +29,7 @@ fn served(addresses: usize, protection: Protection) -> Served {
     let addresses = listeners.iter().map(Listener::address).collect();
     let (source, mut requests) = SnapshotSource::channel(4);
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve(listeners, "/metrics", source, protection, async {
+    let server = tokio::spawn(serve(listeners, "/metrics", source, protection, None, async {
         let _ = stopped.await;
     }));
     tokio::spawn(async move {
