@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::place;
-
 /// Kinds that belong to no namespace.
 const OF_CLUSTER: &[&str] = &["Namespace", "ClusterRole", "ClusterRoleBinding"];
 
@@ -22,7 +20,8 @@ impl Manifests {
     /// # Panics
     /// It cannot be rendered.
     pub fn render(folder: &str, components: &[&str]) -> Manifests {
-        let root = place::root().join("deploy/kubernetes");
+        // This file is compiled in packages of the workspace, all of which are beside `deploy`.
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes");
         let mut manifests = kustomization(&root.join(folder));
         for component in components {
             apply(&root.join("components").join(component), &mut manifests);

@@ -60,7 +60,7 @@ pub fn name(tag: &str) -> String {
 }
 
 /// buildah with a store of its own: images of this host are none of our business.
-fn buildah() -> Command {
+pub fn buildah() -> Command {
     let folder = root().join("target/image/store");
     let mut command = Command::new("buildah");
     command.arg("--root").arg(folder.join("root")).arg("--runroot").arg(folder.join("run"));

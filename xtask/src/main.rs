@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod cluster;
 mod dashboards;
 mod deb;
 mod demo;
@@ -9,6 +10,9 @@ mod docs;
 mod fixtures;
 mod image;
 mod kernels;
+#[path = "../../tests/src/manifest.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
+mod manifest;
 mod process;
 mod setup;
 mod target;
@@ -81,6 +85,15 @@ enum Task {
         #[arg(long, default_value = "latest", value_parser = image::tag)]
         tag: String,
     },
+    /// Run the shipped manifests on a Kubernetes node of this host's own, built of Debian's source (root is needed)
+    Cluster {
+        /// Only build what it takes: some ten minutes, once
+        #[arg(long)]
+        only_build: bool,
+        /// What this task runs itself as, in namespaces of its own
+        #[arg(long, hide = true)]
+        inside: bool,
+    },
     /// Write the dashboard of a node again, of its panels in this task
     Dashboards,
     /// Write the generated documentation again
@@ -99,6 +112,8 @@ fn main() -> ExitCode {
         Task::Kernels { name, table } => kernels::run(name.as_deref(), table),
         Task::Deb => deb::build(),
         Task::Image { tag } => image::build(&tag),
+        Task::Cluster { inside: true, .. } => cluster::run_inside(),
+        Task::Cluster { only_build, .. } => cluster::run(only_build),
         Task::Dashboards => dashboards::write(),
         Task::Docs => docs::write(),
     };

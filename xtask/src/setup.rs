@@ -135,6 +135,48 @@ const FOR_ONE_TASK: &[Need] = &[
         there: || succeeds("lintian", &["--version"]),
         install: || packages(&["lintian"]),
     },
+    Need {
+        name: "go",
+        purpose: "to build Kubernetes",
+        there: || succeeds("go", &["version"]),
+        install: || packages(&["golang-go"]),
+    },
+    Need {
+        name: "reflect2",
+        purpose: "to build Kubernetes: its own copy of this module is too old for the compiler",
+        there: || Path::new("/usr/share/gocode/src/github.com/modern-go/reflect2").exists(),
+        install: || packages(&["golang-github-modern-go-reflect2-dev"]),
+    },
+    Need {
+        name: "rsync",
+        purpose: "to build Kubernetes",
+        there: || succeeds("rsync", &["--version"]),
+        install: || packages(&["rsync"]),
+    },
+    Need {
+        name: "make",
+        purpose: "to build Kubernetes",
+        there: || succeeds("make", &["--version"]),
+        install: || packages(&["make"]),
+    },
+    Need {
+        name: "dpkg-source",
+        purpose: "to unpack the source of Kubernetes",
+        there: || succeeds("dpkg-source", &["--version"]),
+        install: || packages(&["dpkg-dev"]),
+    },
+    Need {
+        name: "openssl",
+        purpose: "for the keys of a cluster",
+        there: || succeeds("openssl", &["version"]),
+        install: || packages(&["openssl"]),
+    },
+    Need {
+        name: "ip",
+        purpose: "for the network of a cluster",
+        there: || succeeds("ip", &["-Version"]),
+        install: || packages(&["iproute2"]),
+    },
 ];
 const TOOLS: &str = "target/tools";
 /// What is written in Python, in an environment of its own.
