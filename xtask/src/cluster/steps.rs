@@ -62,10 +62,12 @@ pub fn all(node: &Node<'_>) -> Result<()> {
         Err(e) => Ok(Err(e)),
     })??;
     report.seen(&format!("a node of Kubernetes {version} is ready"));
-    for archive in images::archives().into_iter().chain([image::path()]) {
+    for archive in images::archives().into_iter()
+    /*DEV*/
+    {
         images::import(&archive, node.socket(), &node.programs.path())?;
     }
-    let targets = target::start(&kubectl)?;
+    let targets = target::start(&kubectl, node.logs)?;
     let pids: Vec<String> = targets.iter().map(|target| format!("{} as {}", target.container, target.pid)).collect();
     report.seen(&format!("the target {}/{POD} runs: {}", target::NAMESPACE, pids.join(", ")));
     let mut stage = Stage { node, kubectl, report, targets, before: Objects::all()? };

@@ -1,8 +1,9 @@
 //! The application that is watched: a pod of two containers, each of which counts for itself and is asked by `kubectl
 //! attach`. Never what is seen of it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub struct Target {
 }
 
 /// Makes the pod, and attaches to its containers.
-pub fn start(kubectl: &Kubectl) -> Result<Vec<Target>> {
+pub fn start(kubectl: &Kubectl, logs: &Path) -> Result<Vec<Target>> {
     let container = |name: &str| json!({ "name": name, "image": TARGET, "imagePullPolicy": "Never", "args": ["--workers", "2", "tasks"], "stdin": true });
     let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
     let pod = json!({
@@ -41,7 +42,7 @@ pub fn start(kubectl: &Kubectl) -> Result<Vec<Target>> {
     kubectl.apply(&namespace.to_string())?;
     // The account of a new namespace's pods takes a moment to be made.
     until("target pod", START, || kubectl.apply(&pod.to_string()))?;
-    CONTAINERS.into_iter().map(|name| Target::attach(kubectl, name)).collect()
+    CONTAINERS.into_iter().map(|name| Target::attach(kubectl, name, logs)).collect()
 }
 
 /// How often its containers were started again, and whether they run.
@@ -55,7 +56,7 @@ pub fn restarts(kubectl: &Kubectl) -> Result<u64> {
 }
 
 impl Target {
-    fn attach(kubectl: &Kubectl, container: &'static str) -> Result<Target> {
+    fn attach(kubectl: &Kubectl, container: &'static str, logs: &Path) -> Result<Target> {
         let id = until("target that runs", START, || {
             let pod = kubectl.get(&["pod", "--namespace", NAMESPACE, POD])?;
             let statuses = pod["status"]["containerStatuses"].as_array().context("it has no containers yet")?;
@@ -72,8 +73,9 @@ impl Target {
             bail!("the container {container} of the target has processes {pids:?}, and not one")
         };
         let mut attach =
-            kubectl.command(&["attach", "--namespace", NAMESPACE, POD, "--container", container, "--stdin", "--quiet"]);
-        let pipes = attach.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+            kubectl.command(&["attach", "--namespace", NAMESPACE, POD, "--container", container, "--stdin"]);
+        let log = logs.join(format!("attach-{container}.log"));
+        let pipes = attach.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&log)?);
         let mut child = pipes.spawn().context("failed to run kubectl")?;
         let input = child.stdin.take().context("no input")?;
         let output = BufReader::new(child.stdout.take().context("no output")?);
@@ -82,7 +84,8 @@ impl Target {
 
     /// Has it do something, and returns its truth.
     pub fn ask(&mut self, command: &str) -> Result<Value> {
-        writeln!(self.input, "{command}")?;
+        let name = self.container;
+        writeln!(self.input, "{command}").with_context(|| format!("failed to ask the target's {name}"))?;
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         let answer: Value = serde_json::from_str(&line).with_context(|| {
