@@ -62,9 +62,7 @@ pub fn all(node: &Node<'_>) -> Result<()> {
         Err(e) => Ok(Err(e)),
     })??;
     report.seen(&format!("a node of Kubernetes {version} is ready"));
-    for archive in images::archives().into_iter()
-    /*DEV*/
-    {
+    for archive in images::archives().into_iter().chain([image::path()]) {
         images::import(&archive, node.socket(), &node.programs.path())?;
     }
     let targets = target::start(&kubectl, node.logs)?;
@@ -76,17 +74,12 @@ pub fn all(node: &Node<'_>) -> Result<()> {
     ensure!(base.token()?.is_none(), "the base mounts a token");
     stage.report.seen(&format!("the base is rolled out: {} is ready, and no token is mounted", base.pod));
     stage.measured(&base, short_ids)?;
-    let mut agent = base;
-    let mut labels: fn(&Target) -> [String; 3] = short_ids;
-    if crate::process::root().join("deploy/kubernetes/overlays/pod-metadata").exists() {
-        agent = stage.rolled_over(&agent, |kubectl| Agent::roll_out(kubectl, "overlays/pod-metadata"))?;
-        labels = names;
-        stage.measured(&agent, labels)?;
-        stage.rights(&agent)?;
-    }
-    let agent = stage.rolled_over(&agent, Agent::roll_out_again)?;
-    stage.measured(&agent, labels)?;
-    stage.gone(&agent)?;
+    let named = stage.rolled_over(&base, |kubectl| Agent::roll_out(kubectl, "overlays/pod-metadata"))?;
+    stage.measured(&named, names)?;
+    stage.rights(&named)?;
+    let again = stage.rolled_over(&named, Agent::roll_out_again)?;
+    stage.measured(&again, names)?;
+    stage.gone(&again)?;
     components.all_run()
 }
 
