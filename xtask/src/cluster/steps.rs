@@ -122,6 +122,8 @@ impl Stage<'_> {
         until("target that is watched", WATCHED, || self.watched(agent))?;
         for n in 0..self.targets.len() {
             let labels = labels(&self.targets[n]);
+            // What was done while it was attached to may be seen in part, and its series may wait for names.
+            self.targets[n].ask("run 1")?;
             let earlier = settled(&labels)?;
             let target = &mut self.targets[n];
             let before = target.spawned()?;
@@ -242,18 +244,16 @@ fn work(targets: &mut [Target], done: &AtomicBool) -> Result<u64> {
     Ok(commands)
 }
 
-/// What Prometheus has counted of a target until now, once that does not change any more.
+/// What Prometheus has counted of a target that has done something, once that does not change any more.
 fn settled(labels: &[String; 3]) -> Result<[u64; 2]> {
-    let counts = || Ok::<_, anyhow::Error>([total(SPAWNED, labels)?, total(COMPLETED, labels)?]);
-    let mut last = counts()?;
-    loop {
+    let counts = || anyhow::Ok([total(SPAWNED, labels)?, total(COMPLETED, labels)?]);
+    until("count that settles", SEEN, || {
+        let last = counts()?;
         thread::sleep(SETTLED);
         let now = counts()?;
-        if now == last {
-            return Ok(now);
-        }
-        last = now;
-    }
+        ensure!(now == last && now[0] > 0, "it was {last:?} spawned and ended, and is {now:?}");
+        Ok(now)
+    })
 }
 
 /// The sum of a metric of these labels; what has no series yet has counted nothing.
