@@ -11,6 +11,8 @@ use super::target::processes;
 use crate::manifest::Manifests;
 
 pub const NAMESPACE: &str = "profiler";
+/// Where its endpoint is.
+pub const PORT: u16 = 9909;
 const DAEMON_SET: &str = "daemonset/profiler-agent";
 const SELECTOR: &str = "app.kubernetes.io/name=profiler,app.kubernetes.io/component=agent";
 const TOKEN: &str = "var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -73,6 +75,12 @@ impl Agent {
             let pods = kubectl.run(&["get", "pods", "--namespace", NAMESPACE, "-o", "name"])?;
             if pods.is_empty() { Ok(()) } else { bail!("{pods} is still there") }
         })
+    }
+
+    /// A page of its endpoint, by way of the API server.
+    pub fn page(&self, kubectl: &Kubectl, path: &str) -> Result<String> {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{}:{PORT}/proxy/{path}", self.pod);
+        kubectl.run(&["get", "--raw", &path])
     }
 
     /// The token in its files, as it is in there.

@@ -94,7 +94,7 @@ extern "C" fn interrupt(_signal: i32) {
 /// # Errors
 /// A step fails.
 pub fn run_inside() -> Result<()> {
-    room::furnish(&folder())?;
+    room::furnish(&folder(), &logs())?;
     let programs = Programs::have()?;
     let keys = Keys::new(&folder().join("keys"))?;
     let node = Node { programs: &programs, keys: &keys, folder: &folder(), logs: &logs() };

@@ -7,8 +7,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+use super::agent::PORT;
+
 const SERVER: &str = "http://127.0.0.1:9090";
-const PORT: u16 = 9909;
 
 /// Has it scrape this address, and no other.
 pub fn scrape(targets: &Path, address: &str) -> Result<()> {

@@ -35,7 +35,9 @@ const SETTINGS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 /// Folders of the host's that are written to, whatever a node is told.
-const WRITTEN: [&str; 4] = ["/var/lib/kubelet", "/var/lib/cni", "/var/lib/containerd", "/var/log/pods"];
+const WRITTEN: [&str; 3] = ["/var/lib/kubelet", "/var/lib/cni", "/var/lib/containerd"];
+/// Where the kubelet has what pods say.
+const PODS_SAY: &str = "/var/log/pods";
 
 /// The cgroups. Dropped, they and everybody in them are gone.
 pub struct Room {
@@ -181,8 +183,8 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 /// Within the new namespaces: mounts that nobody else sees, and addresses of a node. `folder` is for what is written to
-/// places of the host.
-pub fn furnish(folder: &Path) -> Result<()> {
+/// places of the host, `logs` for what pods say.
+pub fn furnish(folder: &Path, logs: &Path) -> Result<()> {
     let mount = |arguments: &[&str]| run(Command::new("mount").args(arguments));
     mount(&["--make-rprivate", "/"])?;
     // Pods get what is mounted later: that is for this namespace's own mounts.
@@ -193,6 +195,9 @@ pub fn furnish(folder: &Path) -> Result<()> {
         fs::create_dir_all(&ours)?;
         over(place, &ours)?;
     }
+    let pods = logs.join("pods");
+    fs::create_dir_all(&pods)?;
+    over(PODS_SAY, &pods)?;
     for (name, value) in SETTINGS {
         let file = folder.join(name.replace('/', "_"));
         fs::write(&file, format!("{value}\n"))?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use super::agent::{Agent, NAMESPACE};
+use super::agent::Agent;
 use super::bpf::{self, Objects};
 use super::components::Node;
 use super::keys::NODE_NAME;
@@ -25,8 +25,10 @@ const SEEN: Duration = Duration::from_secs(30);
 const WATCHED: Duration = Duration::from_secs(60);
 /// Longer than from one scrape to the next but one.
 const SETTLED: Duration = Duration::from_secs(3);
-/// Tasks of a command: few enough to be counted in full within the budget of the manifests.
-const TASKS: u64 = 100;
+/// Work as a server does it, of tasks that use a CPU for a while: what probing them costs is within the budget of the
+/// manifests, and so they are counted in full.
+const WORK: &str = "busy 50 2000";
+const SMALL_WORK: &str = "busy 2 2000";
 /// Between two commands while agents are exchanged.
 const PACE: Duration = Duration::from_millis(200);
 const SPAWNED: &str = "profiler_tasks_spawned_total";
@@ -120,26 +122,29 @@ impl Stage<'_> {
     fn measured(&mut self, agent: &Agent, labels: fn(&Target) -> [String; 3]) -> Result<()> {
         prometheus::scrape(&self.node.targets(), &agent.address)?;
         until("target that is watched", WATCHED, || self.watched(agent))?;
+        let equal = self.equal(labels);
+        // Whatever came of it: a difference is looked into there.
+        self.keep_pages(agent)?;
+        equal
+    }
+
+    fn equal(&mut self, labels: fn(&Target) -> [String; 3]) -> Result<()> {
         for n in 0..self.targets.len() {
             let labels = labels(&self.targets[n]);
             // What was done while it was attached to may be seen in part, and its series may wait for names.
-            self.targets[n].ask("run 1")?;
+            self.targets[n].ask(SMALL_WORK)?;
             let earlier = settled(&labels)?;
             let target = &mut self.targets[n];
             let before = target.spawned()?;
             for _ in 0..=n {
-                target.ask(&format!("run {TASKS}"))?;
+                target.ask(WORK)?;
             }
             let truth = target.spawned()? - before;
             let seen = until("count equal to the target's", SEEN, || {
-                let counts = [SPAWNED, COMPLETED].map(|metric| total(metric, &labels));
-                let [spawned, ended] = counts;
-                let (spawned, ended) = (spawned? - earlier[0], ended? - earlier[1]);
-                ensure!(
-                    (spawned, ended) == (truth, truth),
-                    "it has {truth}, seen are {spawned} and {ended} that ended"
-                );
-                Ok(spawned)
+                let seen = [total(SPAWNED, &labels)?, total(COMPLETED, &labels)?];
+                let due = earlier.map(|count| count + truth);
+                ensure!(seen == due, "spawned and ended are {due:?}, and seen are {seen:?}");
+                Ok(seen[0] - earlier[0])
             })?;
             let [namespace, pod, container] = labels;
             self.report.seen(&format!(
@@ -159,10 +164,17 @@ impl Stage<'_> {
         Ok(())
     }
 
+    /// Keeps what the agent says at this moment beside the logs.
+    fn keep_pages(&self, agent: &Agent) -> Result<()> {
+        for (page, file) in [("metrics", "agent.metrics"), ("status", "agent.json")] {
+            std::fs::write(self.node.logs.join(file), agent.page(&self.kubectl, page)?)?;
+        }
+        Ok(())
+    }
+
     /// Whether all targets are on the agent's own page, with probes in their code.
     fn watched(&self, agent: &Agent) -> Result<()> {
-        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{}:9909/proxy/status", agent.pod);
-        let status: Value = serde_json::from_str(&self.kubectl.run(&["get", "--raw", &path])?)?;
+        let status: Value = serde_json::from_str(&agent.page(&self.kubectl, "status")?)?;
         let watched = status["targets"].as_array().context("it says nothing of targets")?;
         for target in &self.targets {
             let is_it = |one: &&Value| one["pid"] == target.pid && one["running"] == true;
@@ -215,7 +227,7 @@ impl Stage<'_> {
             Ok(())
         })?;
         for target in &mut self.targets {
-            target.ask(&format!("run {TASKS}"))?;
+            target.ask(WORK)?;
         }
         let restarts = target::restarts(&self.kubectl)?;
         ensure!(restarts == 0, "containers of the target were started again");
@@ -236,7 +248,7 @@ fn work(targets: &mut [Target], done: &AtomicBool) -> Result<u64> {
     let mut commands = 0;
     while !done.load(Ordering::Relaxed) {
         for target in &mut *targets {
-            target.ask("run 1")?;
+            target.ask(SMALL_WORK)?;
             commands += 1;
         }
         thread::sleep(PACE);
