@@ -52,14 +52,22 @@ pub fn run(only_build: bool) -> Result<()> {
         return Ok(());
     }
     fresh(&logs())?;
+    // From here on there is something to clean up, which an interrupt does not interrupt.
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler sets a flag, and nothing else.
+        unsafe { libc::signal(signal, interrupt as extern "C" fn(i32) as libc::sighandler_t) };
+    }
     let room = Room::open()?;
     fresh(&folder())?;
     let result = inside(&room);
     let ended = room.empty()?;
     drop(room);
     fs::remove_dir_all(folder()).context("failed to clean up")?;
-    println!("{:6.1} s  cleaned up: {ended} processes of the node were ended", begun.elapsed().as_secs_f64());
-    result.with_context(|| format!("the cluster's logs are in `{}`", logs().display()))
+    let took = begun.elapsed().as_secs_f64();
+    println!("{took:6.1} s  cleaned up: {ended} processes of the node were ended");
+    result.with_context(|| format!("the cluster's logs are in `{}`", logs().display()))?;
+    println!("all steps have passed in {took:.0} s");
+    Ok(())
 }
 
 /// Runs this program once more, in the room.
@@ -67,10 +75,6 @@ fn inside(room: &Room) -> Result<()> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["cluster", "--inside"]);
     room.enter(&mut command)?;
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        // SAFETY: the handler sets a flag, and nothing else.
-        unsafe { libc::signal(signal, interrupt as extern "C" fn(i32) as libc::sighandler_t) };
-    }
     let mut child = command.spawn().context("failed to enter namespaces of its own")?;
     loop {
         if let Some(status) = child.try_wait()? {
