@@ -30,6 +30,8 @@ use keys::Keys;
 use room::Room;
 use source::{Programs, fresh};
 
+/// Of all steps; they take some two minutes.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Set by a signal that asks for the end.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -75,15 +77,17 @@ fn inside(room: &Room) -> Result<()> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["cluster", "--inside"]);
     room.enter(&mut command)?;
+    let begun = Instant::now();
     let mut child = command.spawn().context("failed to enter namespaces of its own")?;
     loop {
         if let Some(status) = child.try_wait()? {
             return if status.success() { Ok(()) } else { bail!("a step has failed") };
         }
-        if INTERRUPTED.load(Ordering::Relaxed) {
+        let interrupted = INTERRUPTED.load(Ordering::Relaxed);
+        if interrupted || begun.elapsed() > LIMIT {
             child.kill()?;
             child.wait()?;
-            bail!("interrupted");
+            bail!("{}", if interrupted { "interrupted" } else { "a step does not end" });
         }
         thread::sleep(Duration::from_millis(100));
     }

@@ -124,8 +124,8 @@ impl Stage<'_> {
         until("target that is watched", WATCHED, || self.watched(agent))?;
         let equal = self.equal(labels);
         // Whatever came of it: a difference is looked into there.
-        self.keep_pages(agent)?;
-        equal
+        let kept = self.keep_pages(agent);
+        equal.and(kept)
     }
 
     fn equal(&mut self, labels: fn(&Target) -> [String; 3]) -> Result<()> {
