@@ -16,7 +16,8 @@ pub const PORT: u16 = 9909;
 const DAEMON_SET: &str = "daemonset/profiler-agent";
 const SELECTOR: &str = "app.kubernetes.io/name=profiler,app.kubernetes.io/component=agent";
 const TOKEN: &str = "var/run/secrets/kubernetes.io/serviceaccount/token";
-const ROLLOUT: Duration = Duration::from_secs(120);
+/// A kubelet that finds the cgroup of a pod still there looks again a minute later.
+const ROLLOUT: Duration = Duration::from_secs(240);
 
 /// One pod of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
