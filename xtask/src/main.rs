@@ -87,7 +87,7 @@ enum Task {
     },
     /// Run the shipped manifests on a Kubernetes node of this host's own, built of Debian's source (root is needed)
     Cluster {
-        /// Only build what it takes: some ten minutes, once
+        /// Only build what it takes: ten to twenty minutes, once
         #[arg(long)]
         only_build: bool,
         /// What this task runs itself as, in namespaces of its own

@@ -80,7 +80,7 @@ impl Programs {
         NEEDS.iter().try_for_each(|need| setup::have(need))?;
         let folder = fresh(&self.folder.join("source"))?;
         let (source, version) = fetch_source(&folder)?;
-        eprintln!("cluster: building Kubernetes {version}, once; with two CPUs it takes some ten minutes");
+        eprintln!("cluster: building Kubernetes {version}, once; with two CPUs it takes ten to twenty minutes");
         let module = source.join("vendor").join(REFLECT2);
         fs::remove_dir_all(&module).with_context(|| format!("failed to replace `{}`", module.display()))?;
         run(Command::new("cp").arg("-r").arg(Path::new(DEBIAN_GO).join(REFLECT2)).arg(&module))?;
