@@ -69,6 +69,14 @@ pub fn image() -> PathBuf {
     built(root().join("target/image/profiler.tar"), "cargo xtask image")
 }
 
+/// The Tokio program with a single type of task.
+///
+/// # Panics
+/// It was not built.
+pub fn few() -> PathBuf {
+    built(tokio("latest", "release").with_file_name("few"), "cargo xtask test")
+}
+
 /// The program that knows the schemas of Kubernetes.
 ///
 /// # Panics
