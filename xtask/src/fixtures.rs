@@ -23,6 +23,11 @@ pub fn tokio(version: &str, profile: &str) -> Result<PathBuf> {
     tokio_in(version, version, profile, &[])
 }
 
+/// The program with a single type of task.
+pub fn few() -> Result<PathBuf> {
+    Ok(tokio("latest", "release")?.with_file_name("few"))
+}
+
 /// The twin of the newest version's fixture whose runtime counts for itself: built with `--cfg tokio_unstable`.
 pub fn unstable(profile: &str) -> Result<PathBuf> {
     tokio_in("latest", UNSTABLE, profile, &["--cfg", "tokio_unstable"])

@@ -23,6 +23,7 @@ pub fn build() -> Result<Contents> {
             fixture(fixtures::plain("listener")?)?,
             fixture(fixtures::plain("forker")?)?,
             fixture(fixtures::tokio("latest", "release")?)?,
+            fixture(fixtures::few()?)?,
         ],
         profiler: build::static_profiler()?,
         guest: guest()?,
