@@ -15,6 +15,7 @@ pub mod launch;
 pub mod metrics;
 pub mod model;
 pub mod recording;
+pub mod remote;
 pub mod runtime;
 pub mod session;
 pub mod status;

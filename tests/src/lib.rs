@@ -1,5 +1,6 @@
 //! Shared by the integration tests: programs that are started and ended, what they say, and what the kernel says.
 
+pub mod bpf;
 pub mod cgroup;
 pub mod check;
 pub mod code;

@@ -20,10 +20,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("model", &["event", "status"]),
     ("diagnosis", &["status", "model::snapshot"]),
     ("budget", &["event", "status"]),
-    ("cluster", &[]),
+    ("remote", &[]),
+    ("cluster", &["remote"]),
     ("discovery", &["cluster", "target"]),
     ("metrics", &["event", "status", "model::snapshot"]),
-    ("export", &["event", "status", "metrics", "model::snapshot"]),
+    ("export", &["event", "status", "metrics", "model::snapshot", "remote"]),
     (
         "session",
         &["budget", "clock", "decode", "diagnosis", "event", "kernel", "model", "runtime", "status", "target", "trace"],

@@ -8,7 +8,10 @@ use serde_json::Value;
 
 use crate::process::{cargo, root, run};
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// What is built as one static file is built for this target, named so that the flags keep from build scripts.
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// For one static file.
+pub const STATIC: (&str, &str) = ("RUSTFLAGS", "-C target-feature=+crt-static");
 /// The profiler with all that it can have.
 pub const PROFILER: &[&str] = &["--release", "--package", "profiler", "--features", "kubernetes"];
 
@@ -24,9 +27,8 @@ pub fn static_profiler() -> Result<PathBuf> {
     let folder = root().join("target/static");
     let object = kernel_half()?;
     let mut build = cargo();
-    // The explicit target keeps the flags from build scripts and procedural macros, which cannot be static.
     build.arg("build").args(PROFILER).args(["--target", TARGET, "--target-dir"]).arg(&folder);
-    build.env("RUSTFLAGS", "-C target-feature=+crt-static").env("PROFILER_BPF_OBJECT", object);
+    build.env(STATIC.0, STATIC.1).env("PROFILER_BPF_OBJECT", object);
     run(&mut build)?;
     let stripped = folder.join("profiler");
     run(Command::new("strip").arg("-o").arg(&stripped).arg(folder.join(TARGET).join("release/profiler")))?;

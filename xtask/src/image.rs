@@ -39,19 +39,23 @@ fn archive(program: &Path, tag: &str) -> Result<PathBuf> {
     fs::create_dir_all(&folder)?;
     fs::copy(program, folder.join("profiler"))?;
     let archive = path();
-    let _ = fs::remove_file(&archive);
-    let name = name(tag);
+    pack(&name(tag), &root().join(CONTAINERFILE), &folder, &labels(tag), &archive)?;
+    Ok(archive)
+}
+
+/// Builds the image that a file describes of the folder's content, and writes it as an archive.
+pub fn pack(name: &str, containerfile: &Path, folder: &Path, labels: &[(&str, String)], archive: &Path) -> Result<()> {
+    let _ = fs::remove_file(archive);
     let mut bud = buildah();
     bud.args(["bud", "--quiet", "--timestamp", "0", "--format", "oci", "--no-cache"]);
-    for (label, value) in labels(tag) {
+    for (label, value) in labels {
         bud.arg("--label").arg(format!("org.opencontainers.image.{label}={value}"));
     }
-    bud.arg("--tag").arg(&name).arg("--file").arg(root().join(CONTAINERFILE)).arg(&folder);
+    bud.arg("--tag").arg(name).arg("--file").arg(containerfile).arg(folder);
     run(&mut bud)?;
     // This form has the name in it, so that whoever loads it need not know it.
-    run(buildah().args(["push", "--quiet", &name]).arg(format!("docker-archive:{}:{name}", archive.display())))?;
-    run(buildah().args(["rmi", &name]).stdout(Stdio::null()))?;
-    Ok(archive)
+    run(buildah().args(["push", "--quiet", name]).arg(format!("docker-archive:{}:{name}", archive.display())))?;
+    run(buildah().args(["rmi", name]).stdout(Stdio::null()))
 }
 
 /// The name with its tag: where no place is named, it is this host's.
@@ -60,7 +64,7 @@ pub fn name(tag: &str) -> String {
 }
 
 /// buildah with a store of its own: images of this host are none of our business.
-pub fn buildah() -> Command {
+fn buildah() -> Command {
     let folder = root().join("target/image/store");
     let mut command = Command::new("buildah");
     command.arg("--root").arg(folder.join("root")).arg("--runroot").arg(folder.join("run"));

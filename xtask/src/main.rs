@@ -1,6 +1,9 @@
 //! The project's own automation. One file per task; each step is a command that a person can run.
 
 mod bench;
+#[path = "../../tests/src/bpf.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
+mod bpf;
 mod build;
 mod cluster;
 mod dashboards;

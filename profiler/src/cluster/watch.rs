@@ -2,7 +2,6 @@
 //! `list` and `watch` pods, and asks for nothing else.
 
 use std::borrow::Cow;
-use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::PodNames;
 use super::book::{Book, Failure, Pod};
+use crate::remote::{Backoff, bounded, reason};
 
 /// Parts in which a list may come.
 const PAGES: usize = 50;
@@ -30,12 +30,8 @@ const WATCH_SECONDS: u32 = 60;
 const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
 /// A watch that ends sooner has failed.
 const SHORT: Duration = Duration::from_secs(5);
-/// The first pause after a failure; each further one is twice as long.
-const PAUSE: Duration = Duration::from_millis(500);
-/// The longest.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The longest reason that is said, characters.
-const REASON: usize = 300;
+/// After failures.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 /// Where the kubelet says which file a static pod is of: paths of its cgroups have that.
 const FILE_HASH: &str = "kubernetes.io/config.hash";
 /// What is missing where it is forbidden.
@@ -49,12 +45,12 @@ const REMEDY: &str =
 pub async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, String> {
     let mut config = match kubeconfig {
         Some(path) => {
-            let failed = |e| format!("failed to read `{}`: {}", path.display(), one_line(&e));
+            let failed = |e| format!("failed to read `{}`: {}", path.display(), reason(&e));
             let file = Kubeconfig::read_from(path).map_err(failed)?;
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)?
         }
         None => Config::incluster().map_err(|e| {
-            let why = one_line(&e);
+            let why = reason(&e);
             format!("failed to find the Kubernetes API: {why}; outside of a pod, name it with --kubernetes.kubeconfig")
         })?,
     };
@@ -62,7 +58,7 @@ pub async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, String> 
     config.write_timeout = Some(ANSWER);
     // What is wrong with its certificates is found before anything is attached to.
     Client::try_from(config.clone())
-        .map_err(|e| format!("failed to use the Kubernetes API's configuration: {}", one_line(&e)))?;
+        .map_err(|e| format!("failed to use the Kubernetes API's configuration: {}", reason(&e)))?;
     Ok(config)
 }
 
@@ -108,15 +104,9 @@ async fn keep(client: Client, node: &str, book: &Mutex<Book>) {
             failures = if listed { failures } else { 0 };
             continue;
         }
-        sleep(pause(failures, RandomState::new().hash_one(failures))).await;
+        sleep(BACKOFF.pause(failures)).await;
         failures += 1;
     }
-}
-
-/// How long to wait after so many failures: half of it, and a random part of the other half.
-fn pause(failures: u32, random: u64) -> Duration {
-    let whole = PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
-    whole / 2 + (whole / 2).mul_f64((random % 1000) as f64 / 1000.0)
 }
 
 /// What came of an attempt: up to which version of the list all is known.
@@ -217,7 +207,7 @@ fn fail(book: &Mutex<Book>, problem: &Problem) {
     let mut why = match problem {
         // The rest of it is noise.
         Problem::Client(Error::Api(status)) if !status.message.is_empty() => bounded(&status.message),
-        _ => one_line(problem),
+        _ => reason(problem),
     };
     if failure == Failure::Forbidden {
         why.push_str(REMEDY);
@@ -251,30 +241,10 @@ fn kind(problem: &Problem) -> Failure {
         },
         Error::Auth(_) => Failure::Unauthorized,
         Error::RustlsTls(_) => Failure::Certificate,
-        Error::Service(_) | Error::HyperError(_) if one_line(e).contains("certificate") => Failure::Certificate,
+        Error::Service(_) | Error::HyperError(_) if reason(e).contains("certificate") => Failure::Certificate,
         Error::Service(_) | Error::HyperError(_) | Error::ReadEvents(_) => Failure::Unreachable,
         _ => Failure::Invalid,
     }
-}
-
-/// An error with its causes, in one line.
-fn one_line(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut cause = e.source();
-    while let Some(e) = cause {
-        let further = e.to_string();
-        if !text.contains(&further) {
-            text = format!("{text}: {further}");
-        }
-        cause = e.source();
-    }
-    bounded(&text)
-}
-
-/// A server's text, in one line of bounded length.
-fn bounded(text: &str) -> String {
-    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().filter(|c| !c.is_control()).take(REASON).collect()
 }
 
 /// What is read of a pod. Its specification, which is most of it, is skipped.

@@ -97,8 +97,8 @@ fn router(
 ) -> Result<Router, ExportError> {
     check_path(path).map_err(|reason| ExportError::Path { path: path.to_owned(), reason })?;
     let last_scrape_ns = AtomicU64::new(0);
-    let path_of = path.to_owned();
-    let pages = Arc::new(Pages { path: path_of, source, protection: Arc::clone(&protection), push, last_scrape_ns });
+    let pages =
+        Arc::new(Pages { path: path.to_owned(), source, protection: Arc::clone(&protection), push, last_scrape_ns });
     Ok(Router::new()
         .route(path, get(metrics_page))
         .route("/status", get(status_page))

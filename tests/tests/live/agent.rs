@@ -6,9 +6,9 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
+use tests::bpf::BpfObjects;
 use tests::code::ProbedCode;
 use tests::fixture::Fixture;
-use tests::kernel::BpfObjects;
 use tests::maps;
 use tests::node::{Node, compare, settle};
 use tests::place;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use profiler::runtime::RUNTIMES;
 use profiler::target::elf::Binary;
+use tests::bpf::BpfObjects;
 use tests::check::Check;
 use tests::fixture::Fixture;
-use tests::kernel::BpfObjects;
 use tests::place;
 use tests::profiler::{Profiler, run_to_end};
 use tests::program::{Ended, Program};

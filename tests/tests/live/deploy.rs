@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use tests::bpf::BpfObjects;
 use tests::code::ProbedCode;
 use tests::container::{Container, Engine};
 use tests::fixture::Fixture;
-use tests::kernel::{self, BpfObjects};
+use tests::kernel;
 use tests::manifest::Manifests;
 use tests::page::Page;
 use tests::place;

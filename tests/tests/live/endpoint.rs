@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::bpf::BpfObjects;
 use tests::fixture::Fixture;
 use tests::http;
-use tests::kernel::BpfObjects;
 use tests::page::Page;
 use tests::place;
 use tests::profiler::{Profiler, launch, run_to_end};

@@ -4,8 +4,8 @@
 use std::process::Command;
 
 use serde_json::Value;
+use tests::bpf::BpfObjects;
 use tests::fixture::Fixture;
-use tests::kernel::BpfObjects;
 use tests::place;
 use tests::profiler::{Profiler, run_to_end};
 use tests::program::Program;

@@ -2,9 +2,10 @@
 //! everything is attached.
 
 use rustix::thread::CapabilitySet;
+use tests::bpf::BpfObjects;
 use tests::check::Check;
 use tests::fixture::Fixture;
-use tests::kernel::{self, BpfObjects};
+use tests::kernel;
 use tests::nobody::{LEAST, least_here};
 use tests::place;
 use tests::profiler::{Profiler, Starting, run_to_end_as_nobody};

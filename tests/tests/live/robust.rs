@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::Duration;
 
+use tests::bpf::BpfObjects;
 use tests::code::ProbedCode;
 use tests::fixture::Fixture;
 use tests::http;
-use tests::kernel::BpfObjects;
 use tests::place;
 use tests::profiler::{Profiler, Starting, launch};
 use tests::random::Random;

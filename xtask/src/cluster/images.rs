@@ -2,18 +2,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::components::PAUSE;
 use super::source::{Programs, fresh};
-use crate::image::buildah;
+use crate::build::{STATIC, TARGET as PLATFORM};
+use crate::image;
 use crate::process::{cargo, root, run};
 
 /// The image of the target.
 pub const TARGET: &str = "localhost/fixture:latest";
-const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds what pods need besides the profiler.
 pub fn build(programs: &Programs) -> Result<()> {
@@ -47,7 +47,7 @@ fn fixture() -> Result<PathBuf> {
     let target = root().join("target/cluster/fixture");
     let mut build = cargo();
     build.args(["build", "--quiet", "--locked", "--release", "--target", PLATFORM, "--target-dir"]).arg(&target);
-    build.env("RUSTFLAGS", "-C target-feature=+crt-static").current_dir(root().join("tests/fixtures/tokio/latest"));
+    build.env(STATIC.0, STATIC.1).current_dir(root().join("tests/fixtures/tokio/latest"));
     run(&mut build)?;
     Ok(target.join(PLATFORM).join("release/fixture"))
 }
@@ -57,14 +57,7 @@ fn archive(name: &str, program: &Path) -> Result<()> {
     let title = program.file_name().context("a program has a name")?.to_string_lossy().into_owned();
     let folder = fresh(&folder(&title))?;
     fs::copy(program, folder.join(&title)).with_context(|| format!("failed to copy `{}`", program.display()))?;
-    fs::write(
-        folder.join("Containerfile"),
-        format!("FROM scratch\nCOPY {title} /{title}\nENTRYPOINT [\"/{title}\"]\n"),
-    )?;
-    let archive = folder.join("image.tar");
-    let mut build = buildah();
-    build.args(["bud", "--quiet", "--timestamp", "0", "--format", "oci", "--no-cache", "--tag", name]).arg(&folder);
-    run(build.stdout(Stdio::null()))?;
-    run(buildah().args(["push", "--quiet", name]).arg(format!("docker-archive:{}:{name}", archive.display())))?;
-    run(buildah().args(["rmi", name]).stdout(Stdio::null()))
+    let containerfile = folder.join("Containerfile");
+    fs::write(&containerfile, format!("FROM scratch\nCOPY {title} /{title}\nENTRYPOINT [\"/{title}\"]\n"))?;
+    image::pack(name, &containerfile, &folder, &[], &folder.join("image.tar"))
 }

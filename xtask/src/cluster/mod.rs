@@ -1,7 +1,7 @@
 //! `cargo xtask cluster`: the shipped manifests on a real Kubernetes node of this host's own, which is gone afterwards.
 
 mod agent;
-mod bpf;
+mod code;
 mod components;
 mod images;
 mod keys;

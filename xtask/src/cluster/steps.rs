@@ -10,12 +10,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::agent::Agent;
-use super::bpf::{self, Objects};
+use super::code;
 use super::components::Node;
 use super::keys::NODE_NAME;
 use super::kubectl::{Kubectl, until};
 use super::target::{self, POD, Target};
 use super::{images, prometheus, rights};
+use crate::bpf::BpfObjects;
 use crate::image;
 
 /// From starting the programs to a node that takes pods.
@@ -50,7 +51,7 @@ struct Stage<'a> {
     report: Report,
     targets: Vec<Target>,
     /// What BPF objects there were before there was an agent.
-    before: Objects,
+    before: BpfObjects,
 }
 
 /// Goes through all of them.
@@ -70,7 +71,7 @@ pub fn all(node: &Node<'_>) -> Result<()> {
     let targets = target::start(&kubectl, node.logs)?;
     let pids: Vec<String> = targets.iter().map(|target| format!("{} as {}", target.container, target.pid)).collect();
     report.seen(&format!("the target {}/{POD} runs: {}", target::NAMESPACE, pids.join(", ")));
-    let mut stage = Stage { node, kubectl, report, targets, before: Objects::all()? };
+    let mut stage = Stage { node, kubectl, report, targets, before: BpfObjects::all() };
 
     let base = Agent::roll_out(&stage.kubectl, "base")?;
     ensure!(base.token()?.is_none(), "the base mounts a token");
@@ -179,15 +180,15 @@ impl Stage<'_> {
         for target in &self.targets {
             let is_it = |one: &&Value| one["pid"] == target.pid && one["running"] == true;
             ensure!(watched.iter().any(|one| is_it(&one)), "{} is not watched", target.container);
-            ensure!(bpf::changed_code(target.pid)? > 0, "{} has no probe in its code", target.container);
+            ensure!(code::changed(target.pid)? > 0, "{} has no probe in its code", target.container);
         }
         Ok(())
     }
 
     /// Rolls out another agent over one while the targets work, and looks at what the old one leaves.
     fn rolled_over(&mut self, old: &Agent, next: fn(&Kubectl) -> Result<Agent>) -> Result<Agent> {
-        let probes = Objects::all()?.without(&self.before);
-        ensure!(probes.count() > 0, "the agent has no BPF objects");
+        let probes = BpfObjects::all().without(&self.before);
+        ensure!(probes.probes() > 0, "the agent has no BPF objects");
         let done = AtomicBool::new(false);
         let (kubectl, targets) = (&self.kubectl, &mut self.targets);
         let (new, worked) = thread::scope(|scope| {
@@ -199,8 +200,8 @@ impl Stage<'_> {
         })?;
         ensure!(new.pod != old.pod, "no pod was rolled out: it is still {}", old.pod);
         until("end of what the old agent had", SEEN, || {
-            let left = probes.among(&Objects::all()?);
-            ensure!(left.count() == 0, "{left} of the old agent are left");
+            let left = probes.among(&BpfObjects::all());
+            ensure!(left.probes() == 0, "{left} of the old agent are left");
             Ok(())
         })?;
         let restarts = target::restarts(&self.kubectl)?;
@@ -218,8 +219,8 @@ impl Stage<'_> {
         let probed = self.changed_code()?;
         agent.delete(&self.kubectl)?;
         until("end of what the agent had", SEEN, || {
-            let left = Objects::all()?.without(&self.before);
-            ensure!(left.count() == 0, "{left} are left");
+            let left = BpfObjects::all().without(&self.before);
+            ensure!(left.probes() == 0, "{left} are left");
             let changed = self.changed_code()?;
             ensure!(changed == 0, "{changed} bytes of the targets' code are not as they were");
             let alive = agent.pids.iter().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).count();
@@ -239,7 +240,7 @@ impl Stage<'_> {
     }
 
     fn changed_code(&self) -> Result<usize> {
-        self.targets.iter().map(|target| bpf::changed_code(target.pid)).sum()
+        self.targets.iter().map(|target| code::changed(target.pid)).sum()
     }
 }
 

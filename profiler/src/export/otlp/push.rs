@@ -1,7 +1,6 @@
 //! The two tasks that push: one takes a snapshot at each interval and queues it, the other sends what is queued, and again what
 //! was not taken. Neither waits for the other, and the measuring loop for none of them.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,15 +19,14 @@ use crate::export::SnapshotSource;
 use crate::metrics::own::PushFigures;
 use crate::metrics::{Own, SnapshotCollector};
 use crate::model::snapshot::Snapshot;
+use crate::remote::Backoff;
 
 /// The largest request, bytes: collectors take 4 MiB by gRPC.
 const REQUEST: usize = 3 << 20;
 /// What may wait to be sent, bytes.
 const WAITING: usize = 16 << 20;
-/// The first pause after a failure; each further one is twice as long.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The longest, and the longest that a collector may ask for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// After failures. A collector may not ask for a longer pause, either.
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 /// What is left to be sent at the end has so long.
 const END: Duration = Duration::from_secs(3);
 
@@ -281,13 +279,10 @@ fn say(figures: &Figures, result: &'static str, why: &str) {
     }
 }
 
-/// How long to wait after so many failures: half of it, and a random part of the other half; longer where the collector asks for
-/// that. One that asks for no pause at all is not believed, or nothing would be between two attempts.
+/// How long to wait after so many failures; longer where the collector asks for that. One that asks for no pause at all is not
+/// believed, or nothing would be between two attempts.
 fn pause(failures: u32, asked: Option<Duration>) -> Duration {
-    let whole = PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
-    let random = RandomState::new().hash_one(failures) % 1000;
-    let own = whole / 2 + (whole / 2).mul_f64(random as f64 / 1000.0);
-    own.max(asked.unwrap_or_default().min(LONGEST_PAUSE))
+    BACKOFF.pause(failures).max(asked.unwrap_or_default().min(BACKOFF.longest))
 }
 
 fn seconds_since_epoch() -> f64 {

@@ -21,11 +21,10 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::settings::{Protocol, Settings};
+use crate::remote::{bounded, reason};
 
 /// The longest answer that is read, bytes.
 const ANSWER: usize = 64 << 10;
-/// The longest reason that is said, characters.
-const REASON: usize = 300;
 /// The method of gRPC (opentelemetry/proto/collector/metrics/v1/metrics_service.proto).
 const METHOD: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
 const AGENT: &str = concat!("profiler/", env!("CARGO_PKG_VERSION"));
@@ -112,14 +111,14 @@ impl Transport {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         match client.request(request).await {
             Ok(response) => answered(response).await,
-            Err(e) => Outcome::Later { why: chain(&e), after: None },
+            Err(e) => Outcome::Later { why: reason(&e), after: None },
         }
     }
 
     async fn call(&self, client: Client<Https, tonic::body::Body>, body: Bytes) -> Outcome {
         let mut grpc = tonic::client::Grpc::with_origin(client, self.settings.uri.clone());
         if let Err(e) = grpc.ready().await {
-            return Outcome::Later { why: chain(&e), after: None };
+            return Outcome::Later { why: reason(&e), after: None };
         }
         let mut request = tonic::Request::new(body);
         let mut headers = self.settings.headers.clone();
@@ -187,29 +186,9 @@ fn failed(status: &Status) -> Outcome {
         // Only if it says when it will be better.
         Code::ResourceExhausted if after.is_some() => Outcome::Later { why, after },
         // What the transport itself says: there was no connection.
-        Code::Unknown if std::error::Error::source(status).is_some() => Outcome::Later { why: chain(status), after },
+        Code::Unknown if std::error::Error::source(status).is_some() => Outcome::Later { why: reason(status), after },
         _ => Outcome::Refused { why },
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut cause = e.source();
-    while let Some(e) = cause {
-        let further = e.to_string();
-        if !text.contains(&further) {
-            text = format!("{text}: {further}");
-        }
-        cause = e.source();
-    }
-    bounded(&text)
-}
-
-/// A server's text, in one line of bounded length.
-fn bounded(text: &str) -> String {
-    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().filter(|c| !c.is_control()).take(REASON).collect()
 }
 
 /// Requests are encoded already, once for all attempts.
