@@ -16,6 +16,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
 use super::protection::Protection;
+use super::status::Document;
 use super::{ExportError, NoSnapshot, SnapshotSource, landing, minutes, otlp, server, status, tree};
 use crate::metrics::{self, Own};
 
@@ -157,11 +158,13 @@ async fn metrics_page(State(pages): State<Arc<Pages>>) -> Response {
 
 async fn status_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnapshot> {
     let snapshot = pages.source.snapshot().await?;
-    let mut document = status::document(&snapshot);
-    document["web_config_refused"] = pages.protection.refusal().flatten().into();
-    document["otlp"] = pages.push.as_ref().map(|push| status::push(&push.read())).into();
-    let json = document.to_string();
-    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+    let mut document = Document::new(&snapshot);
+    document.add("web_config_refused", pages.protection.refusal().flatten());
+    document.add("otlp", pages.push.as_ref().map(|push| status::push(&push.read())));
+    Ok(match serde_json::to_vec(&document) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to write the status: {e}\n")).into_response(),
+    })
 }
 
 async fn tree_page(State(pages): State<Arc<Pages>>) -> Result<Response, NoSnapshot> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use profiler_common::histogram::Histogram;
 use profiler_common::map::wake;
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::event::Outcome;
@@ -15,12 +16,51 @@ use crate::model::snapshot::{
 };
 
 /// The document. What was not measured is `null`.
-pub fn document(snapshot: &Snapshot) -> Value {
+pub struct Document<'a> {
+    snapshot: &'a Snapshot,
+    /// All but the targets.
+    rest: Map<String, Value>,
+}
+
+impl Document<'_> {
+    /// The document of a snapshot.
+    pub fn new(snapshot: &Snapshot) -> Document<'_> {
+        let rest = match rest(snapshot) {
+            Value::Object(rest) => rest,
+            _ => Map::new(),
+        };
+        Document { snapshot, rest }
+    }
+
+    /// Adds what the snapshot does not have.
+    pub fn add(&mut self, name: &str, value: impl Into<Value>) {
+        self.rest.insert(name.to_owned(), value.into());
+    }
+}
+
+impl Serialize for Document<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.rest.iter().try_for_each(|(name, value)| map.serialize_entry(name, value))?;
+        map.serialize_entry("targets", &Targets(&self.snapshot.targets))?;
+        map.end()
+    }
+}
+
+/// One after the other: those of a node are too many to be in memory as values.
+struct Targets<'a>(&'a [TargetSnapshot]);
+
+impl Serialize for Targets<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(target))
+    }
+}
+
+fn rest(snapshot: &Snapshot) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": snapshot.profiler.not_ready.is_none(),
         "not_ready": snapshot.profiler.not_ready,
-        "targets": snapshot.targets.iter().map(target).collect::<Vec<_>>(),
         "diagnoses": snapshot.diagnoses.iter().map(|found| diagnosis(found, snapshot)).collect::<Vec<_>>(),
         "discovery": snapshot.profiler.discovery.as_ref().map(discovery),
         "node_budget": snapshot.profiler.node.as_ref().map(|node| json!({

@@ -58,6 +58,15 @@ impl Collector for SnapshotCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = Vec::new();
+        self.each(&mut |family| families.push(family));
+        families
+    }
+}
+
+impl SnapshotCollector {
+    /// Hands the families to `see`, one by one: of many targets they are large.
+    pub fn each(&self, see: &mut dyn FnMut(MetricFamily)) {
         let snapshot = &*self.snapshot;
         let members = members(snapshot);
         let names = members.iter().map(|(key, target)| match key {
@@ -75,7 +84,7 @@ impl Collector for SnapshotCollector {
             filler.fill(target, snapshot.epoch_offset_seconds);
         }
         profiler(&mut page, snapshot, &self.own);
-        page.families()
+        page.families(see);
     }
 }
 

@@ -11,7 +11,6 @@ pub mod table;
 use std::sync::Arc;
 
 use prometheus::TextEncoder;
-use prometheus::core::Collector as _;
 
 pub use collector::SnapshotCollector;
 pub use document::document;
@@ -32,9 +31,14 @@ pub struct PageError(#[from] prometheus::Error);
 /// # Errors
 /// A family has no name or no series, which the collector excludes.
 pub fn page(snapshot: Arc<Snapshot>, own: Own) -> Result<String, PageError> {
-    let families = SnapshotCollector::new(snapshot, own).collect();
-    let mut page = String::with_capacity(families.iter().map(|family| family.get_metric().len() * 128).sum());
-    TextEncoder::new().encode_utf8(&families, &mut page)?;
+    let mut page = String::new();
+    let mut encoded = Ok(());
+    SnapshotCollector::new(snapshot, own).each(&mut |family| {
+        if encoded.is_ok() {
+            encoded = TextEncoder::new().encode_utf8(&[family], &mut page);
+        }
+    });
+    encoded?;
     Ok(page)
 }
 

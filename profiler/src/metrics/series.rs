@@ -135,9 +135,8 @@ impl<'a> Page<'a> {
         family.series.push(Series { target, labels: labels.own, value, more: Vec::new() });
     }
 
-    /// The families that have a series, in the order of the table.
-    pub fn families(self) -> Vec<proto::MetricFamily> {
-        let mut families = Vec::new();
+    /// Hands the families that have a series to `see`, one by one, in the order of the table.
+    pub fn families(self, see: &mut dyn FnMut(proto::MetricFamily)) {
         for (row, family) in METRICS.iter().zip(self.families) {
             if family.series.is_empty() {
                 continue;
@@ -170,9 +169,8 @@ impl<'a> Page<'a> {
                 metric
             });
             out.set_metric(series.collect());
-            families.push(out);
+            see(out);
         }
-        families
     }
 }
 

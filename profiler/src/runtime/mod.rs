@@ -38,12 +38,15 @@ pub trait Runtime: Sync {
     /// Where tasks of a type were spawned on each of these stacks; `None` where that cannot be told.
     fn spawn_sites(&self, binary: &Binary<'_>, stacks: &[SpawnPath]) -> Vec<Option<SpawnSite>>;
 
-    /// How the tasks of a process are read from its memory, where this binary was loaded at `load_bias`.
+    /// How the tasks of processes that run this binary are read from their memory.
     ///
     /// # Errors
     /// Why they are not, for people.
-    fn walk(&self, binary: &Binary<'_>, load_bias: u64) -> Result<Box<dyn Walk>, String>;
+    fn walk(&self, binary: &Binary<'_>) -> Result<WalkAt, String>;
 }
+
+/// Makes what walks a process, by where its binary was loaded: runtime address minus the file's virtual address.
+pub type WalkAt = Box<dyn Fn(u64) -> Box<dyn Walk>>;
 
 /// A binary that could not be understood.
 #[derive(Debug, thiserror::Error)]

@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::{Arc, Weak};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use super::image::Refusal;
+use super::sites::Paths;
 use crate::model::task::{SiteInfo, TypeInfo};
-use crate::runtime::{Lineage, Plan, RUNTIMES, Runtime, SpawnSite, TaskType};
+use crate::runtime::{Lineage, Plan, RUNTIMES, Runtime, SpawnSite, TaskType, WalkAt};
 use crate::status::ProbeState;
-use crate::target::elf::Binary;
+use crate::target::elf::{Binary, Segment};
 use crate::target::process::FileId;
 use crate::target::unwind::Unwinder;
 
@@ -21,6 +23,8 @@ const MOST: usize = 1024;
 pub(super) struct Build {
     /// The executable.
     pub file: Mmap,
+    /// What of it is loaded, and where.
+    pub segments: Vec<Segment>,
     /// Whose it is.
     pub runtime: &'static dyn Runtime,
     /// What to probe.
@@ -29,6 +33,20 @@ pub(super) struct Build {
     pub types: Arc<[TypeInfo]>,
     /// What unwinds the stacks of its threads.
     pub unwinder: Option<Unwinder>,
+    /// How the tasks of its processes are read from their memory; else why they are not.
+    pub walk: Result<WalkAt, String>,
+    /// The spawn sites that only stacks tell, found in any of its processes.
+    pub paths: Paths,
+}
+
+impl Build {
+    /// Gives back the pages of the file that were read: they are read again where they are needed again.
+    pub fn forget_pages(&self) {
+        // SAFETY: the mapping is of a file and never written to: its pages are the file's, before and after.
+        if let Err(e) = unsafe { self.file.unchecked_advise(UncheckedAdvice::DontNeed) } {
+            log::debug!("failed to give back the pages of an executable: {e}");
+        }
+    }
 }
 
 /// What became of a file that was read.
@@ -44,7 +62,7 @@ enum Known {
 pub(super) struct Builds {
     known: HashMap<FileId, Known>,
     /// The one that was asked for last is kept: whoever asks whether to attach will want it again.
-    last: Option<Arc<Build>>,
+    last: Option<Rc<Build>>,
 }
 
 impl Builds {
@@ -53,11 +71,11 @@ impl Builds {
     ///
     /// # Errors
     /// There is no runtime in it, or nothing of it can be probed.
-    pub fn of(&mut self, id: FileId, file: &File, poll_stack: bool) -> Result<Arc<Build>, Refusal> {
+    pub fn of(&mut self, id: FileId, file: &File, poll_stack: bool) -> Result<Rc<Build>, Refusal> {
         match self.known.get(&id) {
             Some(Known::Build(build)) => {
                 if let Some(build) = build.upgrade() {
-                    self.last = Some(Arc::clone(&build));
+                    self.last = Some(Rc::clone(&build));
                     return Ok(build);
                 }
             }
@@ -71,9 +89,9 @@ impl Builds {
         let data = unsafe { Mmap::map(file) }.map_err(Refusal::broken)?;
         match read(data, poll_stack) {
             Ok(build) => {
-                let build = Arc::new(build);
-                self.known.insert(id, Known::Build(Arc::downgrade(&build)));
-                self.last = Some(Arc::clone(&build));
+                let build = Rc::new(build);
+                self.known.insert(id, Known::Build(Rc::downgrade(&build)));
+                self.last = Some(Rc::clone(&build));
                 Ok(build)
             }
             Err(refusal) => {
@@ -88,9 +106,12 @@ fn read(file: Mmap, poll_stack: bool) -> Result<Build, Refusal> {
     let binary = Binary::parse(&file).map_err(Refusal::unsupported)?;
     let (runtime, plan) = plan(&binary, poll_stack)?;
     let unwinder = Unwinder::of(&binary);
-    drop(binary);
+    let walk = runtime.walk(&binary);
+    let segments = binary.segments;
     let types = plan.types.iter().map(type_info).collect();
-    Ok(Build { file, runtime, plan, types, unwinder })
+    let build = Build { file, segments, runtime, plan, types, unwinder, walk, paths: Paths::default() };
+    build.forget_pages();
+    Ok(build)
 }
 
 fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<(&'static dyn Runtime, Plan), Refusal> {

@@ -1,13 +1,13 @@
 //! Reads a process's image: which build it is, and where that lies in memory. Attaches nothing.
 
 use std::fmt::Display;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use super::builds::{Build, Builds};
 use super::sites::SpawnSites;
 use crate::runtime::Walk;
 use crate::status::ProbeState;
-use crate::target::elf::Binary;
+use crate::target::elf;
 use crate::target::process::{Image, Process};
 
 /// What was read.
@@ -21,7 +21,7 @@ pub(super) struct Reading {
 /// An image: how to observe it, and where it lies in a process's memory.
 pub(super) struct Code {
     /// What to probe.
-    pub build: Arc<Build>,
+    pub build: Rc<Build>,
     /// Runtime address minus the file's virtual address.
     pub load_bias: u64,
     /// First address and end of the image in memory.
@@ -62,16 +62,14 @@ pub(super) fn read(
     poll_stack: bool,
 ) -> Result<Reading, Refusal> {
     let build = builds.of(image.file_id, &image.file, poll_stack)?;
-    let binary = Binary::parse(&build.file).map_err(Refusal::unsupported)?;
     let placements = process.placements(image).map_err(Refusal::broken)?;
     let first = placements.first().ok_or_else(|| Refusal::broken("the image is not in the process's memory map"))?;
     let bounds = (first.start, placements.iter().map(|p| p.end).max().unwrap_or(first.end));
     let load_bias = placements
         .iter()
-        .find_map(|p| Some(p.start.wrapping_sub(binary.address_of(p.file_offset)?)))
+        .find_map(|p| Some(p.start.wrapping_sub(elf::address_of(&build.segments, p.file_offset)?)))
         .ok_or_else(|| Refusal::broken("the image's memory map and its program headers disagree"))?;
-    let walk = build.runtime.walk(&binary, load_bias);
-    drop(binary);
-    let sites = SpawnSites::new(Arc::clone(&build));
+    let walk = build.walk.as_ref().map(|walk| walk(load_bias)).map_err(String::clone);
+    let sites = SpawnSites::new(Rc::clone(&build));
     Ok(Reading { code: Code { build, load_bias, bounds, sites }, walk })
 }

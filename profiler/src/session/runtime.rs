@@ -1,7 +1,7 @@
 //! What is attached to the image that a process runs: its plan, its probes by tier, its polls. Never which process.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use profiler_common::event::{Header, TaskRecord};
 use profiler_common::map::{Target as TargetEntry, TaskLayout, target_flag};
@@ -54,7 +54,7 @@ pub(super) struct Tasks {
 
 /// The runtime of a watched process.
 pub(super) struct Runtime {
-    build: Arc<Build>,
+    build: Rc<Build>,
     load_bias: u64,
     table: TargetId,
     probes: Probes,

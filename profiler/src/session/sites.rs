@@ -1,9 +1,8 @@
 //! From copied stacks to spawn sites, at a bounded rate. Never how a stack is unwound or read.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
-
-use memmap2::{Mmap, UncheckedAdvice};
+use std::rc::Rc;
 
 use super::builds::{Build, site_info};
 use crate::decode::stack::StackSample;
@@ -19,24 +18,35 @@ const MAX_WAITING: usize = 256;
 const PER_TICK: usize = 64;
 /// Frames by which two paths differ. Further up are loops of the runtime and what calls the application.
 const FRAMES: usize = 16;
-/// Paths that are remembered.
+/// Paths of a build that are remembered.
 const MAX_PATHS: usize = 4096;
 
-/// Gives back the pages of a file that were read: they are read again where they are needed again.
-fn forget_pages(file: &Mmap) {
-    // SAFETY: the mapping is of a file and never written to: its pages are the file's, before and after.
-    if let Err(e) = unsafe { file.unchecked_advise(UncheckedAdvice::DontNeed) } {
-        log::debug!("failed to give back the pages of an executable: {e}");
+/// The paths of one build whose site is known, or known not to be told.
+#[derive(Default)]
+pub(super) struct Paths(RefCell<HashMap<SpawnPath, Option<SiteInfo>>>);
+
+impl Paths {
+    /// Understands those of these paths that are new.
+    fn understand<'a>(&self, build: &Build, paths: impl Iterator<Item = &'a SpawnPath>) {
+        let mut known = self.0.borrow_mut();
+        let new: Vec<SpawnPath> = paths.filter(|path| !known.contains_key(path)).cloned().collect();
+        if new.is_empty() {
+            return;
+        }
+        let sites = match Binary::parse(&build.file) {
+            Ok(binary) => build.runtime.spawn_sites(&binary, &new),
+            Err(_) => vec![None; new.len()],
+        };
+        known.extend(new.into_iter().zip(sites.iter().map(|site| site.as_ref().map(site_info))));
+        build.forget_pages();
     }
 }
 
 /// The spawn sites of one image in one process.
 pub(super) struct SpawnSites {
     /// What is run. Its file is read only while stacks are unwound and paths understood.
-    build: Arc<Build>,
+    build: Rc<Build>,
     waiting: VecDeque<StackSample>,
-    /// Paths whose site is known, or known not to be told.
-    known: HashMap<SpawnPath, Option<SiteInfo>>,
     /// Paths that have not been understood yet, and how many stacks were of them.
     unknown: HashMap<SpawnPath, u64>,
     /// Stacks that came too fast or were of too many paths.
@@ -44,9 +54,8 @@ pub(super) struct SpawnSites {
 }
 
 impl SpawnSites {
-    pub fn new(build: Arc<Build>) -> SpawnSites {
-        forget_pages(&build.file);
-        SpawnSites { build, waiting: VecDeque::new(), known: HashMap::new(), unknown: HashMap::new(), dropped: 0 }
+    pub fn new(build: Rc<Build>) -> SpawnSites {
+        SpawnSites { build, waiting: VecDeque::new(), unknown: HashMap::new(), dropped: 0 }
     }
 
     /// Takes a stack to be looked at later.
@@ -61,6 +70,7 @@ impl SpawnSites {
     /// Unwinds what waits, at most so much as may be done at one tick.
     pub fn unwind(&mut self, instance: &Instance<'_>, table: &mut Table, target: TargetId) {
         let Some(unwinder) = &self.build.unwinder else { return };
+        let known = self.build.paths.0.borrow();
         for _ in 0..PER_TICK {
             let Some(sample) = self.waiting.pop_front() else { break };
             let Some(kind) = instance.kind(&sample.header, sample.vtable) else { continue };
@@ -68,10 +78,10 @@ impl SpawnSites {
             let mut frames = unwinder.frames(&self.build.file, instance.load_bias, &stack);
             frames.truncate(FRAMES);
             let path = SpawnPath { kind, frames };
-            match self.known.get(&path) {
+            match known.get(&path) {
                 Some(Some(site)) => drop(table.spawned_at(target, kind, site)),
                 Some(None) => {}
-                None if self.known.len() + self.unknown.len() < MAX_PATHS || self.unknown.contains_key(&path) => {
+                None if known.len() + self.unknown.len() < MAX_PATHS || self.unknown.contains_key(&path) => {
                     *self.unknown.entry(path).or_default() += 1;
                 }
                 None => self.dropped += 1,
@@ -84,19 +94,14 @@ impl SpawnSites {
         if self.unknown.is_empty() {
             return;
         }
-        let (paths, counts): (Vec<SpawnPath>, Vec<u64>) = self.unknown.drain().unzip();
-        let sites = match Binary::parse(&self.build.file) {
-            Ok(binary) => self.build.runtime.spawn_sites(&binary, &paths),
-            Err(_) => vec![None; paths.len()],
-        };
-        for ((path, count), site) in paths.into_iter().zip(counts).zip(sites) {
-            let site = site.as_ref().map(site_info);
-            if let Some(site) = &site {
+        self.build.paths.understand(&self.build, self.unknown.keys());
+        let known = self.build.paths.0.borrow();
+        for (path, count) in self.unknown.drain() {
+            if let Some(Some(site)) = known.get(&path) {
                 for _ in 0..count {
                     table.spawned_at(target, path.kind, site);
                 }
             }
-            self.known.insert(path, site);
         }
     }
 }

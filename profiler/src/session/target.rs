@@ -5,6 +5,7 @@ mod listening;
 mod snapshot;
 
 use std::collections::{BTreeSet, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use profiler_common::event::{TaskRecord, ThreadRecord, thread_flag};
@@ -320,7 +321,7 @@ impl Watched {
     ) -> Result<(), Refusal> {
         let image = self.process.image().map_err(Refusal::broken)?;
         let Reading { code, walk } = image::read(&self.process, &image, builds, how.poll_stack)?;
-        let build = Arc::clone(&code.build);
+        let build = Rc::clone(&code.build);
         let plan = &build.plan;
         self.runtime_name = plan.runtime;
         self.runtime_version.clone_from(&plan.version);

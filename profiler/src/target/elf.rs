@@ -96,6 +96,15 @@ impl ThreadLocal {
     }
 }
 
+/// The virtual address at which what is at `offset` of a file with these segments is loaded; `None` where nothing is.
+/// A memory map begins at a page's start, which may be somewhat before its segment's.
+pub fn address_of(segments: &[Segment], offset: u64) -> Option<u64> {
+    const PAGE: u64 = 4096;
+    let covers = |s: &&Segment| s.offset / PAGE * PAGE <= offset && offset < s.offset.saturating_add(s.file_size);
+    let segment = segments.iter().find(covers)?;
+    Some(segment.address.wrapping_add(offset).wrapping_sub(segment.offset))
+}
+
 /// A parsed executable or shared object.
 pub struct Binary<'data> {
     /// The whole file.
@@ -152,15 +161,6 @@ impl<'data> Binary<'data> {
         binary.relocations = relocation::read(&binary, programs)?;
         binary.functions = functions::read(&binary, header);
         Ok(binary)
-    }
-
-    /// The virtual address at which what is at `offset` of the file is loaded; `None` where nothing is.
-    /// A memory map begins at a page's start, which may be somewhat before its segment's.
-    pub fn address_of(&self, offset: u64) -> Option<u64> {
-        const PAGE: u64 = 4096;
-        let covers = |s: &&Segment| s.offset / PAGE * PAGE <= offset && offset < s.offset.saturating_add(s.file_size);
-        let segment = self.segments.iter().find(covers)?;
-        Some(segment.address.wrapping_add(offset).wrapping_sub(segment.offset))
     }
 
     /// The offset in the file of a virtual address.

@@ -21,10 +21,10 @@ use profiler_common::map::{TaskLayout, error_order};
 use self::reach::Reach;
 use self::version::Version;
 use self::vtable::{Layout, Vtable};
-use self::walk::TokioWalk;
+use self::walk::{TokioWalk, Types};
 use super::{
     DetectError, Hook, IdPlace, Instance, Lineage, Plan, ProbeSpec, Runtime, Signal, SpawnPath, SpawnSite,
-    Untranslated, Walk,
+    Untranslated, WalkAt,
 };
 use crate::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
 use crate::target::elf::Binary;
@@ -62,15 +62,16 @@ impl Runtime for Tokio {
         stacks.iter().map(|stack| finder.on_path(stack)).collect()
     }
 
-    fn walk(&self, binary: &Binary<'_>, load_bias: u64) -> Result<Box<dyn Walk>, String> {
+    fn walk(&self, binary: &Binary<'_>) -> Result<WalkAt, String> {
         let vtables = vtable::by_shape(binary);
         if vtables.is_empty() {
             let version = Version::find(binary.data).map_or_else(String::new, |version| format!(" {version}"));
             return Err(format!("Tokio{version} does not tell where a task keeps its place in the list of tasks"));
         }
         let local = binary.thread_local.ok_or("the binary has no thread-local storage")?;
-        let walk = TokioWalk::new(&vtables, load_bias, local);
-        Ok(Box::new(walk.ok_or("the types of tasks do not tell where a task keeps its place in the list of tasks")?))
+        let types = Types::new(&vtables);
+        let types = types.ok_or("the types of tasks do not tell where a task keeps its place in the list of tasks")?;
+        Ok(Box::new(move |load_bias| Box::new(TokioWalk::new(types.at(load_bias), local))))
     }
 }
 

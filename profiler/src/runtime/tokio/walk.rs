@@ -21,8 +21,7 @@ use self::list::Sink;
 use self::owned::{Owned, Reading};
 use self::pool::{Known, Pool};
 use self::round::Round;
-use self::task::Types;
-use super::vtable::Vtable;
+pub use self::task::Types;
 use crate::runtime::{Effort, FoundTask, Tally, Totals, Walk, Walked};
 use crate::target::elf::ThreadLocal;
 use crate::target::memory::{Batch, Memory, MemoryError, Region};
@@ -55,10 +54,9 @@ pub(super) struct TokioWalk {
 }
 
 impl TokioWalk {
-    /// Of a binary with these types, loaded at `load_bias`. `None` where its vtables do not tell what is needed.
-    pub(super) fn new(vtables: &[Vtable], load_bias: u64, local: ThreadLocal) -> Option<TokioWalk> {
-        let types = Types::new(vtables, load_bias)?;
-        Some(TokioWalk {
+    /// Of a process with these types.
+    pub(super) fn new(types: Types, local: ThreadLocal) -> TokioWalk {
+        TokioWalk {
             local,
             types,
             owned: Vec::new(),
@@ -70,7 +68,7 @@ impl TokioWalk {
             searched_ns: None,
             added: FxHashMap::default(),
             round: None,
-        })
+        }
     }
 
     /// Looks for lists. Those that are known and were not met again stay as long as they hold tasks.

@@ -25,18 +25,23 @@ struct Parts {
     id: u64,
 }
 
-/// The types of tasks of a process, by the addresses of their vtables.
+/// The types of tasks of a binary, or of a process that runs it, by the addresses of their vtables.
 #[derive(Clone, Debug)]
-pub(super) struct Types(FxHashMap<u64, Parts>);
+pub struct Types(FxHashMap<u64, Parts>);
 
 impl Types {
-    /// Of the types of a binary, loaded at `load_bias`. `None` where the vtables do not tell the parts.
-    pub(super) fn new(vtables: &[Vtable], load_bias: u64) -> Option<Types> {
+    /// Of the types of a binary, by the addresses in its file. `None` where the vtables do not tell the parts.
+    pub fn new(vtables: &[Vtable]) -> Option<Types> {
         let parts = |(number, vtable): (usize, &Vtable)| {
             let parts = Parts { kind: TypeId(number as u32), links: vtable.trailer?, id: vtable.id? };
-            Some((vtable.address.wrapping_add(load_bias), parts))
+            Some((vtable.address, parts))
         };
         vtables.iter().enumerate().map(parts).collect::<Option<_>>().map(Types)
+    }
+
+    /// The same of a process, where the binary was loaded at `load_bias`.
+    pub fn at(&self, load_bias: u64) -> Types {
+        Types(self.0.iter().map(|(address, parts)| (address.wrapping_add(load_bias), *parts)).collect())
     }
 }
 

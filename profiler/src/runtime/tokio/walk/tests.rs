@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::TypeId;
+use crate::runtime::tokio::vtable::Vtable;
 use crate::target::memory::{Region, Span};
 
 const STACK: u64 = 0x7f00_0000_0000;
@@ -134,7 +135,8 @@ impl Fake {
 
 fn walker() -> TokioWalk {
     let vtable = |address| Vtable { address, trailer: Some(TRAILER), scheduler: Some(0x20), id: Some(ID) };
-    TokioWalk::new(&VTABLES.map(vtable), BIAS, ThreadLocal { size: 0x100, align: 64 }).expect("all offsets are there")
+    let types = Types::new(&VTABLES.map(vtable)).expect("all offsets are there");
+    TokioWalk::new(types.at(BIAS), ThreadLocal { size: 0x100, align: 64 })
 }
 
 /// Walks once, for at most `readings` readings.
