@@ -98,17 +98,6 @@ impl Octaves {
     /// A histogram that has recorded nothing.
     pub const EMPTY: Octaves = Octaves { sum: 0, buckets: [0; OCTAVES] };
 
-    /// Records one value.
-    #[inline(always)]
-    pub fn record(&mut self, value: u64) {
-        let index = octave(value);
-        // The verifier needs the bound in front of it.
-        if index < OCTAVES {
-            self.buckets[index] += 1;
-        }
-        self.sum = self.sum.wrapping_add(value);
-    }
-
     /// Number of recorded values.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()

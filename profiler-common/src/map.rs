@@ -274,9 +274,12 @@ pub struct TypeKey {
     pub vtable: u64,
     /// The target's slot.
     pub slot: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Below [`TYPE_SHARDS`]: CPUs that count in the same entry are few, and entries do not grow with CPUs.
+    pub shard: u32,
 }
+
+/// Entries that a type has at most, a power of two.
+pub const TYPE_SHARDS: u32 = 4;
 
 /// Ways of waking, positions in [`TypeStats::wakes`].
 pub mod wake {
@@ -290,7 +293,7 @@ pub mod wake {
     pub const LABELS: [&str; 3] = ["by_value", "by_ref", "self"];
 }
 
-/// Polls and wakes of one type of task, per CPU. Times in nanoseconds.
+/// Polls and wakes of one type of task, as some of the CPUs saw them. Times in nanoseconds.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TypeStats {
@@ -298,7 +301,7 @@ pub struct TypeStats {
     pub busy_ns: u64,
     /// Polls that were slow, see [`PollPolicy::slow_ns`].
     pub slow: u64,
-    /// The longest poll.
+    /// The longest poll; where two end at the same time it may be the other one.
     pub slowest_ns: u64,
     /// Passes over tasks that were cancelled before: no polls.
     pub cancelled_passes: u64,

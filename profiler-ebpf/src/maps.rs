@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::event::SampleRecord;
 use profiler_common::event_loop::LoopStats;
@@ -90,9 +90,10 @@ pub static POLL_STACKS: LruHashMap<u32, PollStack> = LruHashMap::with_max_entrie
 #[map]
 pub static WOKEN: LruHashMap<TaskKey, Woken> = LruHashMap::with_max_entries(65536, 0);
 
-/// Polls and wakes by type of task. Allocated beforehand: an allocation at a hit may fail.
+/// Polls and wakes by type of task. Allocated beforehand: an allocation at a hit may fail. Not per CPU: the memory of a large
+/// machine's CPUs would be more than all other maps'.
 #[map]
-pub static TYPES: PerCpuHashMap<TypeKey, TypeStats> = PerCpuHashMap::with_max_entries(1024, 0);
+pub static TYPES: HashMap<TypeKey, TypeStats> = HashMap::with_max_entries(2048, 0);
 
 /// What probing costs, by target slot.
 #[map]

@@ -1,16 +1,17 @@
 //! Polls and wakes: how long each task waits, and how long it holds its thread. Never a record per poll, unless asked.
 
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::programs::ProbeContext;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, kind};
 use profiler_common::map::{
-    POLL_STACK_FRAMES, PollFrame, PollStack, Probe, TaskKey, TypeKey, TypeStats, Woken, target_flag, wake,
+    POLL_STACK_FRAMES, PollFrame, PollStack, Probe, TYPE_SHARDS, TaskKey, TypeKey, TypeStats, Woken, target_flag, wake,
 };
 
 use crate::hit::{Hit, hit};
 use crate::maps::{NOEXIST, POLL_STACKS, TYPES, WOKEN, count};
 use crate::task::CANCELLED_BIT;
-use crate::{emit, read};
+use crate::{emit, read, shared};
 
 /// Bits of a task's state word (runtime/task/state.rs, since 1.9).
 const COMPLETE_BIT: u64 = 2;
@@ -147,21 +148,24 @@ fn polled(hit: &Hit, frame: *const PollFrame, duration: u64, busy: u64, slow_ns:
     let PollFrame { task, vtable, delay_ns, first, .. } = unsafe { *frame };
     let Some(stats) = stats(hit, vtable) else { return };
     let slow = duration >= slow_ns;
-    // SAFETY: a per-CPU map value.
+    // SAFETY: a live map value.
     unsafe {
-        (*stats).busy_ns += busy;
-        (*stats).poll.record(duration);
+        shared::add(&raw mut (*stats).busy_ns, busy);
+        shared::record(&raw mut (*stats).poll, duration);
         if delay_ns != 0 {
             if first != 0 {
-                (*stats).first_delay.record(delay_ns);
+                shared::record(&raw mut (*stats).first_delay, delay_ns);
             } else {
-                (*stats).delay.record(delay_ns);
+                shared::record(&raw mut (*stats).delay, delay_ns);
             }
         }
+        // Slow ones have records: of two of them at the same time, user space knows the longer one.
         if duration > (*stats).slowest_ns {
             (*stats).slowest_ns = duration;
         }
-        (*stats).slow += u64::from(slow);
+        if slow {
+            shared::add(&raw mut (*stats).slow, 1);
+        }
     }
     if slow {
         record(hit, kind::TASK_SLOW_POLL, task, vtable, duration);
@@ -190,8 +194,8 @@ fn wake(hit: &Hit, way: usize) {
     if let Some(stats) = stats(hit, vtable)
         && way < wake::LABELS.len()
     {
-        // SAFETY: a per-CPU map value, and in bounds.
-        unsafe { (*stats).wakes[way] += 1 };
+        // SAFETY: a live map value, and in bounds.
+        unsafe { shared::add((&raw mut (*stats).wakes).cast::<u64>().add(way), 1) };
     }
     if hit.flags() & target_flag::TRACE != 0 {
         record(hit, kind::TASK_WOKEN, hit.task, vtable, way as u64);
@@ -282,8 +286,8 @@ fn frame_below(stack: *mut PollStack, depth: usize) -> *mut PollFrame {
 #[inline(always)]
 fn cancelled(hit: &Hit, vtable: u64) {
     if let Some(stats) = stats(hit, vtable) {
-        // SAFETY: a per-CPU map value.
-        unsafe { (*stats).cancelled_passes += 1 };
+        // SAFETY: a live map value.
+        unsafe { shared::add(&raw mut (*stats).cancelled_passes, 1) };
     }
 }
 
@@ -308,8 +312,9 @@ fn header(hit: &Hit) -> Option<(u64, u64)> {
 /// What is counted of a type.
 #[inline(always)]
 fn stats(hit: &Hit, vtable: u64) -> Option<*mut TypeStats> {
-    // SAFETY: a live map value.
-    let key = TypeKey { vtable, slot: unsafe { (*hit.target).slot }, reserved: 0 };
+    // SAFETY: a live map value, and a call without arguments.
+    let (slot, cpu) = unsafe { ((*hit.target).slot, bpf_get_smp_processor_id()) };
+    let key = TypeKey { vtable, slot, shard: cpu & (TYPE_SHARDS - 1) };
     if let Some(stats) = TYPES.get_ptr_mut(key) {
         return Some(stats);
     }

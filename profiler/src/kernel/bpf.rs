@@ -10,6 +10,7 @@ const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
@@ -93,6 +94,19 @@ struct MapCreate {
     max_entries: u32,
 }
 
+/// `union bpf_attr` for BPF_MAP_LOOKUP_BATCH.
+#[repr(C)]
+struct MapBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
 /// `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
 #[repr(C)]
 struct ObjGetInfo {
@@ -106,6 +120,49 @@ fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long>
     // further, and the pointers in it outlive the call (callers below).
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Hands every entry of a hash map to `see`, some hundred at a time. What is added or removed meanwhile may be seen or not.
+/// Keys and values are of the map's sizes, which `aya` has checked of the typed map that this descriptor is of.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn for_each<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, mut see: impl FnMut(&K, &V)) -> io::Result<()> {
+    /// More than are in one bucket, which are read at once.
+    const ENTRIES: u32 = 512;
+    let mut keys: Vec<K> = Vec::with_capacity(ENTRIES as usize);
+    let mut values: Vec<V> = Vec::with_capacity(ENTRIES as usize);
+    let (mut from, mut to) = (0_u32, 0_u32);
+    let mut first = true;
+    loop {
+        let mut attributes = MapBatch {
+            in_batch: if first { 0 } else { (&raw const from).addr() as u64 },
+            out_batch: (&raw mut to).addr() as u64,
+            keys: keys.as_mut_ptr().addr() as u64,
+            values: values.as_mut_ptr().addr() as u64,
+            count: ENTRIES,
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        let last = match bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) {
+            Ok(_) => false,
+            // It was the last bucket.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(e) => return Err(e),
+        };
+        let read = attributes.count.min(ENTRIES) as usize;
+        // SAFETY: the kernel has written so many of each, for which there is room, and any bytes are a value of their types.
+        unsafe {
+            keys.set_len(read);
+            values.set_len(read);
+        }
+        keys.iter().zip(&values).for_each(|(key, value)| see(key, value));
+        if last {
+            return Ok(());
+        }
+        (first, from) = (false, to);
+    }
 }
 
 /// How many runs of a program the kernel has left out, since another one of it ran on that CPU; `None` where it does not

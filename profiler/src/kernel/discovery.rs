@@ -5,7 +5,7 @@ use super::load::Kernel;
 use super::maps::failed;
 
 /// Entries of maps that have one where processes are not to be found, or few where there are few targets: of a node's.
-pub(super) const SIZES: &[(&str, u32)] = &[(YOUNG, 16384), ("LOOPS", 1024), ("TYPES", 2048)];
+pub(super) const SIZES: &[(&str, u32)] = &[(YOUNG, 16384), ("LOOPS", 1024), ("TYPES", 16384)];
 
 /// Processes by id, and when they began.
 const YOUNG: &str = "YOUNG";

@@ -1,15 +1,16 @@
 //! The maps of polls, wakes and costs. Never what is made of them.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd as _;
 
 use aya::Pod;
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
+use aya::maps::{Map, MapData, PerCpuArray};
 use profiler_common::histogram::Histogram;
 use profiler_common::map::{Cost, PollStack, TaskKey, TypeKey, TypeStats, Woken};
 
-use super::KernelError;
 use super::load::Kernel;
 use super::maps::{Value, failed};
+use super::{KernelError, bpf};
 
 // SAFETY: each is `repr(C)`, made of integers only, without padding (asserted beside its definition).
 unsafe impl Pod for Value<Cost> {}
@@ -53,36 +54,38 @@ impl Kernel {
     /// # Errors
     /// The map cannot be read.
     pub fn types(&mut self) -> Result<HashMap<u32, Vec<TypePolls>>, KernelError> {
-        let map = self.type_map()?;
-        let mut found: HashMap<u32, Vec<TypePolls>> = HashMap::new();
-        for key in map.keys() {
-            let Value(key) = key.map_err(failed(TYPES))?;
-            // It may be removed at any time, but by this process only.
-            let cpus = map.get(&Value(key), 0).map_err(failed(TYPES))?;
-            let mut polls = TypePolls::new(key.vtable);
-            cpus.iter().for_each(|Value(cpu)| polls.add(cpu));
-            found.entry(key.slot).or_default().push(polls);
-        }
-        Ok(found)
+        let mut found: HashMap<u32, HashMap<u64, TypePolls>> = HashMap::new();
+        self.each_type(|key, stats| {
+            let of_slot = found.entry(key.slot).or_default();
+            of_slot.entry(key.vtable).or_insert_with(|| TypePolls::new(key.vtable)).add(stats);
+        })?;
+        Ok(found.into_iter().map(|(slot, types)| (slot, types.into_values().collect())).collect())
     }
 
-    /// Forgets the polls and wakes of a slot: its process runs another image.
+    /// Forgets the polls and wakes of a slot: its process runs another image, or it is another's.
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn clear_types(&mut self, slot: u32) -> Result<(), KernelError> {
-        let mut map = self.type_map()?;
-        let keys: Vec<Value<TypeKey>> =
-            map.keys().filter_map(Result::ok).filter(|Value(key)| key.slot == slot).collect();
+    pub fn clear_types(&mut self, slots: &[u32]) -> Result<(), KernelError> {
+        let mut keys: Vec<TypeKey> = Vec::new();
+        self.each_type(|key, _| {
+            if slots.contains(&key.slot) {
+                keys.push(*key);
+            }
+        })?;
+        let mut map = self.hash::<Value<TypeKey>, Value<TypeStats>>(TYPES)?;
         for key in keys {
-            map.remove(&key).map_err(failed(TYPES))?;
+            map.remove(&Value(key)).map_err(failed(TYPES))?;
         }
         Ok(())
     }
 
-    fn type_map(&mut self) -> Result<PerCpuHashMap<&mut MapData, Value<TypeKey>, Value<TypeStats>>, KernelError> {
-        let map = self.ebpf.map_mut(TYPES).ok_or(KernelError::Missing(TYPES))?;
-        PerCpuHashMap::try_from(map).map_err(failed(TYPES))
+    fn each_type(&mut self, mut see: impl FnMut(&TypeKey, &TypeStats)) -> Result<(), KernelError> {
+        // Of these sizes, which this checks.
+        drop(self.hash::<Value<TypeKey>, Value<TypeStats>>(TYPES)?);
+        let Some(Map::HashMap(map)) = self.ebpf.map(TYPES) else { return Err(KernelError::Missing(TYPES)) };
+        let read = bpf::for_each(map.fd().as_fd(), |Value(key), Value(stats)| see(key, stats));
+        read.map_err(|source| KernelError::System { what: format!("read map {TYPES}"), source })
     }
 
     /// Hands every task that waits to be polled to `see`, at most `limit` of them; true when there may be more.
@@ -105,7 +108,7 @@ impl Kernel {
 
 const TYPES: &str = "TYPES";
 
-/// Polls and wakes of one type, over all CPUs. Times in nanoseconds.
+/// Polls and wakes of one type, over all shards. Times in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct TypePolls {
     /// Address of the type's vtable.
@@ -141,13 +144,13 @@ impl TypePolls {
         }
     }
 
-    fn add(&mut self, cpu: &TypeStats) {
-        self.busy_ns += cpu.busy_ns;
-        self.slow += cpu.slow;
-        self.slowest_ns = self.slowest_ns.max(cpu.slowest_ns);
-        self.wakes.iter_mut().zip(cpu.wakes).for_each(|(sum, cpu)| *sum += cpu);
-        cpu.poll.add_to(&mut self.poll);
-        cpu.delay.add_to(&mut self.delay);
-        cpu.first_delay.add_to(&mut self.first_delay);
+    fn add(&mut self, shard: &TypeStats) {
+        self.busy_ns += shard.busy_ns;
+        self.slow += shard.slow;
+        self.slowest_ns = self.slowest_ns.max(shard.slowest_ns);
+        self.wakes.iter_mut().zip(shard.wakes).for_each(|(sum, more)| *sum += more);
+        shard.poll.add_to(&mut self.poll);
+        shard.delay.add_to(&mut self.delay);
+        shard.first_delay.add_to(&mut self.first_delay);
     }
 }

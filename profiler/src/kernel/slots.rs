@@ -21,7 +21,7 @@ impl Kernel {
         if requests {
             self.empty("REQUESTS", slot, Value(RequestStats::EMPTY))?;
         }
-        self.clear_types(slot)
+        self.clear_types(&[slot])
     }
 
     /// Watches threads no longer. Those that are not watched are left alone.

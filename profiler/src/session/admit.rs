@@ -197,6 +197,10 @@ impl Session {
             }
         }
         slots.iter().for_each(|&slot| self.release(slot));
+        // Its types leave room for others' before the slot does.
+        if let Err(e) = self.kernel.clear_types(slots) {
+            log::warn!("{e}");
+        }
     }
 
     /// Takes everything off a target, and the target out of its slot.

@@ -226,7 +226,7 @@ impl Own {
             before = (stats.poll.count, stats.poll.sum);
         }
         kernel.remove_target(self.process.pid);
-        kernel.clear_types(slot)?;
+        kernel.clear_types(&[slot])?;
         // What is not known is not subtracted.
         Ok(least.unwrap_or_default())
     }

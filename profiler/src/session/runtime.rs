@@ -290,7 +290,7 @@ impl Runtime {
                 Tier::Lifecycle if open && !want => table.interrupt(self.table, now_ns),
                 Tier::Polls if begins => {
                     // What was counted in windows is no part of a total.
-                    kernel.clear_types(self.slot)?;
+                    kernel.clear_types(&[self.slot])?;
                     self.unfinished.forget_outlasted();
                     self.window += 1;
                 }

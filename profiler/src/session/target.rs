@@ -480,7 +480,7 @@ impl Watched {
         if let Some(runtime) = self.runtime.take() {
             table.end_target(runtime.table_id(), time_ns);
             // What was counted of the earlier image's types is not this one's.
-            if let Err(e) = kernel.clear_types(self.slot) {
+            if let Err(e) = kernel.clear_types(&[self.slot]) {
                 log::warn!("{e}");
             }
         }
