@@ -56,33 +56,12 @@ impl Histogram {
             *mine += theirs;
         }
     }
-
-    /// How many recorded values are at most `bound`, exactly, where `bound` is [`upper_bound`] of some bucket.
-    pub fn count_at_most(&self, bound: u64) -> u64 {
-        self.buckets[..=bucket(bound)].iter().sum()
-    }
-
-    /// The upper bound of the bucket in which the `q` quantile (0 to 1) falls; `None` when nothing was recorded.
-    pub fn quantile(&self, q: f64) -> Option<u64> {
-        if self.count == 0 {
-            return None;
-        }
-        let rank = ((q * self.count as f64) as u64).clamp(1, self.count);
-        let mut seen = 0;
-        for (index, n) in self.buckets.iter().enumerate() {
-            seen += n;
-            if seen >= rank {
-                return Some(upper_bound(index));
-            }
-        }
-        Some(upper_bound(BUCKETS - 1))
-    }
 }
 
 /// Buckets of [`Octaves`]: up to 2^42, as [`BUCKETS`].
 pub const OCTAVES: usize = 43;
 
-/// A histogram whose buckets are powers of two: an eighth of the memory, for what is counted by many keys on every CPU.
+/// A histogram whose buckets are powers of two: an eighth of the memory, for what is counted by many keys.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Octaves {
@@ -97,20 +76,6 @@ const _: () = assert!(size_of::<Octaves>() == (OCTAVES + 1) * 8);
 impl Octaves {
     /// A histogram that has recorded nothing.
     pub const EMPTY: Octaves = Octaves { sum: 0, buckets: [0; OCTAVES] };
-
-    /// Number of recorded values.
-    pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-
-    /// Adds what was recorded to a finer histogram, at the upper bounds.
-    pub fn add_to(&self, histogram: &mut Histogram) {
-        for (power, n) in self.buckets.iter().enumerate() {
-            histogram.buckets[bucket(1 << power)] += n;
-            histogram.count += n;
-        }
-        histogram.sum = histogram.sum.wrapping_add(self.sum);
-    }
 }
 
 /// The bucket of `value` in [`Octaves`]: the power of two that is not below it. Larger ones share the last.
@@ -210,21 +175,6 @@ mod tests {
             let bound = upper_bound(bucket(value));
             prop_assert!(value <= bound);
             prop_assert!(bound - value <= value / 8 + 1);
-        }
-
-        #[test]
-        fn quantiles_and_counts_agree_with_sorting(mut values in proptest::collection::vec(0u64..1 << 36, 1..200)) {
-            let mut h = Histogram::EMPTY;
-            values.iter().for_each(|&v| h.record(v));
-            values.sort_unstable();
-            prop_assert_eq!(h.count, values.len() as u64);
-            prop_assert_eq!(h.sum, values.iter().sum::<u64>());
-            let median = values[(values.len() / 2).max(1) - 1];
-            prop_assert_eq!(h.quantile(0.5), Some(upper_bound(bucket(median))));
-            for k in 3..37 {
-                let below = values.iter().filter(|&&v| v <= 1 << k).count() as u64;
-                prop_assert_eq!(h.count_at_most(1 << k), below);
-            }
         }
     }
 }

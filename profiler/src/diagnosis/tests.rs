@@ -1,6 +1,6 @@
 //! The rows on constructed snapshots, and how findings begin and end.
 
-use profiler_common::histogram::Histogram;
+use crate::model::histogram::Histogram;
 use profiler_common::sched::after;
 
 use super::*;
@@ -41,7 +41,7 @@ fn polls(polls: u64, self_wakes: u64, slow: u64, slowest_ns: u64) -> PollSnapsho
     PollSnapshot {
         polls,
         busy_ns: 0,
-        poll: Box::new(Histogram::EMPTY),
+        poll: Histogram::EMPTY,
         delay: None,
         first_delay: None,
         wakes: Some([0, 0, self_wakes]),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use profiler_common::histogram::Histogram;
+use crate::model::histogram::Histogram;
 use profiler_common::map::wake;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::{Map, Value, json};
@@ -218,8 +218,8 @@ fn polls(polls: &PollSnapshot) -> Value {
         "slow": polls.slow,
         "slowest_seconds": polls.slowest_ns as f64 / 1e9,
         "poll": quantiles(&polls.poll),
-        "schedule_delay": polls.delay.as_deref().map(quantiles),
-        "first_poll_delay": polls.first_delay.as_deref().map(quantiles),
+        "schedule_delay": polls.delay.as_ref().map(quantiles),
+        "first_poll_delay": polls.first_delay.as_ref().map(quantiles),
         "wakes": polls.wakes.map(|wakes| {
             wake::LABELS.into_iter().zip(wakes).map(|(l, n)| (l.to_owned(), n.into())).collect::<Map<String, Value>>()
         }),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use profiler_common::histogram::Histogram;
+use crate::model::histogram::Histogram;
 
 use crate::event::Outcome;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};
@@ -66,7 +66,7 @@ fn accept_queue(out: &mut String, listeners: &[ListenerSnapshot]) {
     let mut rows =
         vec![["accept queue", "now", "limit", "accepted", "overflows", "wait p50", "p99"].map(str::to_owned)];
     for listener in listeners {
-        let wait = |q| listener.wait.as_deref().map_or_else(|| "-".to_owned(), |wait| quantile(wait, q));
+        let wait = |q| listener.wait.as_ref().map_or_else(|| "-".to_owned(), |wait| quantile(wait, q));
         rows.push([
             listener.listener.clone(),
             number(listener.length),
@@ -86,7 +86,7 @@ fn tasks(out: &mut String, tasks: &TasksSnapshot) {
     let mut types: Vec<_> = tasks.types.iter().collect();
     types.sort_by(|a, b| b.spawned.cmp(&a.spawned).then_with(|| a.name.cmp(&b.name)));
     for kind in types.iter().take(TYPES) {
-        let lifetime = |q| kind.lifetime.as_deref().map_or_else(|| "-".to_owned(), |lifetime| quantile(lifetime, q));
+        let lifetime = |q| kind.lifetime.as_ref().map_or_else(|| "-".to_owned(), |lifetime| quantile(lifetime, q));
         // A task whose outcome could not be told has ended all the same.
         let ended = |outcome: Outcome| kind.completed[outcome as usize];
         rows.push([

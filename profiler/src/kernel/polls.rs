@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 
+use crate::model::histogram::Histogram;
 use aya::Pod;
 use aya::maps::{Map, MapData, PerCpuArray};
-use profiler_common::histogram::Histogram;
 use profiler_common::map::{Cost, PollStack, TaskKey, TypeKey, TypeStats, Woken};
 
 use super::load::Kernel;
@@ -82,7 +82,7 @@ impl Kernel {
 
     fn each_type(&mut self, mut see: impl FnMut(&TypeKey, &TypeStats)) -> Result<(), KernelError> {
         // Of these sizes, which this checks.
-        drop(self.hash::<Value<TypeKey>, Value<TypeStats>>(TYPES)?);
+        self.hash::<Value<TypeKey>, Value<TypeStats>>(TYPES)?;
         let Some(Map::HashMap(map)) = self.ebpf.map(TYPES) else { return Err(KernelError::Missing(TYPES)) };
         let read = bpf::for_each(map.fd().as_fd(), |Value(key), Value(stats)| see(key, stats));
         read.map_err(|source| KernelError::System { what: format!("read map {TYPES}"), source })
@@ -122,16 +122,16 @@ pub struct TypePolls {
     /// Wakes, see [`profiler_common::map::wake`].
     pub wakes: [u64; 3],
     /// Durations of polls.
-    pub poll: Box<Histogram>,
+    pub poll: Histogram,
     /// Waits from the wake to the poll.
-    pub delay: Box<Histogram>,
+    pub delay: Histogram,
     /// Waits from the spawn to the first poll.
-    pub first_delay: Box<Histogram>,
+    pub first_delay: Histogram,
 }
 
 impl TypePolls {
     fn new(vtable: u64) -> TypePolls {
-        let empty = || Box::new(Histogram::EMPTY);
+        let empty = || Histogram::EMPTY;
         TypePolls {
             vtable,
             busy_ns: 0,
@@ -149,8 +149,8 @@ impl TypePolls {
         self.slow += shard.slow;
         self.slowest_ns = self.slowest_ns.max(shard.slowest_ns);
         self.wakes.iter_mut().zip(shard.wakes).for_each(|(sum, more)| *sum += more);
-        shard.poll.add_to(&mut self.poll);
-        shard.delay.add_to(&mut self.delay);
-        shard.first_delay.add_to(&mut self.first_delay);
+        self.poll.add_octaves(&shard.poll);
+        self.delay.add_octaves(&shard.delay);
+        self.first_delay.add_octaves(&shard.first_delay);
     }
 }

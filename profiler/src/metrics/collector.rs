@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use profiler_common::histogram::Histogram;
+use crate::model::histogram::Histogram;
 use profiler_common::map::wake;
 use profiler_common::sched::{after, cause, preempter};
 use prometheus::core::{Collector, Desc};
@@ -232,7 +232,7 @@ impl<'a> Filler<'_, 'a> {
     }
 
     fn sched(&mut self, sched: &'a SchedSnapshot) {
-        for (label, wait) in after::LABELS.into_iter().zip(&*sched.run_queue) {
+        for (label, wait) in after::LABELS.into_iter().zip(&sched.run_queue) {
             self.histogram(Id::SchedRunQueueSeconds, [label, ""], wait);
         }
         self.histogram(Id::SchedTimesliceSeconds, ["", ""], &sched.on_cpu);
@@ -309,7 +309,7 @@ impl<'a> Filler<'_, 'a> {
                 self.lifecycle(task, kind, seen);
             }
             if seen.ends {
-                self.histogram(Id::TaskLifetimeSeconds, [task, ""], kind.lifetime.as_deref().unwrap_or(&NO_LIFETIME));
+                self.histogram(Id::TaskLifetimeSeconds, [task, ""], kind.lifetime.as_ref().unwrap_or(&NO_LIFETIME));
             }
             if let Some(polls) = &kind.polls {
                 self.polls(task, polls, tasks.polls_continuous && !self.sampled[1]);

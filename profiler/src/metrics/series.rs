@@ -3,11 +3,12 @@
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::LazyLock;
 
-use profiler_common::histogram::{BUCKETS, Histogram, bucket};
+use profiler_common::histogram::bucket;
 use prometheus::proto;
 use rustc_hash::{FxHashMap, FxHasher};
 
 use super::table::{Id, Kind, METRICS, Merge, Unit, metric};
+use crate::model::histogram::Histogram;
 
 /// Upper bounds of a histogram's exported buckets: powers of two, so that they are bounds of the recorded ones too.
 /// Durations: from 2^10 ns (1.024 µs) to 2^36 ns (68.7 s). Counts: from 1 to 65,536.
@@ -182,26 +183,28 @@ fn pair(name: &str, value: String) -> proto::LabelPair {
 }
 
 fn histogram(first: &Histogram, more: &[&Histogram], unit: Unit) -> proto::Histogram {
-    let mut sum = *first;
+    let mut sum;
     let value = if more.is_empty() {
         first
     } else {
+        sum = first.clone();
         more.iter().for_each(|other| sum.merge(other));
         &sum
     };
-    let mut from = 0;
+    let mut counts = value.buckets().peekable();
     let mut cumulative = 0;
     let exported = bounds(unit).iter().map(|bound| {
-        cumulative += value.buckets[from..=bound.last].iter().sum::<u64>();
-        from = bound.last + 1;
+        while let Some((_, n)) = counts.next_if(|(bucket, _)| *bucket <= bound.last) {
+            cumulative += n;
+        }
         let mut bucket = proto::Bucket::default();
         bucket.set_upper_bound(bound.le);
         bucket.set_cumulative_count(cumulative);
         bucket
     });
-    let exported = exported.collect();
+    let exported: Vec<proto::Bucket> = exported.collect();
     // `count` is read from the kernel at another moment than the buckets: what the page says must agree with itself.
-    let count = cumulative + value.buckets[from..BUCKETS].iter().sum::<u64>();
+    let count = cumulative + counts.map(|(_, n)| n).sum::<u64>();
     let mut out = proto::Histogram::default();
     out.set_bucket(exported);
     out.set_sample_count(count);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use profiler_common::histogram::Histogram;
+use crate::model::histogram::Histogram;
 
 use super::own::PushFigures;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
@@ -17,8 +17,8 @@ use crate::model::snapshot::{
 };
 use crate::status::{ProbeState, TargetStatus};
 
-fn recorded(values: &[u64]) -> Box<Histogram> {
-    let mut histogram = Box::new(Histogram::EMPTY);
+fn recorded(values: &[u64]) -> Histogram {
+    let mut histogram = Histogram::EMPTY;
     values.iter().for_each(|value| histogram.record(*value));
     histogram
 }
@@ -95,7 +95,7 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
             on_cpu_ns: 2000,
             asleep_ns: [0, 500, 2000, 0, 0, 500, 0, 0, 0],
             causes_told: true,
-            run_queue: Box::new([*recorded(&[1000]), *recorded(&[2000])]),
+            run_queue: [recorded(&[1000]), recorded(&[2000])],
             loops: vec![LoopSnapshot {
                 name: "main".into(),
                 active_ns: 2000,

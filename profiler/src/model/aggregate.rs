@@ -1,6 +1,6 @@
 //! Counts by type of task. Never a task, never a label policy.
 
-use profiler_common::histogram::Histogram;
+use crate::model::histogram::Histogram;
 
 use super::sites::Sites;
 use super::snapshot::TaskTypeSnapshot;
@@ -24,7 +24,7 @@ pub struct TypeCounts {
     pub untracked: u64,
     /// The last spawn, nanoseconds.
     pub last_spawn_ns: Option<u64>,
-    lifetime: Option<Box<Histogram>>,
+    lifetime: Option<Histogram>,
 }
 
 impl TypeCounts {
@@ -41,7 +41,7 @@ impl TypeCounts {
 
     /// Records a lifetime that was seen from spawn to end.
     pub fn lived(&mut self, lifetime_ns: u64) {
-        self.lifetime.get_or_insert_with(|| Box::new(Histogram::EMPTY)).record(lifetime_ns);
+        self.lifetime.get_or_insert(Histogram::EMPTY).record(lifetime_ns);
     }
 }
 

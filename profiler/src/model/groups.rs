@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use profiler_common::histogram::Histogram;
+use crate::model::histogram::Histogram;
 
 use super::snapshot::{
     ListenerSnapshot, LoopSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
@@ -255,13 +255,13 @@ impl Room {
         })
     }
 
-    fn merge(&mut self, into: &mut Option<Box<Histogram>>, from: Option<&Histogram>) {
+    fn merge(&mut self, into: &mut Option<Histogram>, from: Option<&Histogram>) {
         let Some(from) = from else { return };
         match into {
             Some(into) => into.merge(from),
             None => {
                 self.take(1);
-                *into = Some(Box::new(*from));
+                *into = Some(from.clone());
             }
         }
     }
@@ -298,8 +298,8 @@ fn absorb(into: &mut TargetSnapshot, from: &TargetSnapshot, room: &mut Room) {
         let into = &mut into.listeners[at];
         add(&mut into.overflows, from.overflows);
         add(&mut into.accepted, from.accepted);
-        room.merge(&mut into.depth, from.depth.as_deref());
-        room.merge(&mut into.wait, from.wait.as_deref());
+        room.merge(&mut into.depth, from.depth.as_ref());
+        room.merge(&mut into.wait, from.wait.as_ref());
     }
     if let Some(from) = &from.requests {
         match &mut into.requests {
@@ -383,8 +383,8 @@ fn sched(into: &mut SchedSnapshot, from: &SchedSnapshot, room: &mut Room) {
                 name,
                 active_ns: 0,
                 idle_ns: 0,
-                iteration: Box::new(Histogram::EMPTY),
-                delay: Box::new(Histogram::EMPTY),
+                iteration: Histogram::EMPTY,
+                delay: Histogram::EMPTY,
             },
         );
         room.take(2 * (into.loops.len() - before));
@@ -419,7 +419,7 @@ fn tasks(into: &mut TasksSnapshot, from: &TasksSnapshot, room: &mut Room) {
         }
         sum.last_spawn_ns = sum.last_spawn_ns.max(kind.last_spawn_ns);
         add(&mut sum.cpu_ns, kind.cpu_ns);
-        room.merge(&mut sum.lifetime, kind.lifetime.as_deref());
+        room.merge(&mut sum.lifetime, kind.lifetime.as_ref());
         let Some(polls) = &kind.polls else { continue };
         let Some(known) = &mut sum.polls else {
             let mut first = polls.clone();
@@ -441,8 +441,8 @@ fn tasks(into: &mut TasksSnapshot, from: &TasksSnapshot, room: &mut Room) {
             }
         }
         known.poll.merge(&polls.poll);
-        room.merge(&mut known.delay, polls.delay.as_deref());
-        room.merge(&mut known.first_delay, polls.first_delay.as_deref());
+        room.merge(&mut known.delay, polls.delay.as_ref());
+        room.merge(&mut known.first_delay, polls.first_delay.as_ref());
         known.slowest_ns = known.slowest_ns.max(polls.slowest_ns);
     }
 }

@@ -2,7 +2,7 @@
 
 mod node;
 
-use profiler_common::histogram::Histogram;
+use crate::model::histogram::Histogram;
 use profiler_common::sched::{after, cause, preempter};
 
 use crate::event::{Outcome, TypeId};
@@ -152,11 +152,11 @@ pub struct SchedSnapshot {
     /// Whether causes are told.
     pub causes_told: bool,
     /// Wait from runnable to running, in the order of [`after::LABELS`].
-    pub run_queue: Box<[Histogram; after::COUNT]>,
+    pub run_queue: [Histogram; after::COUNT],
     /// Uninterrupted time on a CPU.
-    pub on_cpu: Box<Histogram>,
+    pub on_cpu: Histogram,
     /// Time asleep.
-    pub blocked: Box<Histogram>,
+    pub blocked: Histogram,
     /// Its threads, by name, in the order of first sight.
     pub threads: Vec<ThreadsSnapshot>,
     /// Its event loops, by the names of their threads, in the order of first sight.
@@ -173,9 +173,9 @@ pub struct LoopSnapshot {
     /// Time in waits, up to now.
     pub idle_ns: u64,
     /// Times from a wake-up to the next wait.
-    pub iteration: Box<Histogram>,
+    pub iteration: Histogram,
     /// How late a timer would have fired.
-    pub delay: Box<Histogram>,
+    pub delay: Histogram,
 }
 
 /// The threads of one name. Durations in nanoseconds, of threads that have ended too.
@@ -202,9 +202,9 @@ impl Default for SchedSnapshot {
             on_cpu_ns: 0,
             asleep_ns: [0; cause::COUNT],
             causes_told: false,
-            run_queue: Box::new([Histogram::EMPTY; after::COUNT]),
-            on_cpu: Box::new(Histogram::EMPTY),
-            blocked: Box::new(Histogram::EMPTY),
+            run_queue: [const { Histogram::EMPTY }; after::COUNT],
+            on_cpu: Histogram::EMPTY,
+            blocked: Histogram::EMPTY,
             threads: Vec::new(),
             loops: Vec::new(),
         }
@@ -235,12 +235,12 @@ impl SchedSnapshot {
 pub struct ThrottledSnapshot {
     /// Time that it held in one period, nanoseconds, where CPUs that were held at the same time are added. Those between
     /// two looks count as their mean.
-    pub wait: Box<Histogram>,
+    pub wait: Histogram,
 }
 
 impl Default for ThrottledSnapshot {
     fn default() -> ThrottledSnapshot {
-        ThrottledSnapshot { wait: Box::new(Histogram::EMPTY) }
+        ThrottledSnapshot { wait: Histogram::EMPTY }
     }
 }
 
@@ -259,9 +259,9 @@ pub struct ListenerSnapshot {
     /// Connections that the target accepted since it is observed.
     pub accepted: Option<u64>,
     /// Queue length after each enqueue.
-    pub depth: Option<Box<Histogram>>,
+    pub depth: Option<Histogram>,
     /// Wait from established to accepted, nanoseconds.
-    pub wait: Option<Box<Histogram>>,
+    pub wait: Option<Histogram>,
 }
 
 /// Connections that a target accepted, and the requests on them. Durations in nanoseconds.
@@ -270,9 +270,9 @@ pub struct RequestsSnapshot {
     /// TCP connections that are open now.
     pub open: u64,
     /// From the first read to the last write before the next read.
-    pub request: Box<Histogram>,
+    pub request: Histogram,
     /// From the last write until the thread reads, accepts or waits.
-    pub after_reply: Box<Histogram>,
+    pub after_reply: Histogram,
 }
 
 /// The tasks of one target.
@@ -386,11 +386,11 @@ pub struct PollSnapshot {
     /// Time in polls, without polls of other tasks within them.
     pub busy_ns: u64,
     /// Durations.
-    pub poll: Box<Histogram>,
+    pub poll: Histogram,
     /// Waits from the wake to the poll; `None` where wakes are not seen.
-    pub delay: Option<Box<Histogram>>,
+    pub delay: Option<Histogram>,
     /// Waits from the spawn to the first poll; `None` where spawns are not seen.
-    pub first_delay: Option<Box<Histogram>>,
+    pub first_delay: Option<Histogram>,
     /// Wakes by value, by reference, and by the task itself; `None` where they are not seen.
     pub wakes: Option<[u64; 3]>,
     /// Polls that were slow.
@@ -498,7 +498,7 @@ pub struct TaskTypeSnapshot {
     /// Tasks that were seen to be spawned or found to live, and were not seen to end.
     pub alive: u64,
     /// Lifetimes of the tasks that were seen from spawn to end, nanoseconds; `None` while there is no such task.
-    pub lifetime: Option<Box<Histogram>>,
+    pub lifetime: Option<Histogram>,
     /// The last spawn: CLOCK_MONOTONIC, nanoseconds.
     pub last_spawn_ns: Option<u64>,
     /// Polls and wakes; `None` where they are not measured.

@@ -83,8 +83,8 @@ impl Loops {
                 name: name.name.clone(),
                 active_ns: name.exported.0,
                 idle_ns: name.exported.1,
-                iteration: Box::new(stats.iteration),
-                delay: Box::new(stats.delay),
+                iteration: (&stats.iteration).into(),
+                delay: (&stats.delay).into(),
             }
         };
         self.names.iter_mut().zip(sums).map(row).collect()

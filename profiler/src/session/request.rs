@@ -52,8 +52,8 @@ impl Connections {
         let unix = listeners.and_then(|l| l.unix_connections().inspect_err(|e| log::debug!("{e}")).ok());
         Some(RequestsSnapshot {
             open: (self.found + stats.opened).saturating_sub(stats.closed) + unix.map_or(0, |open| open.len() as u64),
-            request: Box::new(stats.request),
-            after_reply: Box::new(stats.after_reply),
+            request: (&stats.request).into(),
+            after_reply: (&stats.after_reply).into(),
         })
     }
 }

@@ -1,10 +1,8 @@
 //! How long a CPU limit holds a target: what its cgroups counted, look by look. Never where they are.
 
-use profiler_common::histogram::{Histogram, bucket};
-
 use crate::model::snapshot::ThrottledSnapshot;
 use crate::status::ProbeState;
-use crate::target::throttle::{Throttle, ThrottleError, Throttled};
+use crate::target::throttle::{Throttle, ThrottleError};
 
 /// How often it is looked, nanoseconds: no more than one period of the limit is usual then, while it holds.
 const OFTEN_NS: u64 = 100_000_000;
@@ -69,7 +67,7 @@ impl Throttling {
         match throttle.take() {
             Ok(Some(grown)) => {
                 self.held_ns = Some(now_ns);
-                record(&mut seen.wait, grown);
+                seen.wait.record_mean(grown.time_ns, grown.periods);
             }
             Ok(None) => {}
             // It was removed: the process has left it, or has ended.
@@ -89,26 +87,5 @@ impl Throttling {
     /// What is exported of it; `None` where it could never be told.
     pub fn snapshot(&self) -> Option<ThrottledSnapshot> {
         self.seen.clone()
-    }
-}
-
-/// Throttlings of which only the sum is known: each counts as their mean.
-fn record(wait: &mut Histogram, grown: Throttled) {
-    let Some(mean) = grown.time_ns.checked_div(grown.periods) else { return };
-    wait.buckets[bucket(mean)] += grown.periods;
-    wait.count += grown.periods;
-    wait.sum = wait.sum.wrapping_add(grown.time_ns);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Check that we keep number and sum, and put each into the bucket of the mean.
-    #[test]
-    fn throttlings_count_as_their_mean() {
-        let mut wait = Histogram::EMPTY;
-        record(&mut wait, Throttled { periods: 3, time_ns: 301 });
-        assert_eq!((wait.count, wait.sum, wait.buckets[bucket(100)]), (3, 301, 3));
     }
 }

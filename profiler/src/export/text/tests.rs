@@ -4,13 +4,13 @@ use super::*;
 use crate::model::snapshot::TaskTypeSnapshot;
 use crate::status::TargetStatus;
 
-fn recorded(value: u64) -> Box<Histogram> {
-    let mut histogram = Box::new(Histogram::EMPTY);
+fn recorded(value: u64) -> Histogram {
+    let mut histogram = Histogram::EMPTY;
     histogram.record(value);
     histogram
 }
 
-fn kind(name: &str, spawned: u64, lifetime: Option<Box<Histogram>>) -> TaskTypeSnapshot {
+fn kind(name: &str, spawned: u64, lifetime: Option<Histogram>) -> TaskTypeSnapshot {
     TaskTypeSnapshot {
         name: name.into(),
         full_name: None,
@@ -42,7 +42,7 @@ fn a_snapshot_reads_as_a_table() {
         sched: Some(SchedSnapshot {
             voluntary_switches: 100,
             preemptions: [0, 1, 1, 0],
-            run_queue: Box::new([*recorded(1 << 13), Histogram::EMPTY]),
+            run_queue: [recorded(1 << 13), Histogram::EMPTY],
             ..SchedSnapshot::default()
         }),
         listeners: vec![ListenerSnapshot {

@@ -3,8 +3,8 @@ use crate::model::snapshot::IdentitySnapshot;
 
 const SECOND: u64 = 1_000_000_000;
 
-fn recorded(values: &[u64]) -> Box<Histogram> {
-    let mut histogram = Box::new(Histogram::EMPTY);
+fn recorded(values: &[u64]) -> Histogram {
+    let mut histogram = Histogram::EMPTY;
     values.iter().for_each(|&value| histogram.record(value));
     histogram
 }

@@ -9,6 +9,7 @@ use super::{Slots, Spending, Watched};
 use crate::kernel::feature::Feature;
 use crate::kernel::load::Kernel;
 use crate::kernel::polls::TypePolls;
+use crate::model::histogram::Histogram;
 use crate::model::snapshot::{IdentitySnapshot, ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::session::threads::label;
@@ -81,9 +82,9 @@ impl Watched {
             on_cpu_ns: self.exported.0,
             asleep_ns: self.exported.1,
             causes_told: kernel.features.has(Feature::UserRegisters),
-            run_queue: Box::new(run_queue),
-            on_cpu: Box::new(on_cpu),
-            blocked: Box::new(blocked),
+            run_queue: run_queue.each_ref().map(Histogram::from),
+            on_cpu: (&on_cpu).into(),
+            blocked: (&blocked).into(),
             threads: self.threads.snapshot(&live),
             loops: self.loops.snapshot(kernel, now_ns),
         })
@@ -109,9 +110,9 @@ impl Watched {
                 limit: Some(u64::from(socket.limit)),
                 overflows: socket.drops.map(u64::from),
                 accepted: stats.as_ref().filter(|_| accepted).map(|s| s.accepted),
-                depth: stats.as_ref().filter(|_| depth).map(|s| Box::new(s.depth)),
+                depth: stats.as_ref().filter(|_| depth).map(|s| Histogram::from(&s.depth)),
                 // Connections of a unix socket are stamped where their depth is recorded.
-                wait: stats.as_ref().filter(|_| accepted && (depth || tcp)).map(|s| Box::new(s.wait)),
+                wait: stats.as_ref().filter(|_| accepted && (depth || tcp)).map(|s| Histogram::from(&s.wait)),
             });
         }
         snapshots
