@@ -168,7 +168,7 @@ pub struct Discover {
     /// more, each has less than its --budget; `off`, and --budget off: each has its own
     #[arg(long, value_name = "SHARE", default_value_t = Budget::NODE)]
     pub node_budget: Budget,
-    /// Attaches per second at most; three quarters of the time are spent on them at most, too
+    /// Attaches per second at most; seven eighths of the time are spent on them at most, too
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub attach_rate: u32,
     /// A process is looked at once it has run its program for this long

@@ -128,6 +128,8 @@ pub struct Governor {
     always: f64,
     /// CPU time that the target has used, nanoseconds.
     used_ns: f64,
+    /// No window is opened meanwhile.
+    held: bool,
     why: String,
 }
 
@@ -149,6 +151,7 @@ impl Governor {
             averaged: (0.0, 0.0),
             always: 0.0,
             used_ns: 0.0,
+            held: false,
             why: match share {
                 Some(_) => "the cost is within the budget".to_owned(),
                 None => "the budget is off".to_owned(),
@@ -159,6 +162,11 @@ impl Governor {
     /// From now on it has this part of its share.
     pub fn set_factor(&mut self, factor: f64) {
         self.factor = factor;
+    }
+
+    /// Whether windows are to wait. One that is open is closed as it would be.
+    pub fn hold_windows(&mut self, held: bool) {
+        self.held = held;
     }
 
     fn share(&self) -> Option<f64> {
@@ -312,7 +320,7 @@ impl Governor {
             tier.mode = if off { Mode::Off } else { Mode::Windows };
         }
         match self.opened_ns {
-            None if !off && self.credit_ns >= cost.max(GRANT_NS * 0.1) => {
+            None if !off && !self.held && self.credit_ns >= cost.max(GRANT_NS * 0.1) => {
                 self.remember(spent_ns);
                 self.opened_ns = Some(now_ns);
                 self.tiers.iter_mut().filter(|tier| tier.mode == Mode::Windows).for_each(|tier| tier.attached = true);

@@ -14,7 +14,7 @@ use super::names::PodBook;
 use crate::cli::{Discover, Exports, Measure};
 use crate::clock;
 use crate::discovery::file;
-use crate::discovery::pace::Pace;
+use crate::discovery::pace::{Pace, Rush};
 use crate::discovery::rules::{Decision, Facts, Rules};
 use crate::model::groups::{Bounds, Groups};
 use crate::model::snapshot::{ConfigSnapshot, DiscoverySnapshot, FailedSnapshot, Snapshot};
@@ -27,8 +27,8 @@ use crate::target::process::{self, FileId, Image, Process, ProcessError};
 const ASK: Duration = Duration::from_millis(250);
 /// The shortest rest: timers do not know a shorter one.
 const REST: Duration = Duration::from_millis(1);
-/// Processes that need not be attached to are looked at for so long without a rest, nanoseconds.
-const SLICE_NS: u64 = 5_000_000;
+/// Processes are looked at, and attached to, for so long without a rest, nanoseconds.
+const SLICE_NS: u64 = 30_000_000;
 /// Processes that could not be watched and are said to be.
 const SAID: u64 = 8;
 /// Processes that could not be watched and are remembered.
@@ -77,6 +77,7 @@ pub(super) struct Agent {
     rules: Rules,
     config: Option<Config>,
     pace: Pace,
+    rush: Rush,
     settle_ns: u64,
     hangup: Signal,
     /// This program, which is never watched.
@@ -106,6 +107,7 @@ impl Agent {
             rules,
             config,
             pace: Pace::new(discover.attach_rate),
+            rush: Rush::default(),
             settle_ns: u64::try_from(discover.settle.as_nanos()).unwrap_or(u64::MAX),
             hangup: signal(SignalKind::hangup()).context("failed to catch SIGHUP")?,
             own: Process::find(std::process::id())?.image()?.file_id,
@@ -142,11 +144,11 @@ impl Agent {
             }
         }
         if self.pace.is_ready(began_ns) {
-            let (mut now_ns, mut attached) = (began_ns, false);
-            while !attached && now_ns - began_ns < SLICE_NS {
+            let (mut now_ns, mut attached) = (began_ns, 0);
+            while now_ns - began_ns < SLICE_NS {
                 let Some(pid) = self.waiting.pop_front() else { break };
                 let verdict = self.look(session, pid);
-                attached = matches!(verdict, Some(Verdict::Watched));
+                attached += u32::from(matches!(verdict, Some(Verdict::Watched)));
                 if let Some(verdict) = verdict {
                     self.looked_at[verdict as usize] += 1;
                 }
@@ -154,6 +156,8 @@ impl Agent {
             }
             self.pace.done(began_ns, now_ns, attached);
         }
+        let rush = self.rush.is_on(self.waiting.len(), clock::monotonic_ns());
+        session.hold_windows(rush);
         if self.waiting.is_empty() {
             return Ok(ASK);
         }

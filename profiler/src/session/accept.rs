@@ -9,7 +9,7 @@ use crate::kernel::load::Kernel;
 use crate::kernel::maps::LISTENER_SLOTS;
 use crate::kernel::signal::{ACCEPT_WAIT, Attach};
 use crate::kernel::uprobe::Site;
-use crate::target::accept_site::{self, AcceptSites};
+use crate::target::accept_site::{AcceptFinder, AcceptSites};
 use crate::target::process::Process;
 
 /// So many accepts of one socket may be on their way back to the program when its queue is looked at.
@@ -136,6 +136,7 @@ pub(super) struct Returns {
     /// The hooks that are the same for all targets.
     pub hooks: AcceptHooks,
     tracepoints: Option<Result<Links, String>>,
+    finder: AcceptFinder,
 }
 
 /// The program behind accept in the C library.
@@ -149,7 +150,7 @@ pub(super) struct Probed {
 
 impl Returns {
     pub fn new(hooks: AcceptHooks) -> Returns {
-        Returns { hooks, tracepoints: None }
+        Returns { hooks, tracepoints: None, finder: AcceptFinder::default() }
     }
 
     /// Attaches to one process, and says how.
@@ -169,7 +170,7 @@ impl Returns {
         let signal = kernel.signals.get(ACCEPT_WAIT);
         let uprobes = signal.permits(Attach::UprobeMulti) || signal.permits(Attach::Uprobe);
         let tracepoint = signal.permits(Attach::Tracepoint);
-        if let Some(sites) = accept_site::find(process).filter(|_| uprobes) {
+        if let Some(sites) = self.finder.find(process).filter(|_| uprobes) {
             let mut probed = Probed { sites, links: Links::default() };
             for &pid in pids {
                 probed.add(kernel, pid).map_err(|e| e.to_string())?;

@@ -66,6 +66,12 @@ impl Session {
         }
     }
 
+    /// Opens no windows of what the budget does not permit all the time, until this is taken back: opening and closing those
+    /// of many processes takes as long as attaching to others.
+    pub fn hold_windows(&mut self, held: bool) {
+        self.targets.iter_mut().for_each(|watched| watched.hold_windows(held));
+    }
+
     /// How a process is watched.
     pub fn watches(&self, pid: u32) -> Watching {
         match self.targets.of(pid) {

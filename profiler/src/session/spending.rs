@@ -135,6 +135,11 @@ impl Spending {
         self.governor.set_factor(factor);
     }
 
+    /// Whether windows are to wait.
+    pub fn hold_windows(&mut self, held: bool) {
+        self.governor.hold_windows(held);
+    }
+
     /// How a tier is measured.
     pub fn mode(&self, tier: Tier) -> Mode {
         self.governor.mode(tier)

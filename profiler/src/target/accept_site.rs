@@ -1,20 +1,23 @@
 //! Where a program returns from accept(2): in its C library, or in itself when it is linked statically. A probe there
 //! costs the target one trap per connection; a syscall tracepoint would cost every system call of the machine.
 
-use std::fs::{self, File};
-use std::io;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::PathBuf;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, OpAccess, Register};
 use memmap2::Mmap;
 
 use super::elf::Binary;
-use super::process::Process;
+use super::process::{FileId, Process};
 
 /// Numbers of accept4 and accept on x86-64.
 const SYSCALLS: [u8; 2] = [0x20, 0x2b];
 /// High byte of accept4's number (288); accept's (43) has none.
 const HIGH: [u8; 2] = [1, 0];
+/// Files that are remembered: images of as many containers.
+const MOST: usize = 1024;
 /// Instructions between the system call and the branch on its result.
 const TO_BRANCH: usize = 4;
 /// Where dynamic linkers find the C library, for a program that has not been linked yet.
@@ -26,26 +29,50 @@ const USUAL: [&str; 4] =
 pub struct AcceptSites {
     /// A path that opens the file, from this process's view.
     pub file: PathBuf,
-    /// Device and inode of it.
-    pub identity: (u64, u64),
     /// Offsets in the file.
     pub offsets: Vec<u64>,
 }
 
-/// Looks for the sites in the C library that the process has loaded, in the one that it will load, or in its image.
-/// `None` where it makes the system call in a way that is not understood (musl, Go, a library of its own).
-pub fn find(process: &Process) -> Option<AcceptSites> {
-    let root = format!("/proc/{}/root", process.pid);
-    let loaded = process.mapped_files().into_iter().filter(|path| is_c_library(path));
-    let mut candidates: Vec<PathBuf> = loaded.map(|path| format!("{root}{path}").into()).collect();
-    if candidates.is_empty() && is_dynamic(process) {
-        candidates.extend(USUAL.map(|path| format!("{root}{path}").into()));
+/// What is known of files: processes share their C library.
+#[derive(Default)]
+pub struct AcceptFinder {
+    offsets: HashMap<FileId, Vec<u64>>,
+}
+
+impl AcceptFinder {
+    /// Looks for the sites in the C library that the process has loaded, in the one that it will load, or in its image.
+    /// `None` where it makes the system call in a way that is not understood (musl, Go, a library of its own).
+    pub fn find(&mut self, process: &Process) -> Option<AcceptSites> {
+        let root = format!("/proc/{}/root", process.pid);
+        let loaded = process.mapped_files().into_iter().filter(|path| is_c_library(path));
+        let mut candidates: Vec<PathBuf> = loaded.map(|path| format!("{root}{path}").into()).collect();
+        if candidates.is_empty() && is_dynamic(process) {
+            candidates.extend(USUAL.map(|path| format!("{root}{path}").into()));
+        }
+        candidates.push(format!("/proc/{}/exe", process.pid).into());
+        candidates.into_iter().find_map(|file| {
+            let offsets = self.sites_in(&file).ok()?;
+            (!offsets.is_empty()).then_some(AcceptSites { file, offsets })
+        })
     }
-    candidates.push(format!("/proc/{}/exe", process.pid).into());
-    candidates.into_iter().find_map(|file| {
-        let (offsets, identity) = sites_in(&file).ok()?;
-        (!offsets.is_empty()).then_some(AcceptSites { file, identity, offsets })
-    })
+
+    fn sites_in(&mut self, path: &PathBuf) -> io::Result<Vec<u64>> {
+        let mut file = File::open(path)?;
+        let id = FileId::of(&file.metadata()?);
+        if let Some(offsets) = self.offsets.get(&id) {
+            return Ok(offsets.clone());
+        }
+        // A library may be written to, unlike an image: it is read, not mapped.
+        let mut data = Vec::new();
+        file.read_to_end(&mut data)?;
+        let binary = Binary::parse(&data).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        if self.offsets.len() >= MOST {
+            self.offsets.clear();
+        }
+        let offsets = offsets(&binary);
+        self.offsets.insert(id, offsets.clone());
+        Ok(offsets)
+    }
 }
 
 fn is_c_library(path: &str) -> bool {
@@ -58,15 +85,6 @@ fn is_dynamic(process: &Process) -> bool {
     // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
     let Ok(data) = (unsafe { Mmap::map(&image.file) }) else { return false };
     Binary::parse(&data).is_ok_and(|binary| binary.interpreter)
-}
-
-fn sites_in(file: &PathBuf) -> io::Result<(Vec<u64>, (u64, u64))> {
-    use std::os::unix::fs::MetadataExt as _;
-    // A library may be written to, unlike an image: it is read, not mapped.
-    let data = fs::read(file)?;
-    let metadata = File::open(file)?.metadata()?;
-    let binary = Binary::parse(&data).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-    Ok((offsets(&binary), (metadata.dev(), metadata.ino())))
 }
 
 /// File offsets of the branches behind every `mov eax, accept; syscall`.
@@ -112,11 +130,14 @@ mod tests {
 
     #[test]
     fn this_process_returns_from_accept_in_its_c_library() {
-        let sites = find(&Process::find(std::process::id()).unwrap()).unwrap();
+        let own = Process::find(std::process::id()).unwrap();
+        let mut finder = AcceptFinder::default();
+        let sites = finder.find(&own).unwrap();
+        assert_eq!(finder.find(&own).as_ref(), Some(&sites), "what is known is the same");
         assert!(sites.file.to_string_lossy().contains("libc"), "{sites:?}");
         // accept and accept4, each with and without other threads in the process.
         assert_eq!(sites.offsets.len(), 4, "{sites:?}");
-        let library = fs::read(&sites.file).unwrap();
+        let library = std::fs::read(&sites.file).unwrap();
         for offset in sites.offsets {
             let opcode = library[offset as usize];
             assert!((0x70..0x80).contains(&opcode) || opcode == 0x0f, "{opcode:#x} is no conditional branch");

@@ -103,7 +103,8 @@ pub struct FileId {
 }
 
 impl FileId {
-    fn of(metadata: &fs::Metadata) -> FileId {
+    /// Of an open file.
+    pub fn of(metadata: &fs::Metadata) -> FileId {
         FileId {
             device: metadata.dev(),
             inode: metadata.ino(),

@@ -114,6 +114,22 @@ fn late_detaching_is_paid_for() {
     assert!(share <= 0.0205, "{share}");
 }
 
+/// Check that no window is opened while windows are to wait, and that they go on afterwards.
+#[test]
+fn windows_wait() {
+    let mut target = Target::new(0.02);
+    target.run(5.0, 0.002, [0.004, 1.0]);
+    assert_eq!(target.modes(), [Mode::Continuous, Mode::Windows]);
+    target.governor.hold_windows(true);
+    // One that was open has ended by then.
+    target.run(1.0, 0.002, [0.004, 1.0]);
+    let before = target.reading.tier_ns[1];
+    target.run(60.0, 0.002, [0.004, 1.0]);
+    assert!(target.reading.tier_ns[1] <= before);
+    target.governor.hold_windows(false);
+    assert!(target.share_over(60.0, 0.002, [0.004, 1.0]) > 0.01);
+}
+
 /// Check that births and ends stay while the hooks that are always attached cost the whole budget, and tasks nothing.
 #[test]
 fn what_costs_nothing_stays() {

@@ -28,6 +28,13 @@ impl Watched {
         }
     }
 
+    /// Whether windows are to wait.
+    pub fn hold_windows(&mut self, held: bool) {
+        if let Some(spending) = &mut self.spending {
+            spending.hold_windows(held);
+        }
+    }
+
     /// Whether it is time to look at what probing costs.
     pub fn wants_balance(&self, now_ns: u64) -> bool {
         let every_ns = if self.has_windows() { BALANCE_NS } else { CALM_BALANCE_NS };
