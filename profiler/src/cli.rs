@@ -125,7 +125,8 @@ pub struct Measure {
     /// How long the counts of each minute are kept that `/minutes` shows, as `6h`
     #[arg(long = "minutes.retention", value_name = "TIME", default_value = "6h", value_parser = duration)]
     pub minutes: Duration,
-    /// Share of the CPU time that a target uses which probing it may cost, as `2%`; `off` measures everything always
+    /// Share of the CPU time that a target uses which probing it may cost, as `2%`, besides 0.1 ms a second for births and ends
+    /// of tasks; `off` measures everything always
     #[arg(long, value_name = "SHARE", default_value_t = Budget::DEFAULT)]
     pub budget: Budget,
     /// A task that holds its thread for this long at once is slow, and is reported

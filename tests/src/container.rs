@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
 
+use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
 
 use crate::http::{self, Response};
@@ -81,10 +82,19 @@ impl Engine {
         process["env"] = json!([]);
         process["user"] = json!({ "uid": security["runAsUser"], "gid": security["runAsGroup"] });
         process["noNewPrivileges"] = json!(security["allowPrivilegeEscalation"] == false);
-        assert_eq!(strings(&security["capabilities"]["drop"]), ["ALL"], "nothing that is not asked for");
-        let added: Vec<String> =
-            strings(&security["capabilities"]["add"]).iter().map(|name| format!("CAP_{name}")).collect();
+        let added: Vec<String> = if security["privileged"] == true {
+            CapabilitySet::all().iter_names().map(|(name, _)| format!("CAP_{name}")).collect()
+        } else {
+            assert_eq!(strings(&security["capabilities"]["drop"]), ["ALL"], "nothing that is not asked for");
+            strings(&security["capabilities"]["add"]).iter().map(|name| format!("CAP_{name}")).collect()
+        };
         process["capabilities"] = json!({ "bounding": added, "effective": added, "permitted": added });
+        if security["privileged"] == true {
+            // What an engine hides from others.
+            let linux = &mut bundle.config["linux"];
+            (linux["maskedPaths"], linux["readonlyPaths"]) = (json!([]), json!([]));
+            linux["resources"]["devices"] = json!([{ "allow": true, "access": "rwm" }]);
+        }
         bundle.config["root"]["readonly"] = security["readOnlyRootFilesystem"].clone();
         if pod["hostPID"] == true {
             bundle.share("pid");

@@ -7,6 +7,10 @@
 
 /// What a target may overdraw, and has to begin with, nanoseconds of CPU time.
 pub const GRANT_NS: f64 = 10e6;
+/// What births and ends may cost whatever the target uses: a tenth of a millisecond a second, and ten seconds of that at
+/// once. Of a target that uses next to nothing a share is nothing, and its tasks would not be counted.
+const FREE: f64 = 1e-4;
+const MOST_FREE_NS: f64 = FREE * 10e9;
 /// How deep debts are remembered. What was overspent is saved again, but no account is closed for ever.
 const MAX_DEBT_NS: f64 = 2e9;
 /// What costs less than this share of the budget stays attached: taking it off would win nothing.
@@ -26,6 +30,8 @@ const MAX_GAP_NS: f64 = 60e9;
 /// So many times the budget over the averaging time is no burst, once that much time has passed, nanoseconds.
 const LASTING: f64 = 1.5;
 const LASTING_NS: f64 = 1e9;
+/// Births and ends for which no window can be paid are tried again after so long, with what is free, nanoseconds.
+const RETRY_NS: u64 = 60_000_000_000;
 /// CPU time after which it is known what hooks cost that are always on, nanoseconds.
 const KNOWN_NS: f64 = 100e6;
 /// CPU time between two observations of which one tells much, nanoseconds.
@@ -123,11 +129,13 @@ pub struct Governor {
     watched_ns: f64,
     /// CPU time that the target uses per nanosecond, averaged.
     cpu_rate: f64,
-    /// Averages for people: CPU time and cost per nanosecond.
-    averaged: (f64, f64),
+    /// Averages for people: CPU time and cost per nanosecond, and what of the cost was charged.
+    averaged: [f64; 3],
     always: f64,
     /// CPU time that the target has used, nanoseconds.
     used_ns: f64,
+    /// What births and ends may cost without being charged, nanoseconds.
+    free_ns: f64,
     /// No window is opened meanwhile.
     held: bool,
     why: String,
@@ -148,9 +156,10 @@ impl Governor {
             dearest_ns: 0.0,
             watched_ns: 0.0,
             cpu_rate: 0.0,
-            averaged: (0.0, 0.0),
+            averaged: [0.0; 3],
             always: 0.0,
             used_ns: 0.0,
+            free_ns: MOST_FREE_NS,
             held: false,
             why: match share {
                 Some(_) => "the cost is within the budget".to_owned(),
@@ -162,6 +171,17 @@ impl Governor {
     /// From now on it has this part of its share.
     pub fn set_factor(&mut self, factor: f64) {
         self.factor = factor;
+    }
+
+    /// Where windows are to wait, it begins without polls: they are attached in windows later, and for good if that is within
+    /// the budget.
+    pub fn begin_without_polls(&mut self) {
+        if self.share.is_some() {
+            let polls = &mut self.tiers[Tier::Polls as usize];
+            (polls.mode, polls.attached) = (Mode::Windows, false);
+            self.held = true;
+            self.why = "many processes are attached to just now: polls are looked at afterwards".to_owned();
+        }
     }
 
     /// Whether windows are to wait. One that is open is closed as it would be.
@@ -186,9 +206,33 @@ impl Governor {
     /// The cost as a share of the CPU time that the target would have used without, averaged over some ten seconds;
     /// `None` before anything was used.
     pub fn cost_share(&self) -> Option<f64> {
-        let (cpu, cost) = self.averaged;
+        let [cpu, cost, _] = self.averaged;
         let own = cpu - cost;
         (own > 0.0).then(|| cost / own)
+    }
+
+    /// The same of what was charged, in which births and ends are that were free.
+    fn charged_share(&self) -> f64 {
+        let [cpu, cost, charged] = self.averaged;
+        let own = cpu - cost;
+        if own > 0.0 { charged / own } else { 0.0 }
+    }
+
+    /// What of the cost of births and ends is not charged.
+    fn forgive(&mut self, elapsed: f64, cost: f64) -> f64 {
+        self.free_ns = (self.free_ns + FREE * self.factor * elapsed).min(MOST_FREE_NS);
+        // In windows it is told what they would cost all the time.
+        if self.tiers[Tier::Lifecycle as usize].mode != Mode::Continuous {
+            return 0.0;
+        }
+        let forgiven = cost.min(self.free_ns);
+        self.free_ns -= forgiven;
+        forgiven
+    }
+
+    /// What births and ends may cost freely, as a share of what the target uses.
+    fn free_share(&self) -> f64 {
+        FREE * self.factor / self.cpu_rate.max(f64::EPSILON)
     }
 
     /// Looks at the account, and says what is to be attached from now on.
@@ -202,15 +246,16 @@ impl Governor {
         let always = (reading.always_ns - last.always_ns).max(0.0);
         let tiers = [0, 1].map(|tier| (reading.tier_ns[tier] - last.tier_ns[tier]).max(0.0));
         let cost = always + tiers.iter().sum::<f64>();
-        self.average(elapsed, cpu, cost);
+        let forgiven = self.forgive(elapsed, tiers[0]);
+        self.average(elapsed, [cpu, cost, cost - forgiven]);
         let Some(share) = self.share() else { return self.wanted() };
-        self.learn(elapsed, cpu, always, tiers);
+        self.learn(elapsed, cpu, cost, always, [tiers[0] - forgiven, tiers[1]]);
         let most = GRANT_NS.max(self.window_cost() * 1.25);
         self.watched_ns += elapsed;
         // The grant is for bursts. A target that uses little would otherwise be slowed by it for minutes.
-        let lasting = self.watched_ns > LASTING_NS && self.cost_share().is_some_and(|cost| cost > share * LASTING);
+        let lasting = self.watched_ns > LASTING_NS && self.charged_share() > share * LASTING;
         let most = if lasting { most.min(0.0) } else { most };
-        self.credit_ns = (self.credit_ns + share * (cpu - cost).max(0.0) - cost).clamp(-MAX_DEBT_NS, most);
+        self.credit_ns = (self.credit_ns + share * (cpu - cost).max(0.0) - (cost - forgiven)).clamp(-MAX_DEBT_NS, most);
         let sampled = self.tiers.iter().zip(reading.tier_ns).filter(|(tier, _)| tier.mode != Mode::Continuous);
         let spent_ns = sampled.map(|(_, spent)| spent).sum();
         self.switch(share, reading.now_ns, spent_ns);
@@ -221,19 +266,17 @@ impl Governor {
         self.tiers.map(|tier| tier.attached)
     }
 
-    fn average(&mut self, elapsed: f64, cpu: f64, cost: f64) {
+    fn average(&mut self, elapsed: f64, spent: [f64; 3]) {
         let weight = (elapsed / AVERAGED_NS).min(1.0);
-        let toward = |old: &mut f64, new: f64| *old += (new - *old) * weight;
-        toward(&mut self.averaged.0, cpu / elapsed);
-        toward(&mut self.averaged.1, cost / elapsed);
+        self.averaged.iter_mut().zip(spent).for_each(|(old, new)| *old += (new / elapsed - *old) * weight);
     }
 
-    /// What each tier costs per nanosecond of the target's own.
-    fn learn(&mut self, elapsed: f64, cpu: f64, always: f64, tiers: [f64; 2]) {
+    /// What each tier is charged per nanosecond of the target's own.
+    fn learn(&mut self, elapsed: f64, cpu: f64, cost: f64, always: f64, tiers: [f64; 2]) {
         self.used_ns += cpu;
         let weight = (elapsed / 500e6).min(1.0);
         self.cpu_rate += (cpu / elapsed - self.cpu_rate) * weight;
-        let own = cpu - always - tiers[0] - tiers[1];
+        let own = cpu - cost;
         // Costs are estimates, and may come out above what was used.
         let own = own.max(cpu * 0.02);
         if own <= 0.0 {
@@ -341,15 +384,17 @@ impl Governor {
     fn close(&mut self) {
         self.opened_ns = None;
         let share = self.share().unwrap_or(f64::INFINITY);
-        let (always, stays) = (self.always, self.tiers.map(|tier| (tier.mode, tier.density)));
+        let (always, free) = (self.always, self.free_share());
+        let stays = self.tiers.map(|tier| (tier.mode, tier.density));
         let continuous: f64 = stays.iter().filter(|(mode, _)| *mode == Mode::Continuous).map(|(_, d)| d).sum();
         let mut before = always + continuous;
         // Births and ends come back first: polls must fit in beside them.
         // Also what was switched off while the window was open.
-        for tier in self.tiers.iter_mut().filter(|tier| tier.mode != Mode::Continuous) {
+        for (tier, free) in self.tiers.iter_mut().zip([free, 0.0]).filter(|(tier, _)| tier.mode != Mode::Continuous) {
             tier.attached = false;
-            before += tier.density;
-            let comfortable = before < share * COMFORTABLE || tier.density < share * NEGLIGIBLE;
+            let charged = (tier.density - free * COMFORTABLE).max(0.0);
+            before += charged;
+            let comfortable = before < share * COMFORTABLE || charged < share * NEGLIGIBLE;
             tier.calm = if comfortable { tier.calm + 1 } else { 0 };
         }
     }
@@ -360,7 +405,11 @@ impl Governor {
             let tier = self.tiers[at];
             let calm = tier.calm >= PATIENCE && now_ns.saturating_sub(tier.since_ns) >= CALM_NS;
             let first = at == 0 || self.tiers[0].mode == Mode::Continuous || tier.density < share * NEGLIGIBLE;
-            if tier.mode == Mode::Windows && calm && first && self.credit_ns > 0.0 {
+            let again = at == 0
+                && tier.mode == Mode::Off
+                && self.free_ns >= MOST_FREE_NS
+                && now_ns.saturating_sub(tier.since_ns) >= RETRY_NS;
+            if (again || tier.mode == Mode::Windows && calm && first) && self.credit_ns > 0.0 {
                 let state = &mut self.tiers[at];
                 (state.mode, state.attached, state.calm, state.since_ns) = (Mode::Continuous, true, 0, now_ns);
                 self.why = "the cost is within the budget again".to_owned();

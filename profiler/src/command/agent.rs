@@ -143,6 +143,7 @@ impl Agent {
                 self.waiting.extend(again.into_iter().filter(|pid| !known.contains(pid)));
             }
         }
+        session.hold_windows(self.rush.is_on(self.waiting.len(), began_ns));
         if self.pace.is_ready(began_ns) {
             let (mut now_ns, mut attached) = (began_ns, 0);
             while now_ns - began_ns < SLICE_NS {
@@ -155,9 +156,8 @@ impl Agent {
                 now_ns = clock::monotonic_ns();
             }
             self.pace.done(began_ns, now_ns, attached);
+            self.rush.attached(attached);
         }
-        let rush = self.rush.is_on(self.waiting.len(), clock::monotonic_ns());
-        session.hold_windows(rush);
         if self.waiting.is_empty() {
             return Ok(ASK);
         }

@@ -41,23 +41,31 @@ impl Pace {
 /// So long windows wait for processes that are to be attached to, of so much time, nanoseconds.
 const RUSH_NS: u64 = 10_000_000_000;
 const RUSH_EVERY_NS: u64 = 60_000_000_000;
+/// So many are attached to before.
+const FEW: u32 = 16;
 
 /// Whether attaching comes before measuring in windows: where many processes wait, and not for ever.
 #[derive(Clone, Debug, Default)]
 pub struct Rush {
     began_ns: Option<u64>,
+    attached: u32,
 }
 
 impl Rush {
     /// Whether it does now, when so many processes wait.
     pub fn is_on(&mut self, waiting: usize, now_ns: u64) -> bool {
         if self.began_ns.is_some_and(|began| now_ns.saturating_sub(began) >= RUSH_EVERY_NS) {
-            self.began_ns = None;
+            *self = Rush::default();
         }
         if waiting == 0 {
             return false;
         }
-        now_ns.saturating_sub(*self.began_ns.get_or_insert(now_ns)) < RUSH_NS
+        now_ns.saturating_sub(*self.began_ns.get_or_insert(now_ns)) < RUSH_NS && self.attached >= FEW
+    }
+
+    /// So many more were attached to.
+    pub fn attached(&mut self, more: u32) {
+        self.attached = self.attached.saturating_add(more);
     }
 }
 
@@ -89,18 +97,22 @@ mod tests {
         assert_eq!(check(50, 40, 30, 5), 39 * 100);
     }
 
-    /// Check that windows wait for processes, ten seconds of each minute at most.
+    /// Check that windows wait for processes where they are many, ten seconds of each minute at most.
     #[test]
     fn a_rush_ends() {
         const S: u64 = 1000 * MS;
         let mut rush = Rush::default();
         assert!(!rush.is_on(0, 0));
-        assert!(rush.is_on(1, S));
+        assert!(!rush.is_on(100, S));
+        rush.attached(FEW);
+        assert!(rush.is_on(1, 2 * S));
         assert!(!rush.is_on(0, 2 * S));
         assert!(rush.is_on(1, 10 * S));
         assert!(!rush.is_on(1, 11 * S));
         assert!(!rush.is_on(1, 60 * S));
-        assert!(rush.is_on(1, 61 * S));
+        assert!(!rush.is_on(1, 61 * S));
+        rush.attached(FEW);
+        assert!(rush.is_on(1, 62 * S));
     }
 
     /// Check that no more than seven eighths of the time are taken, whatever one attach takes.

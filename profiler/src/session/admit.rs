@@ -69,6 +69,7 @@ impl Session {
     /// Opens no windows of what the budget does not permit all the time, until this is taken back: opening and closing those
     /// of many processes takes as long as attaching to others.
     pub fn hold_windows(&mut self, held: bool) {
+        self.tasks.held = held;
         self.targets.iter_mut().for_each(|watched| watched.hold_windows(held));
     }
 

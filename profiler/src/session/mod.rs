@@ -195,6 +195,7 @@ impl Session {
             poll_stack: options.poll_stack,
             slow_poll_ns: options.slow_poll_ns,
             trace: options.trace.is_some(),
+            held: false,
         };
         let ring = kernel.ring()?;
         let hooks = kernel.attach()?;

@@ -50,6 +50,8 @@ pub(super) struct Tasks {
     pub slow_poll_ns: u64,
     /// All records are wanted, of polls and wakes, too.
     pub trace: bool,
+    /// Whether windows wait, since many processes are attached to.
+    pub held: bool,
 }
 
 /// The runtime of a watched process.
@@ -190,7 +192,8 @@ impl Runtime {
             self.probes.cover(pid).map_err(Refusal::broken)?;
         }
         self.probes.open(Tier::Lifecycle).map_err(Refusal::broken)?;
-        if self.has_polls() {
+        self.continuous = modes(spending);
+        if self.has_polls() && self.continuous[Tier::Polls as usize] {
             self.probes.open(Tier::Polls).map_err(Refusal::broken)?;
             self.window += 1;
         }

@@ -135,6 +135,11 @@ impl Spending {
         self.governor.set_factor(factor);
     }
 
+    /// Where windows are to wait, it begins without polls.
+    pub fn begin_without_polls(&mut self) {
+        self.governor.begin_without_polls();
+    }
+
     /// Whether windows are to wait.
     pub fn hold_windows(&mut self, held: bool) {
         self.governor.hold_windows(held);

@@ -344,6 +344,9 @@ impl Watched {
         let before = kernel.cost(self.slot).unwrap_or_default();
         let mut spending = Spending::new(how.budget, how.traps, Some(plan), before);
         spending.set_factor(how.factor);
+        if how.held {
+            spending.begin_without_polls();
+        }
         let attach = || -> Result<Runtime, Refusal> {
             let probes = Probes::new(kernel, plan, &image.path).map_err(Refusal::unsupported)?;
             let id = table.add_target(Arc::clone(&build.types));

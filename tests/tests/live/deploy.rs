@@ -119,6 +119,36 @@ fn least_privileges() {
     table.finish();
 }
 
+/// Check that with the overlay for kernels without uprobe_multi tasks are counted to the last by single uprobes, and accepts of
+/// another network namespace, and that nothing is left.
+#[test]
+fn privileged() {
+    place::require_root();
+    let before = BpfObjects::all();
+    let engine = Engine::new("deploy-privileged");
+    let mut table = Table::new("the privileged overlay, by single uprobes");
+    let (mut fixture, container) = target(&engine, &place::few(), "few", &[]);
+    let code = ProbedCode::of(container.pid());
+    let mut manifests = Manifests::render("overlays/privileged", &[]);
+    at_full_fidelity(&mut manifests);
+    give(&mut manifests, &["--without=uprobe_multi"]);
+    let agent = agent(&engine, &manifests, &["few"]);
+    let pid = container.pid();
+    wait::until_true("a target that is watched", || is_watched(&agent.1, pid));
+    let status_of = status(&agent.1);
+    let (_, how) = status_of.target(pid).probe("tasks").expect("a row");
+    table.holds("attached", "by perf events", how, how.contains("perf-event"));
+    table.holds("accept queues", "attached", "", status_of.target(pid).is_attached("accept_queue"));
+    let truth = number(&fixture.ask("run 50")["spawned"]);
+    let seen = || (status(&agent.1).target(pid).spawned(), status(&agent.1).target(pid).completed());
+    let seen = wait::until_or_last(seen, |seen| *seen == (truth, truth));
+    table.equal("spawned, completed", format!("{:?}", (truth, truth)), format!("{seen:?}"));
+    stop(agent, &mut table, &before);
+    code.is_restored(&mut table);
+    drop(container);
+    table.finish();
+}
+
 /// Check that the accept queues of another network namespace are measured, each connection, with the component for it.
 #[test]
 fn accept_queues() {
@@ -153,7 +183,12 @@ fn accept_queues() {
 
 /// Within a budget, totals are absent where they are sampled.
 fn at_full_fidelity(manifests: &mut Manifests) {
+    give(manifests, &["--budget=off", "--settle=100ms"]);
+}
+
+/// Gives the agent further arguments.
+fn give(manifests: &mut Manifests, more: &[&str]) {
     let set = manifests.0.iter_mut().find(|object| object["kind"] == "DaemonSet").expect("a DaemonSet");
     let arguments = set.pointer_mut("/spec/template/spec/containers/0/args").and_then(|args| args.as_array_mut());
-    arguments.expect("arguments are a list").extend(["--budget=off".into(), "--settle=100ms".into()]);
+    arguments.expect("arguments are a list").extend(more.iter().map(|&argument| argument.into()));
 }

@@ -17,6 +17,7 @@ mod churn;
 mod deploy;
 mod diagnosis;
 mod endpoint;
+mod hostile_clients;
 mod identity;
 mod loops;
 mod otlp;

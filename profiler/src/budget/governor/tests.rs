@@ -9,6 +9,8 @@ struct Target {
     wanted: Wanted,
     own_ns: f64,
     cost_ns: f64,
+    /// Cores that it saturates.
+    rate: f64,
     /// Ticks for which what is to be detached still is attached, and for which it was.
     lag: u64,
     lags: [u64; 2],
@@ -18,7 +20,16 @@ impl Target {
     fn new(share: f64) -> Target {
         let mut governor = Governor::new(Some(share), 0);
         let wanted = governor.observe(Reading::default());
-        Target { governor, reading: Reading::default(), wanted, own_ns: 0.0, cost_ns: 0.0, lag: 0, lags: [0; 2] }
+        Target {
+            governor,
+            reading: Reading::default(),
+            wanted,
+            own_ns: 0.0,
+            cost_ns: 0.0,
+            rate: 1.0,
+            lag: 0,
+            lags: [0; 2],
+        }
     }
 
     fn is_hit(&mut self, tier: usize) -> bool {
@@ -30,9 +41,9 @@ impl Target {
     fn run(&mut self, seconds: f64, always: f64, density: [f64; 2]) {
         for _ in 0..(seconds * 1e9 / TICK_NS as f64) as u64 {
             let attached: [f64; 2] = std::array::from_fn(|t| if self.is_hit(t) { density[t] } else { 0.0 });
-            let own = TICK_NS as f64 / (1.0 + always + attached[0] + attached[1]);
+            let own = TICK_NS as f64 * self.rate / (1.0 + always + attached[0] + attached[1]);
             self.reading.now_ns += TICK_NS;
-            self.reading.cpu_ns += TICK_NS;
+            self.reading.cpu_ns += (TICK_NS as f64 * self.rate) as u64;
             self.reading.always_ns += own * always;
             self.reading.tier_ns.iter_mut().zip(attached).for_each(|(total, density)| *total += own * density);
             self.own_ns += own;
@@ -128,6 +139,35 @@ fn windows_wait() {
     assert!(target.reading.tier_ns[1] <= before);
     target.governor.hold_windows(false);
     assert!(target.share_over(60.0, 0.002, [0.004, 1.0]) > 0.01);
+    // One that begins meanwhile is measured all the time afterwards, where that is within the budget.
+    let mut target = Target::new(0.02);
+    target.governor.begin_without_polls();
+    target.run(5.0, 0.002, [0.004, 0.005]);
+    assert_eq!((target.modes(), target.wanted), ([Mode::Continuous, Mode::Windows], [true, false]));
+    target.governor.hold_windows(false);
+    target.run(20.0, 0.002, [0.004, 0.005]);
+    assert_eq!(target.modes(), [Mode::Continuous; 2]);
+}
+
+/// Check that births and ends of a target that uses next to nothing are seen all the time, at the most that is free, and that
+/// its polls keep to the share.
+#[test]
+fn an_idle_targets_tasks_are_counted() {
+    let mut target = Target::new(0.02);
+    target.rate = 1e-3;
+    target.run(60.0, 0.005, [0.08, 0.5]);
+    assert_eq!(target.modes()[0], Mode::Continuous);
+    assert_ne!(target.modes()[1], Mode::Continuous);
+    let before = target.reading.tier_ns[1] + target.reading.always_ns;
+    target.share_over(600.0, 0.005, [0.08, 0.5]);
+    let share = (target.reading.tier_ns[1] + target.reading.always_ns - before) / target.own_ns;
+    assert!(share <= 0.0205, "polls and what is always on cost {share}");
+    // More than what is free is not.
+    target.run(60.0, 0.005, [0.5, 0.5]);
+    assert_ne!(target.modes()[0], Mode::Continuous);
+    // And it comes back.
+    target.run(120.0, 0.005, [0.03, 0.01]);
+    assert_eq!(target.modes()[0], Mode::Continuous);
 }
 
 /// Check that births and ends stay while the hooks that are always attached cost the whole budget, and tasks nothing.

@@ -343,7 +343,10 @@ async fn pushing_comes_through() {
         let figures = Figures::default();
         let push = start(settings, snapshots(), figures.clone());
         until("nobody is there", &figures, |of| of.why.is_some()).await;
-        assert!(figures.read().requests["later"] > 0 && figures.read().points == 0, "{:?}", figures.read());
+        let of = figures.read();
+        assert!(of.requests["later"] > 0 && of.points == 0, "{of:?}");
+        let why = of.why.unwrap_or_default();
+        assert!(why.contains("refused") && !why.contains('{'), "grpc {grpc}: {why}");
 
         let collector = Collector::default();
         let answers = [Answer::Later(None), Answer::Later(Some(1)), Answer::Refuse, Answer::Reject(3)];

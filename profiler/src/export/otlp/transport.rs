@@ -175,6 +175,8 @@ fn taken(response: &ExportMetricsServiceResponse) -> Outcome {
 /// What a status of gRPC says (OTLP/gRPC specification, "Failures").
 fn failed(status: &Status) -> Outcome {
     let after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    // What tonic itself says of a connection is for programmers.
+    let cause = std::error::Error::source(status).map(reason);
     let why = bounded(&format!("{}: {}", status.code().description(), status.message()));
     match status.code() {
         Code::Cancelled
@@ -186,7 +188,7 @@ fn failed(status: &Status) -> Outcome {
         // Only if it says when it will be better.
         Code::ResourceExhausted if after.is_some() => Outcome::Later { why, after },
         // What the transport itself says: there was no connection.
-        Code::Unknown if std::error::Error::source(status).is_some() => Outcome::Later { why: reason(status), after },
+        Code::Unknown if cause.is_some() => Outcome::Later { why: cause.unwrap_or(why), after },
         _ => Outcome::Refused { why },
     }
 }
