@@ -10,6 +10,7 @@ pub mod diagnosis;
 pub mod discovery;
 pub mod event;
 pub mod export;
+pub mod histogram;
 pub mod kernel;
 pub mod launch;
 pub mod metrics;

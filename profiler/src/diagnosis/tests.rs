@@ -1,6 +1,6 @@
 //! The rows on constructed snapshots, and how findings begin and end.
 
-use crate::model::histogram::Histogram;
+use crate::histogram::Histogram;
 use profiler_common::sched::after;
 
 use super::*;

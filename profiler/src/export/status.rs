@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::histogram::Histogram;
+use crate::histogram::Histogram;
 use profiler_common::map::wake;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::{Map, Value, json};

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::model::histogram::Histogram;
+use crate::histogram::Histogram;
 
 use crate::event::Outcome;
 use crate::model::snapshot::{ListenerSnapshot, SchedSnapshot, Snapshot, TargetSnapshot, TasksSnapshot};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 
-use crate::model::histogram::Histogram;
+use crate::histogram::Histogram;
 use aya::Pod;
 use aya::maps::{Map, MapData, PerCpuArray};
 use profiler_common::map::{Cost, PollStack, TaskKey, TypeKey, TypeStats, Woken};

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use crate::model::histogram::Histogram;
+use crate::histogram::Histogram;
 use profiler_common::map::wake;
 use profiler_common::sched::{after, cause, preempter};
 use prometheus::core::{Collector, Desc};

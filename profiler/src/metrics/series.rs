@@ -8,7 +8,7 @@ use prometheus::proto;
 use rustc_hash::{FxHashMap, FxHasher};
 
 use super::table::{Id, Kind, METRICS, Merge, Unit, metric};
-use crate::model::histogram::Histogram;
+use crate::histogram::Histogram;
 
 /// Upper bounds of a histogram's exported buckets: powers of two, so that they are bounds of the recorded ones too.
 /// Durations: from 2^10 ns (1.024 µs) to 2^36 ns (68.7 s). Counts: from 1 to 65,536.

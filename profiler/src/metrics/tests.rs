@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::model::histogram::Histogram;
+use crate::histogram::Histogram;
 
 use super::own::PushFigures;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};

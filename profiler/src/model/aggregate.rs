@@ -1,6 +1,6 @@
 //! Counts by type of task. Never a task, never a label policy.
 
-use crate::model::histogram::Histogram;
+use crate::histogram::Histogram;
 
 use super::sites::Sites;
 use super::snapshot::TaskTypeSnapshot;

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::model::histogram::Histogram;
+use crate::histogram::Histogram;
 
 use super::snapshot::{
     ListenerSnapshot, LoopSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,

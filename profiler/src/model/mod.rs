@@ -3,7 +3,6 @@
 pub mod aggregate;
 pub mod cpu;
 pub mod groups;
-pub mod histogram;
 mod index;
 pub mod lineage;
 pub mod minutes;

@@ -2,7 +2,7 @@
 
 mod node;
 
-use crate::model::histogram::Histogram;
+use crate::histogram::Histogram;
 use profiler_common::sched::{after, cause, preempter};
 
 use crate::event::{Outcome, TypeId};

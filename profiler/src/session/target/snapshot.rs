@@ -6,10 +6,10 @@ use profiler_common::sched::{SchedStats, cause};
 use rustc_hash::FxHashMap;
 
 use super::{Slots, Spending, Watched};
+use crate::histogram::Histogram;
 use crate::kernel::feature::Feature;
 use crate::kernel::load::Kernel;
 use crate::kernel::polls::TypePolls;
-use crate::model::histogram::Histogram;
 use crate::model::snapshot::{IdentitySnapshot, ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
 use crate::model::table::{Table, TargetId};
 use crate::session::threads::label;
