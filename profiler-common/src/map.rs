@@ -301,7 +301,7 @@ pub struct TypeStats {
     pub busy_ns: u64,
     /// Polls that were slow, see [`PollPolicy::slow_ns`].
     pub slow: u64,
-    /// The longest poll; where two end at the same time it may be the other one.
+    /// The longest poll, but where two end at the same time perhaps the other one: slow ones have records.
     pub slowest_ns: u64,
     /// Passes over tasks that were cancelled before: no polls.
     pub cancelled_passes: u64,

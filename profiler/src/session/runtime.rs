@@ -77,6 +77,8 @@ pub(super) struct Runtime {
     continuous: [bool; 2],
     /// The last polls that were slow.
     slow_polls: VecDeque<SlowPoll>,
+    /// The longest of all slow ones, by type, nanoseconds.
+    slowest_ns: FxHashMap<TypeId, u64>,
     /// When one was last said.
     said_ns: u64,
     /// Tasks that wait too long, by type: how many, and how long the first of them.
@@ -105,6 +107,7 @@ impl Runtime {
             window: first_window(),
             continuous: [true; 2],
             slow_polls: VecDeque::new(),
+            slowest_ns: FxHashMap::default(),
             said_ns: 0,
             overdue: FxHashMap::default(),
             unfinished: Unfinished::default(),
@@ -117,6 +120,8 @@ impl Runtime {
         let Header { time_ns, tid, pid, .. } = record.header;
         let duration_ns = record.parent;
         self.keep_slow(SlowPoll { time_ns, kind, duration_ns, tid });
+        let slowest = self.slowest_ns.entry(kind).or_default();
+        *slowest = duration_ns.max(*slowest);
         if time_ns.saturating_sub(self.said_ns) >= SAID_EVERY_NS {
             self.said_ns = time_ns;
             let task = &self.build.plan.types[kind.0 as usize].name;
@@ -295,6 +300,7 @@ impl Runtime {
                     // What was counted in windows is no part of a total.
                     kernel.clear_types(&[self.slot])?;
                     self.unfinished.forget_outlasted();
+                    self.slowest_ns.clear();
                     self.window += 1;
                 }
                 Tier::Polls if want && !open => self.window += 1,
@@ -415,7 +421,9 @@ impl Runtime {
                 first_delay: Some(stats.first_delay),
                 wakes: wakes.then_some(stats.wakes),
                 slow: stats.slow + outlasted.count,
-                slowest_ns: stats.slowest_ns.max(outlasted.longest_ns),
+                slowest_ns: [outlasted.longest_ns, self.slowest_ns.get(&kind).copied().unwrap_or_default()]
+                    .into_iter()
+                    .fold(stats.slowest_ns, u64::max),
             };
             by_type.insert(kind, snapshot);
         }

@@ -24,6 +24,7 @@ mod otlp;
 mod pods;
 mod polls;
 mod privileges;
+mod prometheus;
 mod puma;
 mod queues;
 mod requests;
