@@ -2,6 +2,7 @@
 //! Never an exporter, never another runtime, never aya.
 
 mod place;
+pub mod ruby;
 pub mod stack;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ use crate::event::{CpuSample, Current, TaskEvent, TypeId};
 use crate::target::elf::Binary;
 
 /// All runtimes, in the order in which they are asked.
-pub const RUNTIMES: &[&dyn Runtime] = &[&tokio::Tokio];
+pub const RUNTIMES: &[&dyn Runtime] = &[&tokio::Tokio, &ruby::Ruby];
 
 /// Recognises a runtime and plans how to observe it.
 pub trait Runtime: Sync {

@@ -3,6 +3,7 @@
 //! Every number in the file is the word of a stranger: all reads are checked, and no table is larger than the file allows.
 
 mod functions;
+mod needed;
 mod relocation;
 #[cfg(test)]
 mod tests;
@@ -125,6 +126,8 @@ pub struct Binary<'data> {
     pub symbols: Vec<Symbol<'data>>,
     /// Functions, sorted by start, without overlaps.
     pub functions: Vec<Function>,
+    /// Names of the shared libraries that it asks for.
+    pub needed: Vec<&'data str>,
     /// Relative relocations: (where, addend), sorted.
     relocations: Vec<(u64, u64)>,
 }
@@ -149,6 +152,7 @@ impl<'data> Binary<'data> {
             build_id: None,
             symbols: Vec::new(),
             functions: Vec::new(),
+            needed: Vec::new(),
             relocations: Vec::new(),
         };
         binary.build_id = programs.iter().find_map(|program| {
@@ -158,6 +162,7 @@ impl<'data> Binary<'data> {
             })
         });
         binary.symbols = symbols(header, data)?;
+        binary.needed = needed::read(&binary, programs);
         binary.relocations = relocation::read(&binary, programs)?;
         binary.functions = functions::read(&binary, header);
         Ok(binary)

@@ -1,5 +1,6 @@
-//! A server of a runtime that is not known: Puma, with work after its replies.
+//! A server whose runtime is known and not probed: Puma, with work after its replies.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
 use std::thread;
@@ -9,6 +10,7 @@ use tests::http;
 use tests::place;
 use tests::profiler::Profiler;
 use tests::program::Program;
+use tests::scratch::Scratch;
 use tests::table::Table;
 use tests::wait;
 
@@ -71,5 +73,42 @@ fn after_replies_of_puma() {
     let status = profiler.status();
     let losses = status.losses();
     table.holds("lost", "nothing", format!("{losses:?}"), losses.is_empty());
+    table.finish();
+}
+
+/// Check that an agent finds it by its runtime, of the version that Ruby itself tells, and counts what the kernel sees of it.
+#[test]
+fn an_agent_finds_ruby() {
+    const ASKED: u64 = 20;
+    let puma = Puma::start();
+    let pid = puma.program.pid();
+    let rules = Scratch::new("ruby-rules.toml");
+    fs::write(&rules.0, "[[rules]]\naction = \"include\"\nruntime = \"ruby\"\n").expect("a file of our own");
+    let file = rules.0.to_string_lossy().into_owned();
+    let agent = Profiler::start(&["agent", "--config.file", &file, "--web.listen-address", "127.0.0.1:0"]);
+    let watched = || {
+        let status = agent.status();
+        let known = status.0["targets"].as_array().into_iter().flatten().find(|target| target["pid"] == pid).cloned();
+        known.ok_or_else(|| format!("{:?}", status.0["discovery"]))
+    };
+    let target = wait::until("Puma among the targets", watched);
+    let mut table = Table::new("Puma, found by an agent");
+    let version = Command::new("ruby").args(["-e", "print RUBY_VERSION[/\\d+\\.\\d+/]"]).output().expect("ruby runs");
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    table.equal("runtime", "ruby", target["runtime"].as_str().unwrap_or_default());
+    table.equal("version", version.as_str(), target["runtime_version"].as_str().unwrap_or_default());
+    let status = agent.status();
+    let (state, why) = status.target(pid).probe("task_spawn").expect("a row");
+    table.holds("fibers", "unsupported, and why", why, state == "unsupported" && why.contains("Ruby"));
+    table.holds("run queue", "attached", "", status.target(pid).is_attached("run_queue"));
+    let labels = [("runtime", "ruby"), ("listener", &puma.address.to_string())];
+    let accepted = || agent.page().value("profiler_accepted_total", &labels) as u64;
+    let before = accepted();
+    for _ in 0..ASKED {
+        puma.get("/truth");
+    }
+    let seen = wait::until_or_last(|| accepted() - before, |seen| *seen == ASKED);
+    table.equal("connections accepted", ASKED, seen);
+    agent.stop();
     table.finish();
 }

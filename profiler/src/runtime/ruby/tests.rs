@@ -1,0 +1,28 @@
+use super::*;
+
+/// Check that libraries are told by their names, of both forms, and others are not.
+#[test]
+fn libraries() {
+    for (name, version) in [
+        ("libruby-3.1.so.3.1", Some("3.1")),
+        ("libruby.so.3.3", Some("3.3")),
+        ("libruby-3.3.so.3.3.8", Some("3.3")),
+        ("libruby.so", None),
+        ("libruby2.so.1.0", None),
+        ("librubyish.so.3.1", None),
+        ("libruby.so.three", None),
+        ("libruby.so.3", None),
+        ("libc.so.6", None),
+    ] {
+        assert_eq!(version_of_library(name).as_deref(), version, "{name}");
+    }
+}
+
+/// Check that this program, which has no interpreter, is not taken for one.
+#[test]
+fn others_are_not_ruby() {
+    let data = std::fs::read("/proc/self/exe").expect("this program");
+    let binary = Binary::parse(&data).expect("it is ELF");
+    assert!(binary.needed.iter().any(|library| library.starts_with("libc.so")), "{:?}", binary.needed);
+    assert!(Ruby.detect(&binary).expect("it is not broken").is_none());
+}
