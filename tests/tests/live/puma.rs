@@ -82,7 +82,7 @@ fn an_agent_finds_ruby() {
     const ASKED: u64 = 20;
     let puma = Puma::start();
     let pid = puma.program.pid();
-    let rules = Scratch::new("ruby-rules.toml");
+    let rules = Scratch(Scratch::new("ruby-rules").0.with_extension("toml"));
     fs::write(&rules.0, "[[rules]]\naction = \"include\"\nruntime = \"ruby\"\n").expect("a file of our own");
     let file = rules.0.to_string_lossy().into_owned();
     let agent = Profiler::start(&["agent", "--config.file", &file, "--web.listen-address", "127.0.0.1:0"]);
