@@ -12,6 +12,11 @@ pub mod kind {
     pub const TASK_POLLED: u16 = 4;
     /// A [`super::TaskRecord`], when all are asked for: a task was woken; `parent` is how, see [`crate::map::wake`].
     pub const TASK_WOKEN: u16 = 5;
+    /// A [`super::TaskRecord`]: a task lives that was not seen to be created; `parent` is 0.
+    pub const TASK_FOUND: u16 = 6;
+    /// A [`super::TaskRecord`]: tasks of a type are met that was not met before. `vtable` is the type's key; `task` and `id`
+    /// are the addresses of the code that they run and of the block that their creator was given, 0 where there is none.
+    pub const TASK_TYPE: u16 = 7;
     /// A [`super::ProcessRecord`]: many probes were hit on one CPU; it is time to look at what they cost.
     pub const HIT_STORM: u16 = 10;
     /// A [`super::SampleHead`] and a piece of stack: a target's thread was on a CPU when the sampling clock ticked.

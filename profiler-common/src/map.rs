@@ -30,8 +30,8 @@ pub struct PollPolicy {
     pub added_ns: u32,
     /// What one hit costs the thread, by [`Probe`], nanoseconds.
     pub hit_ns: [u32; 5],
-    /// Always 0.
-    pub reserved: u32,
+    /// The same of [`Probe::Transfer`], which is at both ends of a coroutine's poll.
+    pub transfer_ns: u32,
     /// Polls of at least this duration are reported one by one, nanoseconds.
     pub slow_ns: u64,
 }
@@ -60,10 +60,12 @@ pub enum Probe {
     Sample = 8,
     /// Something was sent or received on a socket, where requests are measured.
     Socket = 9,
+    /// A thread goes from one coroutine to another.
+    Transfer = 10,
 }
 
 /// Number of probes.
-pub const PROBES: usize = 10;
+pub const PROBES: usize = 11;
 
 impl Probe {
     /// All probes, in the order of their numbers.
@@ -78,6 +80,7 @@ impl Probe {
         Probe::Accept,
         Probe::Sample,
         Probe::Socket,
+        Probe::Transfer,
     ];
 
     /// Value of the `probe` label.
@@ -93,6 +96,7 @@ impl Probe {
             Probe::Accept => "accept",
             Probe::Sample => "cpu_clock",
             Probe::Socket => "socket",
+            Probe::Transfer => "task_transfer",
         }
     }
 }
@@ -153,6 +157,38 @@ pub struct TaskLayout {
     pub error_order: u32,
     /// Always 0.
     pub reserved: u32,
+    /// Where tasks are coroutines; else empty.
+    pub coroutine: CoroutineLayout,
+}
+
+/// Where an interpreter keeps what is read of its coroutines, and of the code that they run. Offsets in bytes. A coroutine is
+/// known by the address of its context, whose first word is its saved stack pointer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoroutineLayout {
+    /// What is read of a coroutine begins so far before its context: a multiple of 8, at most 48.
+    pub before: u16,
+    /// Of its procedure in what is read: an object; 0 where the thread itself is the coroutine.
+    pub procedure: u16,
+    /// Of its state in what is read: the lower two bits are 3 once it has ended.
+    pub state: u16,
+    /// Of the flags of an object that is a handle, behind which is the pointer to its data; of the data itself where the flags
+    /// have bit 1.
+    pub handle: u16,
+    /// Of the environment in a procedure's block.
+    pub environment: u16,
+    /// Of the code in the block.
+    pub code: u16,
+    /// Of the kind of block: 0 where it has code.
+    pub block_kind: u16,
+    /// Of the code's body.
+    pub body: u16,
+    /// Of the line in the body.
+    pub line: u16,
+    /// Bit of an environment's flags (its first word) that says that it is a method's, whose block is the word before.
+    pub local_bit: u16,
+    /// Number of the span of time in which births and ends are seen without a gap: what was known in an earlier one is void.
+    pub span: u32,
 }
 
 /// The order of a stored error's fields, which is the compiler's choice.
@@ -252,7 +288,8 @@ pub struct TaskKey {
     pub reserved: u32,
 }
 
-/// A task that was woken, or spawned, and what is known of it until it is polled.
+/// A task that was woken, or spawned, and what is known of it until it is polled. Of a coroutine only the type is kept, for as
+/// long as it lives.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Woken {
@@ -480,9 +517,10 @@ pub enum Argument {
     Stack = 15,
 }
 
-const _: () = assert!(size_of::<TaskLayout>() == 40);
+const _: () = assert!(size_of::<TaskLayout>() == 64);
+const _: () = assert!(size_of::<CoroutineLayout>() == 24);
 const _: () = assert!(size_of::<PollPolicy>() == 40);
-const _: () = assert!(size_of::<Target>() == 96);
+const _: () = assert!(size_of::<Target>() == 120);
 const _: () = assert!(size_of::<Cost>() == 8 * (3 * PROBES + 1));
 const _: () = assert!(size_of::<PollFrame>() == 56);
 const _: () = assert!(size_of::<TaskKey>() == 16);

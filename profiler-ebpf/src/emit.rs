@@ -11,16 +11,17 @@ const BPF_RB_FORCE_WAKEUP: u64 = 2;
 const BPF_RB_AVAIL_DATA: u64 = 0;
 
 /// Submits a task record. The reader polls; it is woken only when much is waiting, since a wake-up per event costs
-/// the target more than the probe.
+/// the target more than the probe. False where there was no room, which is counted.
 #[inline(always)]
-pub fn task(record: TaskRecord) {
+pub fn task(record: TaskRecord) -> bool {
     let Some(mut entry) = EVENTS.reserve::<TaskRecord>(0) else {
         count(Counter::RingFullTask);
-        return;
+        return false;
     };
     entry.write(record);
     let waiting = EVENTS.query(BPF_RB_AVAIL_DATA);
     entry.submit(if waiting as usize >= offsets::ring_wakeup_bytes() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
+    true
 }
 
 /// Has `fill` write a stack where the ring has room to spare: lifecycles come first. `fill` says whether it could.

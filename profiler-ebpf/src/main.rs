@@ -5,6 +5,7 @@
 
 mod accept;
 mod asleep;
+mod coroutine;
 mod cost;
 mod discovery;
 mod emit;
@@ -208,6 +209,11 @@ fn task_wake_by_value(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn task_wake_by_ref(ctx: ProbeContext) -> u32 {
     poll::woken(&ctx, wake::BY_REF)
+}
+
+#[uprobe]
+fn task_transfer(ctx: ProbeContext) -> u32 {
+    coroutine::transferred(&ctx)
 }
 
 /// Each tick of a CPU's sampling clock.

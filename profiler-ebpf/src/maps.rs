@@ -86,9 +86,13 @@ pub static RING_ACCEPTS: LruHashMap<RingKey, u64> = LruHashMap::with_max_entries
 #[map]
 pub static POLL_STACKS: LruHashMap<u32, PollStack> = LruHashMap::with_max_entries(8192, 0);
 
-/// Tasks that wait to be polled. The least recent one is evicted: those of a window that is over are never polled in it.
+/// Tasks that wait to be polled, and coroutines that live. The least recent one is evicted: those of a window that is over are never polled in it.
 #[map]
 pub static WOKEN: LruHashMap<TaskKey, Woken> = LruHashMap::with_max_entries(65536, 0);
+
+/// Types of coroutines that user space was told of.
+#[map]
+pub static MET: LruHashMap<TaskKey, u32> = LruHashMap::with_max_entries(4096, 0);
 
 /// Polls and wakes by type of task. Allocated beforehand: an allocation at a hit may fail. Not per CPU: the memory of a large
 /// machine's CPUs would be more than all other maps'.

@@ -64,7 +64,7 @@ fn start(hit: &Hit) {
 
 /// The stack of a thread, which is empty at its first poll.
 #[inline(always)]
-fn stack_of(tid: u32) -> Option<*mut PollStack> {
+pub fn stack_of(tid: u32) -> Option<*mut PollStack> {
     if let Some(stack) = POLL_STACKS.get_ptr_mut(tid) {
         return Some(stack);
     }
@@ -143,7 +143,7 @@ fn end(hit: &Hit) {
 
 /// Counts a poll.
 #[inline(always)]
-fn polled(hit: &Hit, frame: *const PollFrame, duration: u64, busy: u64, slow_ns: u64) {
+pub fn polled(hit: &Hit, frame: *const PollFrame, duration: u64, busy: u64, slow_ns: u64) {
     // SAFETY: a live map value, of this thread.
     let PollFrame { task, vtable, delay_ns, first, .. } = unsafe { *frame };
     let Some(stats) = stats(hit, vtable) else { return };

@@ -46,6 +46,8 @@ impl Record {
             kind::TASK_SLOW_POLL => "task_slow_poll",
             kind::TASK_POLLED => "task_polled",
             kind::TASK_WOKEN => "task_woken",
+            kind::TASK_FOUND => "task_found",
+            kind::TASK_TYPE => "task_type",
             kind::HIT_STORM => "hit_storm",
             kind::SAMPLE => "sample",
             kind::THREAD_ENDED => "thread_ended",
@@ -99,7 +101,7 @@ pub fn decode(mut record: &[u8]) -> Result<Record, DecodeError> {
         false => Err(DecodeError::Length { kind: header.kind, length, expected }),
     };
     match header.kind {
-        kind::TASK_SPAWNED..=kind::TASK_WOKEN => {
+        kind::TASK_SPAWNED..=kind::TASK_TYPE => {
             check(size_of::<TaskRecord>())?;
             Ok(Record::Task(TaskRecord {
                 header,
@@ -214,7 +216,7 @@ mod tests {
     }
 
     fn record() -> impl Strategy<Value = Record> {
-        let task = ((kind::TASK_SPAWNED..=kind::TASK_WOKEN).prop_flat_map(header), any::<[u64; 4]>()).prop_map(
+        let task = ((kind::TASK_SPAWNED..=kind::TASK_TYPE).prop_flat_map(header), any::<[u64; 4]>()).prop_map(
             |(header, [task, vtable, id, parent])| Record::Task(TaskRecord { header, task, vtable, id, parent }),
         );
         let process = (
@@ -253,10 +255,10 @@ mod tests {
         #[test]
         fn any_length_of_a_known_kind_is_decoded_or_refused(
             mut bytes in proptest::collection::vec(any::<u8>(), 24..80),
-            kind in prop_oneof![1u16..6, 10u16..11, 16u16..20],
+            kind in prop_oneof![1u16..8, 10u16..11, 16u16..20],
         ) {
             bytes[16..18].copy_from_slice(&kind.to_ne_bytes());
-            let expected = if kind < 6 { 56 } else if kind == kind::THREAD_ENDED { 64 } else { 32 };
+            let expected = if kind < 8 { 56 } else if kind == kind::THREAD_ENDED { 64 } else { 32 };
             prop_assert_eq!(decode(&bytes).is_ok(), bytes.len() == expected);
         }
 

@@ -19,6 +19,7 @@ pub mod place;
 pub mod profiler;
 pub mod program;
 pub mod random;
+pub mod ruby;
 pub mod scratch;
 pub mod status;
 pub mod table;

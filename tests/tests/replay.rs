@@ -15,6 +15,7 @@ use profiler::runtime::{Instance, Lineage, Plan, TaskType};
 use profiler::status::{ProbeState, TargetStatus};
 use profiler_common::event::{Header, ProcessRecord, TaskRecord, flag, kind};
 use profiler_common::map::TaskLayout;
+use rustc_hash::FxHashMap;
 
 const PID: u32 = 4242;
 const TYPES: [&str; 4] = ["main::accept_loop", "main::connection", "main::query", "tokio::worker"];
@@ -123,7 +124,8 @@ fn count(list: &mut Vec<(&'static str, u64)>, label: &'static str) {
 
 /// Replays `stream` as the main loop would, and returns the page.
 fn replay(stream: &[u8], plan: &Plan) -> String {
-    let instance = Instance { plan, load_bias: LOAD_BIAS };
+    let met = FxHashMap::default();
+    let instance = Instance { plan, load_bias: LOAD_BIAS, met: &met };
     let mut snapshot = Snapshot { epoch_offset_seconds: 1_700_000_000.0, ..Snapshot::default() };
     let mut table = Table::new(Limits::default());
     let info = |name: &str| TypeInfo { name: name.into(), internal: name.starts_with("tokio"), ..TypeInfo::default() };

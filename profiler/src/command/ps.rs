@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Read as _;
 
 use memmap2::Mmap;
 
-use crate::runtime::RUNTIMES;
+use crate::runtime::{RUNTIMES, Runtime};
 use crate::target::elf::Binary;
 use crate::target::process::{self, Process, ProcessError};
 
@@ -29,7 +30,7 @@ pub fn list() -> String {
         let Ok(process) = Process::find(pid) else { continue };
         match process.image() {
             Ok(image) => {
-                let verdict = seen.entry(image.identity).or_insert_with(|| examine(&image.file)).clone();
+                let verdict = seen.entry(image.identity).or_insert_with(|| examine(&process, &image.file)).clone();
                 rows.push((process, verdict));
             }
             Err(ProcessError::NotPermitted { .. }) => unreadable += 1,
@@ -51,24 +52,51 @@ pub fn list() -> String {
     text
 }
 
-fn examine(file: &fs::File) -> Verdict {
-    let none = |tasks: &str| Verdict { runtime: "-".to_owned(), tasks: tasks.to_owned() };
+fn none(tasks: &str) -> Verdict {
+    Verdict { runtime: "-".to_owned(), tasks: tasks.to_owned() }
+}
+
+fn examine(process: &Process, file: &fs::File) -> Verdict {
     if file.metadata().is_ok_and(|m| m.len() > MAX_IMAGE_BYTES) {
         return none("not looked into: the program is too large");
     }
     // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
     let Ok(data) = (unsafe { Mmap::map(file) }) else { return none("-") };
     let Ok(binary) = Binary::parse(&data) else { return none("-") };
+    let in_library = |runtime: &&'static dyn Runtime| Some((*runtime, runtime.library(&binary)?));
+    let Some((runtime, is)) = RUNTIMES.iter().find_map(in_library) else { return judge(&binary) };
+    let unsupported = |why: &str| Verdict { runtime: runtime.name().to_owned(), tasks: why.to_owned() };
+    match process.library(is) {
+        Ok(Some(mut library)) => {
+            // A library may be written to, unlike an image: it is read, not mapped.
+            let mut bytes = Vec::new();
+            let read = library.file.read_to_end(&mut bytes);
+            match read.map_err(|e| e.to_string()).and_then(|_| Binary::parse(&bytes).map_err(|e| e.to_string())) {
+                Ok(binary) => judge(&binary),
+                Err(why) => unsupported(&format!("unsupported: its library cannot be read: {why}")),
+            }
+        }
+        Ok(None) => unsupported("unsupported: its library is not loaded"),
+        Err(e) => unsupported(&format!("unsupported: {e}")),
+    }
+}
+
+/// What the binary that has the runtime in it tells.
+fn judge(binary: &Binary<'_>) -> Verdict {
     for runtime in RUNTIMES {
-        match runtime.detect(&binary) {
+        match runtime.detect(binary) {
             Ok(Some(plan)) => {
                 let version = plan.version.as_deref().unwrap_or("?");
                 let lacking: Vec<&str> =
                     plan.signals.iter().filter(|signal| signal.state.is_err()).map(|signal| signal.name).collect();
+                let types = match plan.types.len() {
+                    0 => "types are met while it runs".to_owned(),
+                    types => format!("{types} types"),
+                };
                 let tasks = match (plan.probes.is_empty(), lacking.is_empty()) {
                     (true, _) => "unsupported: nothing to probe was found".to_owned(),
-                    (false, true) => format!("yes: {} types", plan.types.len()),
-                    (false, false) => format!("yes: {} types; not {}", plan.types.len(), lacking.join(", ")),
+                    (false, true) => format!("yes: {types}"),
+                    (false, false) => format!("yes: {types}; not {}", lacking.join(", ")),
                 };
                 return Verdict { runtime: format!("{} {version}", plan.runtime), tasks };
             }

@@ -58,6 +58,11 @@ impl Counts {
         Counts { by_type: vec![TypeCounts::default(); types], seen: Vec::new() }
     }
 
+    /// There are so many types now.
+    pub fn grow(&mut self, types: usize) {
+        self.by_type.resize_with(types, TypeCounts::default);
+    }
+
     /// Counts of one type, for an event of its; `None` for a type that was never announced.
     pub fn see(&mut self, kind: TypeId) -> Option<&mut TypeCounts> {
         let counts = self.by_type.get_mut(kind.0 as usize)?;

@@ -399,6 +399,28 @@ pub struct PollSnapshot {
     pub slowest_ns: u64,
 }
 
+impl PollSnapshot {
+    /// Adds what was measured of other tasks of the same name.
+    pub fn absorb(&mut self, other: &PollSnapshot) {
+        self.polls += other.polls;
+        self.busy_ns += other.busy_ns;
+        self.poll.merge(&other.poll);
+        for (into, from) in [(&mut self.delay, &other.delay), (&mut self.first_delay, &other.first_delay)] {
+            match (into, from) {
+                (Some(into), Some(from)) => into.merge(from),
+                (into @ None, Some(from)) => *into = Some(from.clone()),
+                _ => {}
+            }
+        }
+        if let Some(wakes) = other.wakes {
+            let sum = self.wakes.get_or_insert_default();
+            sum.iter_mut().zip(wakes).for_each(|(into, from)| *into += from);
+        }
+        self.slow += other.slow;
+        self.slowest_ns = self.slowest_ns.max(other.slowest_ns);
+    }
+}
+
 /// Sampled CPU time that is no task's of the application. Nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuSnapshot {

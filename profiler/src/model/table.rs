@@ -128,6 +128,11 @@ impl Table {
         id
     }
 
+    /// One more type of a target's, which was met while it runs; `None` where the target is not known.
+    pub fn add_type(&mut self, target: TargetId, info: TypeInfo) -> Option<TypeId> {
+        Some(self.targets.get_mut(&target)?.add_type(info))
+    }
+
     /// Takes an event of a target. It takes effect once the horizon has passed, so that events that arrive out of
     /// order do so in order; counts of [`Table::tasks`] have it at once.
     pub fn apply(&mut self, target: TargetId, time_ns: u64, event: TaskEvent) {
@@ -344,6 +349,14 @@ impl Target {
             ending: false,
             ended: false,
         }
+    }
+
+    fn add_type(&mut self, info: TypeInfo) -> TypeId {
+        let kind = TypeId(self.types.len() as u32);
+        self.types = self.types.iter().cloned().chain([info]).collect();
+        self.counts.grow(self.types.len());
+        self.names.resize(self.types.len(), None);
+        kind
     }
 
     /// Counts in the minutes what happened to a task of the application's.

@@ -2,6 +2,7 @@
 //! Never an exporter, never another runtime, never aya.
 
 mod place;
+mod record;
 pub mod ruby;
 pub mod stack;
 #[cfg(test)]
@@ -12,15 +13,16 @@ mod walk;
 use std::collections::HashMap;
 
 pub use self::walk::{Activity, Effort, FoundTask, Tally, Totals, Walk, Walked};
-use profiler_common::event::Header;
-use profiler_common::event::{SampleHead, sample_flag};
+use profiler_common::event::TaskRecord;
 pub use profiler_common::map::IdPlace;
 use profiler_common::map::{Argument, TaskLayout};
 
 pub use self::place::{SpawnSite, short_path};
+pub use self::record::{Instance, Untranslated};
 pub use self::stack::PollCode;
-use crate::event::{CpuSample, Current, TaskEvent, TypeId};
+use crate::event::TypeId;
 use crate::target::elf::Binary;
+use crate::target::memory::Memory;
 
 /// All runtimes, in the order in which they are asked.
 pub const RUNTIMES: &[&dyn Runtime] = &[&tokio::Tokio, &ruby::Ruby];
@@ -36,6 +38,17 @@ pub trait Runtime: Sync {
     /// It is this runtime's binary, but it is broken (truncated, hostile, contradictory).
     fn detect(&self, binary: &Binary<'_>) -> Result<Option<Plan>, DetectError>;
 
+    /// Where the runtime is in a shared library that this program asks for: what tells whether a file that is mapped is it,
+    /// by its name without the directory. It is that library then which is detected.
+    fn library(&self, _: &Binary<'_>) -> Option<IsLibrary> {
+        None
+    }
+
+    /// What names the types of tasks that are met while a process runs; `None` where the binary has them all.
+    fn naming(&self, _: &Plan) -> Option<Box<dyn Naming>> {
+        None
+    }
+
     /// Where tasks of a type were spawned on each of these stacks; `None` where that cannot be told.
     fn spawn_sites(&self, binary: &Binary<'_>, stacks: &[SpawnPath]) -> Vec<Option<SpawnSite>>;
 
@@ -44,6 +57,18 @@ pub trait Runtime: Sync {
     /// # Errors
     /// Why they are not, for people.
     fn walk(&self, binary: &Binary<'_>) -> Result<WalkAt, String>;
+}
+
+/// Whether a mapped file is a runtime's library, by its name without the directory.
+pub type IsLibrary = fn(&str) -> bool;
+
+/// Names types of tasks that only the process's memory tells.
+pub trait Naming {
+    /// The type that a record of one tells of; `None` where the memory does not tell.
+    fn name(&self, memory: &dyn Memory, record: &TaskRecord) -> Option<TaskType>;
+
+    /// The type of those whose record tells nothing.
+    fn unknown(&self) -> TaskType;
 }
 
 /// Makes what walks a process, by where its binary was loaded: runtime address minus the file's virtual address.
@@ -115,6 +140,8 @@ pub enum Lineage {
     ThreadLocal,
     /// Poll probes keep a stack of polled tasks per thread.
     PollStack,
+    /// Whoever runs when a task is born is its parent.
+    Transfer,
     /// Not at all.
     Unknown,
 }
@@ -134,12 +161,21 @@ pub enum Hook {
     WakeByValue,
     /// A task is woken, and the waker kept.
     WakeByRef,
+    /// A thread goes straight from one task, which is a coroutine, to another: births, ends and polls in one.
+    Transfer,
 }
 
 impl Hook {
     /// All hooks. Ends come before beginnings: what ends is not measured before it was seen to begin.
-    pub const ALL: [Hook; 6] =
-        [Hook::Complete, Hook::PollEnd, Hook::WakeByValue, Hook::WakeByRef, Hook::PollStart, Hook::Spawn];
+    pub const ALL: [Hook; 7] = [
+        Hook::Complete,
+        Hook::PollEnd,
+        Hook::WakeByValue,
+        Hook::WakeByRef,
+        Hook::PollStart,
+        Hook::Spawn,
+        Hook::Transfer,
+    ];
 
     /// Whether it tells of polls and wakes, rather than of a task's birth or end.
     pub const fn is_poll(self) -> bool {
@@ -193,24 +229,6 @@ pub struct TaskType {
     pub spawn_sites: Vec<SpawnSite>,
 }
 
-/// What remains to be known of a process to translate its records.
-#[derive(Clone, Debug)]
-pub struct Instance<'p> {
-    /// The plan of its build.
-    pub plan: &'p Plan,
-    /// Runtime address minus the file's virtual address.
-    pub load_bias: u64,
-}
-
-/// Why a record could not be translated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Untranslated {
-    /// The vtable is none of the plan's: not a task, or the target's memory changed under the probe.
-    ForeignVtable,
-    /// The record's kind is none of this runtime's.
-    ForeignKind,
-}
-
 impl Plan {
     /// Whether there is a probe of a hook.
     pub fn has(&self, hook: Hook) -> bool {
@@ -219,43 +237,37 @@ impl Plan {
 
     /// Whether polls are seen from begin to end.
     pub fn has_polls(&self) -> bool {
-        self.has(Hook::PollStart) && self.has(Hook::PollEnd)
+        (self.has(Hook::PollStart) && self.has(Hook::PollEnd)) || self.has(Hook::Transfer)
+    }
+
+    /// Whether it can be told what a thread runs when the CPU clock ticks.
+    pub fn can_sample(&self) -> bool {
+        self.lineage == Lineage::ThreadLocal || !self.polls.is_empty()
+    }
+
+    /// A plan that says why nothing is probed.
+    pub fn without_probes(
+        runtime: &'static str,
+        version: Option<String>,
+        signals: &[&'static str],
+        reason: &str,
+    ) -> Plan {
+        Plan {
+            runtime,
+            version,
+            probes: Vec::new(),
+            signals: signals.iter().map(|&name| Signal { name, state: Err(reason.to_owned()) }).collect(),
+            layout: TaskLayout::default(),
+            lineage: Lineage::Unknown,
+            outcome: false,
+            types: Vec::new(),
+            type_by_vtable: HashMap::new(),
+            polls: Vec::new(),
+        }
     }
 
     /// The type with this vtable in a process.
     pub fn type_at(&self, vtable: u64, load_bias: u64) -> Option<TypeId> {
         self.type_by_vtable.get(&vtable.checked_sub(load_bias)?).copied()
-    }
-}
-
-impl Instance<'_> {
-    /// The type of a task, by its vtable or, without one, by the site that was hit.
-    pub fn kind(&self, header: &Header, vtable: u64) -> Option<TypeId> {
-        if vtable == 0 {
-            return self.plan.probes.get(header.site as usize).and_then(|probe| probe.kind);
-        }
-        self.plan.type_at(vtable, self.load_bias)
-    }
-
-    /// Makes a neutral event of a raw record.
-    ///
-    /// # Errors
-    /// The record is not of a task that the plan knows.
-    pub fn translate(&self, record: &profiler_common::event::TaskRecord) -> Result<TaskEvent, Untranslated> {
-        tokio::translate(self, record)
-    }
-
-    /// Makes a neutral sample of a raw one. `period_ns` is the time that it stands for.
-    pub fn attribute(&self, head: &SampleHead, words: &[u64], period_ns: u64) -> CpuSample {
-        let flags = head.header.flags;
-        let current = match head.task {
-            _ if flags & sample_flag::TASK_KNOWN == 0 => Current::Unknown,
-            0 => Current::None,
-            id => Current::Id(id),
-        };
-        // Without a piece of the stack, that nothing was found says nothing.
-        let seen = flags & sample_flag::REGISTERS_KNOWN != 0 && !words.is_empty();
-        let stack = seen.then(|| stack::innermost(&self.plan.polls, self.load_bias, head.ip, words));
-        CpuSample { tid: head.header.tid, sleeps: head.sleeps, cpu_ns: head.cpu_ns, period_ns, current, stack }
     }
 }

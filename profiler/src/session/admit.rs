@@ -7,6 +7,7 @@ use std::time::Instant;
 use profiler_common::map::Target as TargetEntry;
 use rustc_hash::FxHashMap;
 
+use super::builds::Found;
 use super::claim::{self, Claim};
 use super::target::Watched;
 use super::targets::FreeSlot;
@@ -107,8 +108,10 @@ impl Session {
 
     /// The runtime of an image; `None` where none is known. What is read once is known from then on.
     pub fn runtime_of(&mut self, image: &Image) -> Option<&'static str> {
-        let build = self.builds.of(image.file_id, &image.file, self.options.poll_stack);
-        build.ok().map(|build| build.plan.runtime)
+        match self.builds.of(image.file_id, &image.file, self.options.poll_stack).ok()? {
+            Found::Here(build) => Some(build.plan.runtime),
+            Found::InLibrary(runtime, _) => Some(runtime.name()),
+        }
     }
 
     /// Watches one process: the kernel's signals first, since they need nothing of it, then its runtime's. Returns its slot.

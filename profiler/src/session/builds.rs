@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Read as _;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use memmap2::{Mmap, UncheckedAdvice};
 use super::image::Refusal;
 use super::sites::Paths;
 use crate::model::task::{SiteInfo, TypeInfo};
-use crate::runtime::{Lineage, Plan, RUNTIMES, Runtime, SpawnSite, TaskType, WalkAt};
+use crate::runtime::{IsLibrary, Lineage, Plan, RUNTIMES, Runtime, SpawnSite, TaskType, WalkAt};
 use crate::status::ProbeState;
 use crate::target::elf::{Binary, Segment};
 use crate::target::process::FileId;
@@ -18,11 +19,13 @@ use crate::target::unwind::Unwinder;
 
 /// Files that are remembered: a node runs some hundred programs, and most of them have no runtime that is known.
 const MOST: usize = 1024;
+/// A larger library is none of a runtime's.
+const MOST_LIBRARY_BYTES: u64 = 256 << 20;
 
 /// One build, read and understood.
 pub(super) struct Build {
-    /// The executable.
-    pub file: Mmap,
+    /// The executable; `None` of a library, which may be written to: what is known of it was read.
+    pub file: Option<Mmap>,
     /// What of it is loaded, and where.
     pub segments: Vec<Segment>,
     /// Whose it is.
@@ -42,8 +45,9 @@ pub(super) struct Build {
 impl Build {
     /// Gives back the pages of the file that were read: they are read again where they are needed again.
     pub fn forget_pages(&self) {
+        let Some(file) = &self.file else { return };
         // SAFETY: the mapping is of a file and never written to: its pages are the file's, before and after.
-        if let Err(e) = unsafe { self.file.unchecked_advise(UncheckedAdvice::DontNeed) } {
+        if let Err(e) = unsafe { file.unchecked_advise(UncheckedAdvice::DontNeed) } {
             log::debug!("failed to give back the pages of an executable: {e}");
         }
     }
@@ -53,8 +57,18 @@ impl Build {
 enum Known {
     /// It is there for as long as a process is watched that runs it.
     Build(Weak<Build>),
+    /// The runtime is in a library of it.
+    InLibrary(&'static dyn Runtime, IsLibrary),
     /// There is nothing to be probed in it, and why.
     Nothing(Refusal),
+}
+
+/// Where a program has its runtime.
+pub(super) enum Found {
+    /// In itself.
+    Here(Rc<Build>),
+    /// In a library, which these files are.
+    InLibrary(&'static dyn Runtime, IsLibrary),
 }
 
 /// The builds that are known.
@@ -66,33 +80,70 @@ pub(super) struct Builds {
 }
 
 impl Builds {
-    /// The build of a file. Only one that is not known is read, which takes some hundred milliseconds. With `poll_stack`,
+    /// The build of a program. Only one that is not known is read, which takes some hundred milliseconds. With `poll_stack`,
     /// parents are to be found by poll probes.
     ///
     /// # Errors
     /// There is no runtime in it, or nothing of it can be probed.
-    pub fn of(&mut self, id: FileId, file: &File, poll_stack: bool) -> Result<Rc<Build>, Refusal> {
-        match self.known.get(&id) {
-            Some(Known::Build(build)) => {
-                if let Some(build) = build.upgrade() {
-                    self.last = Some(Rc::clone(&build));
-                    return Ok(build);
-                }
+    pub fn of(&mut self, id: FileId, file: &File, poll_stack: bool) -> Result<Found, Refusal> {
+        self.find(id, || {
+            // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
+            let file = unsafe { Mmap::map(file) }.map_err(Refusal::broken)?;
+            let binary = Binary::parse(&file).map_err(Refusal::unsupported)?;
+            let in_library = |runtime: &&'static dyn Runtime| Some((*runtime, runtime.library(&binary)?));
+            if let Some((runtime, is)) = RUNTIMES.iter().find_map(in_library) {
+                return Ok(Found::InLibrary(runtime, is));
             }
+            let mut build = read(&binary, poll_stack)?;
+            drop(binary);
+            build.file = Some(file);
+            build.forget_pages();
+            Ok(Found::Here(Rc::new(build)))
+        })
+    }
+
+    /// The build of a library.
+    ///
+    /// # Errors
+    /// There is no runtime in it, or nothing of it can be probed.
+    pub fn of_library(&mut self, id: FileId, file: &File, poll_stack: bool) -> Result<Rc<Build>, Refusal> {
+        let found = self.find(id, || {
+            if file.metadata().is_ok_and(|metadata| metadata.len() > MOST_LIBRARY_BYTES) {
+                return Err(Refusal::unsupported("the runtime's library is larger than any is"));
+            }
+            let mut bytes = Vec::new();
+            let mut file = file;
+            file.read_to_end(&mut bytes).map_err(Refusal::broken)?;
+            let binary = Binary::parse(&bytes).map_err(Refusal::unsupported)?;
+            read(&binary, poll_stack).map(|build| Found::Here(Rc::new(build)))
+        })?;
+        match found {
+            Found::Here(build) => Ok(build),
+            Found::InLibrary(..) => Err(Refusal::unsupported("the runtime's library has it in yet another library")),
+        }
+    }
+
+    fn find(&mut self, id: FileId, read: impl FnOnce() -> Result<Found, Refusal>) -> Result<Found, Refusal> {
+        let there = match self.known.get(&id) {
+            Some(Known::Build(build)) => build.upgrade().map(Found::Here),
+            Some(Known::InLibrary(runtime, is)) => Some(Found::InLibrary(*runtime, *is)),
             Some(Known::Nothing(refusal)) => return Err(refusal.clone()),
-            None => {}
+            None => None,
+        };
+        if let Some(found) = there {
+            return Ok(self.keep(found));
         }
         if self.known.len() >= MOST {
             self.known.retain(|_, known| matches!(known, Known::Build(build) if build.strong_count() > 0));
         }
-        // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
-        let data = unsafe { Mmap::map(file) }.map_err(Refusal::broken)?;
-        match read(data, poll_stack) {
-            Ok(build) => {
-                let build = Rc::new(build);
-                self.known.insert(id, Known::Build(Rc::downgrade(&build)));
-                self.last = Some(Rc::clone(&build));
-                Ok(build)
+        match read() {
+            Ok(found) => {
+                let known = match &found {
+                    Found::Here(build) => Known::Build(Rc::downgrade(build)),
+                    Found::InLibrary(runtime, is) => Known::InLibrary(*runtime, *is),
+                };
+                self.known.insert(id, known);
+                Ok(self.keep(found))
             }
             Err(refusal) => {
                 self.known.insert(id, Known::Nothing(refusal.clone()));
@@ -100,18 +151,22 @@ impl Builds {
             }
         }
     }
+
+    fn keep(&mut self, found: Found) -> Found {
+        if let Found::Here(build) = &found {
+            self.last = Some(Rc::clone(build));
+        }
+        found
+    }
 }
 
-fn read(file: Mmap, poll_stack: bool) -> Result<Build, Refusal> {
-    let binary = Binary::parse(&file).map_err(Refusal::unsupported)?;
-    let (runtime, plan) = plan(&binary, poll_stack)?;
-    let unwinder = Unwinder::of(&binary);
-    let walk = runtime.walk(&binary);
-    let segments = binary.segments;
+fn read(binary: &Binary<'_>, poll_stack: bool) -> Result<Build, Refusal> {
+    let (runtime, plan) = plan(binary, poll_stack)?;
+    let unwinder = Unwinder::of(binary);
+    let walk = runtime.walk(binary);
+    let segments = binary.segments.clone();
     let types = plan.types.iter().map(type_info).collect();
-    let build = Build { file, segments, runtime, plan, types, unwinder, walk, paths: Paths::default() };
-    build.forget_pages();
-    Ok(build)
+    Ok(Build { file: None, segments, runtime, plan, types, unwinder, walk, paths: Paths::default() })
 }
 
 fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<(&'static dyn Runtime, Plan), Refusal> {
@@ -124,7 +179,7 @@ fn plan(binary: &Binary<'_>, poll_stack: bool) -> Result<(&'static dyn Runtime, 
     }
     Err(Refusal {
         state: ProbeState::NotApplicable,
-        why: "no known runtime was recognised: the kernel's signals are measured".to_owned(),
+        ..Refusal::unsupported("no known runtime was recognised: the kernel's signals are measured")
     })
 }
 
@@ -140,7 +195,8 @@ fn with_poll_stack(plan: &mut Plan) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn type_info(kind: &TaskType) -> TypeInfo {
+/// A type as the model keeps it.
+pub(super) fn type_info(kind: &TaskType) -> TypeInfo {
     TypeInfo {
         name: kind.name.clone(),
         full_name: kind.full_name.clone(),

@@ -1,9 +1,10 @@
 //! Reads a process's image: which build it is, and where that lies in memory. Attaches nothing.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::builds::{Build, Builds};
+use super::builds::{Build, Builds, Found};
 use super::sites::SpawnSites;
 use crate::runtime::Walk;
 use crate::status::ProbeState;
@@ -28,6 +29,8 @@ pub(super) struct Code {
     pub bounds: (u64, u64),
     /// What finds the spawn sites that only stacks tell.
     pub sites: SpawnSites,
+    /// A path that opens the file that is probed.
+    pub path: PathBuf,
 }
 
 /// Why tasks are not measured: a row of the status.
@@ -37,17 +40,19 @@ pub(super) struct Refusal {
     pub state: ProbeState,
     /// The reason.
     pub why: String,
+    /// The runtime whose library is not mapped yet: it may be so in a moment.
+    pub awaited: Option<&'static str>,
 }
 
 impl Refusal {
     /// It should work, and failed.
     pub fn broken(why: impl Display) -> Refusal {
-        Refusal { state: ProbeState::Broken, why: why.to_string() }
+        Refusal { state: ProbeState::Broken, why: why.to_string(), awaited: None }
     }
 
     /// This build or this kernel does not permit it.
     pub fn unsupported(why: impl Display) -> Refusal {
-        Refusal { state: ProbeState::Unsupported, why: why.to_string() }
+        Refusal { state: ProbeState::Unsupported, why: why.to_string(), awaited: None }
     }
 }
 
@@ -61,7 +66,18 @@ pub(super) fn read(
     builds: &mut Builds,
     poll_stack: bool,
 ) -> Result<Reading, Refusal> {
-    let build = builds.of(image.file_id, &image.file, poll_stack)?;
+    let (build, library) = match builds.of(image.file_id, &image.file, poll_stack)? {
+        Found::Here(build) => (build, None),
+        Found::InLibrary(runtime, is) => {
+            let library = process.library(is).map_err(Refusal::broken)?;
+            let library = library.ok_or_else(|| Refusal {
+                awaited: Some(runtime.name()),
+                ..Refusal::unsupported("the library that has the runtime in it is not loaded")
+            })?;
+            (builds.of_library(library.file_id, &library.file, poll_stack)?, Some(library))
+        }
+    };
+    let image = library.as_ref().unwrap_or(image);
     let placements = process.placements(image).map_err(Refusal::broken)?;
     let first = placements.first().ok_or_else(|| Refusal::broken("the image is not in the process's memory map"))?;
     let bounds = (first.start, placements.iter().map(|p| p.end).max().unwrap_or(first.end));
@@ -71,5 +87,6 @@ pub(super) fn read(
         .ok_or_else(|| Refusal::broken("the image's memory map and its program headers disagree"))?;
     let walk = build.walk.as_ref().map(|walk| walk(load_bias)).map_err(String::clone);
     let sites = SpawnSites::new(Rc::clone(&build));
-    Ok(Reading { code: Code { build, load_bias, bounds, sites }, walk })
+    let path = image.path.clone();
+    Ok(Reading { code: Code { build, load_bias, bounds, sites, path }, walk })
 }

@@ -7,6 +7,7 @@ mod builds;
 mod calibration;
 mod claim;
 mod image;
+mod kinds;
 mod loops;
 mod probes;
 mod records;
@@ -435,6 +436,9 @@ impl Session {
         self.kernel.flush_log();
         for watched in self.targets.iter_mut() {
             watched.refresh_listeners(&mut self.kernel, &mut self.listener_slots, now);
+            if watched.attach_awaited(&mut self.kernel, &mut self.table, &mut self.builds, self.tasks) {
+                watched.sample(&mut self.kernel, &mut self.table, &self.clock);
+            }
             watched.adopt_children(&mut self.kernel);
             watched.collect_ended_loops(&mut self.kernel);
             watched.look_at_cgroups(now);

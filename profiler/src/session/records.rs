@@ -6,6 +6,7 @@ use super::target::Watched;
 use super::targets::Targets;
 use crate::decode::stack;
 use crate::model::table::Table;
+use crate::runtime::Untranslated;
 use crate::trace::{self, Trace};
 
 /// Records by what became of them.
@@ -13,6 +14,8 @@ use crate::trace::{self, Trace};
 pub(super) struct Tally {
     pub spawned: u64,
     pub completed: u64,
+    pub found: u64,
+    pub types: u64,
     pub slow_polls: u64,
     pub traced: u64,
     pub stacks: u64,
@@ -40,6 +43,8 @@ pub(super) fn take_task(record: &TaskRecord, targets: &mut Targets, table: &mut 
         }
         kind::TASK_SPAWNED => tally.spawned += 1,
         kind::TASK_COMPLETED => tally.completed += 1,
+        kind::TASK_FOUND => tally.found += 1,
+        kind::TASK_TYPE => tally.types += 1,
         kind::TASK_SLOW_POLL => {
             tally.slow_polls += 1;
             if let Some(watched) = targets.of_mut(record.header.pid) {
@@ -49,11 +54,19 @@ pub(super) fn take_task(record: &TaskRecord, targets: &mut Targets, table: &mut 
         }
         _ => {}
     }
-    let Some(probed) = targets.of(record.header.pid).and_then(Watched::probed) else {
+    let Some(probed) = targets.of_mut(record.header.pid).and_then(Watched::probed_mut) else {
         tally.foreign_process += 1;
         return;
     };
-    match probed.instance().translate(record) {
+    if record.header.kind == kind::TASK_TYPE {
+        probed.meet(record, table);
+        return;
+    }
+    let event = match probed.instance().translate(record) {
+        Err(Untranslated::ForeignVtable) if probed.is_met(record, table) => probed.instance().translate(record),
+        event => event,
+    };
+    match event {
         Ok(event) => table.apply(probed.table_id(), record.header.time_ns, event),
         Err(_) => tally.foreign_vtable += 1,
     }

@@ -1,5 +1,6 @@
 //! What is attached to the image that a process runs: its plan, its probes by tier, its polls. Never which process.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
@@ -9,6 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::builds::Build;
 use super::image::{Code, Refusal};
+use super::kinds::Kinds;
 use super::probes::Probes;
 use super::sites::SpawnSites;
 use crate::budget::Budget;
@@ -57,7 +59,7 @@ pub(super) struct Tasks {
 /// The runtime of a watched process.
 pub(super) struct Runtime {
     build: Rc<Build>,
-    load_bias: u64,
+    kinds: Kinds,
     table: TargetId,
     probes: Probes,
     /// What finds the spawn sites that only stacks tell.
@@ -71,8 +73,9 @@ pub(super) struct Runtime {
     trace: bool,
     /// Whether the CPU clock samples it.
     samples: bool,
-    /// Number of the window in which polls are measured.
+    /// Number of the window in which polls are measured, and of the span in which births and ends are.
     window: u32,
+    span: u32,
     /// Which tiers are measured without a gap, in the order of [`Tier::ALL`].
     continuous: [bool; 2],
     /// The last polls that were slow.
@@ -89,12 +92,12 @@ pub(super) struct Runtime {
 impl Runtime {
     /// Everything is ready, and nothing attached.
     pub fn new(code: Code, probes: Probes, table: TargetId, (slot, root): (u32, u32), how: Tasks) -> Runtime {
-        let Code { build, load_bias, bounds, sites } = code;
+        let Code { build, load_bias, bounds, sites, .. } = code;
         let mut layout = build.plan.layout;
         (layout.image_start, layout.image_end) = bounds;
         Runtime {
+            kinds: Kinds::new(Rc::clone(&build), load_bias),
             build,
-            load_bias,
             table,
             probes,
             sites,
@@ -105,6 +108,7 @@ impl Runtime {
             trace: how.trace,
             samples: false,
             window: first_window(),
+            span: first_window(),
             continuous: [true; 2],
             slow_polls: VecDeque::new(),
             slowest_ns: FxHashMap::default(),
@@ -116,7 +120,7 @@ impl Runtime {
 
     /// A poll was slow: it is kept, and said unless another was said a moment ago.
     pub fn slow_poll(&mut self, record: &TaskRecord) {
-        let Some(kind) = self.build.plan.type_at(record.vtable, self.load_bias) else { return };
+        let Some(kind) = self.kinds.at(record.vtable) else { return };
         let Header { time_ns, tid, pid, .. } = record.header;
         let duration_ns = record.parent;
         self.keep_slow(SlowPoll { time_ns, kind, duration_ns, tid });
@@ -124,7 +128,7 @@ impl Runtime {
         *slowest = duration_ns.max(*slowest);
         if time_ns.saturating_sub(self.said_ns) >= SAID_EVERY_NS {
             self.said_ns = time_ns;
-            let task = &self.build.plan.types[kind.0 as usize].name;
+            let task = self.name(kind);
             let ms = duration_ns as f64 / 1e6;
             log::warn!("process {pid}: a task {task} has held thread {tid} for {ms:.1} ms in one poll");
         }
@@ -139,13 +143,27 @@ impl Runtime {
 
     /// What translates its records.
     pub fn instance(&self) -> Instance<'_> {
-        Instance { plan: &self.build.plan, load_bias: self.load_bias }
+        self.kinds.instance()
+    }
+
+    /// Takes the record of a type of tasks that was not met before.
+    pub fn meet(&mut self, record: &TaskRecord, table: &mut Table) {
+        self.kinds.meet(record, table, self.table);
+    }
+
+    /// Makes the type of a record's task known that was not told; false where the build must have it.
+    pub fn is_met(&mut self, record: &TaskRecord, table: &mut Table) -> bool {
+        self.kinds.unknown(record.vtable, table, self.table).is_some()
+    }
+
+    fn name(&self, kind: TypeId) -> &str {
+        self.kinds.info(kind).map_or("unknown", |info| &info.name)
     }
 
     /// The name of the type of a record's task.
     pub fn type_name(&self, record: &TaskRecord) -> &str {
         let kind = self.instance().kind(&record.header, record.vtable);
-        kind.map_or("unknown", |kind| &self.build.plan.types[kind.0 as usize].name)
+        kind.map_or("unknown", |kind| self.name(kind))
     }
 
     /// Takes the stack of a spawn to be looked at later.
@@ -155,7 +173,7 @@ impl Runtime {
 
     /// Looks at stacks; `paths`, if new ones are to be understood too.
     pub fn find_sites(&mut self, table: &mut Table, paths: bool) {
-        let instance = Instance { plan: &self.build.plan, load_bias: self.load_bias };
+        let instance = self.kinds.instance();
         self.sites.unwind(&instance, table, self.table);
         if paths {
             self.sites.understand(table, self.table);
@@ -180,7 +198,8 @@ impl Runtime {
     /// Whether its polls can be measured at all.
     pub fn has_polls(&self) -> bool {
         self.build.plan.has_polls()
-            && (self.build.plan.lineage == Lineage::PollStack || self.probes.sites(Tier::Polls) > 0)
+            && (matches!(self.build.plan.lineage, Lineage::PollStack | Lineage::Transfer)
+                || self.probes.sites(Tier::Polls) > 0)
     }
 
     /// Which tiers are attached, in the order of [`Tier::ALL`].
@@ -211,7 +230,7 @@ impl Runtime {
     /// # Errors
     /// The kernel half cannot be told.
     pub fn sample(&mut self, kernel: &mut Kernel, spending: &Spending) -> Result<(), KernelError> {
-        self.samples = true;
+        self.samples = self.plan().can_sample();
         self.announce(kernel, spending)
     }
 
@@ -247,10 +266,12 @@ impl Runtime {
         if self.samples {
             flags |= target_flag::SAMPLES;
         }
+        let mut layout = self.layout;
+        layout.coroutine.span = self.span;
         let entry = TargetEntry {
             slot: self.slot,
             flags,
-            layout: self.layout,
+            layout,
             polls: spending.policy(self.window, self.slow_ns),
             root: self.root,
             reserved: 0,
@@ -290,6 +311,7 @@ impl Runtime {
             let begins = self.continuous[tier as usize] && !before[tier as usize];
             if want && !open {
                 self.probes.open(tier)?;
+                self.span += u32::from(tier == Tier::Lifecycle);
             } else if open && !want {
                 gone.absorb(self.probes.close(tier));
             }
@@ -361,7 +383,7 @@ impl Runtime {
         for task in overdue {
             if task.window == self.window
                 && self.probes.covers(task.pid)
-                && let Some(kind) = self.build.plan.type_at(task.vtable, self.load_bias)
+                && let Some(kind) = self.kinds.at(task.vtable)
             {
                 let (tasks, longest) = self.overdue.entry(kind).or_default();
                 *tasks += 1;
@@ -391,14 +413,13 @@ impl Runtime {
     }
 
     fn find_unfinished(&self, kernel: &mut Kernel, threads: &[u32], now_ns: u64) -> Vec<SlowPoll> {
-        let kind_of = |vtable| self.build.plan.type_at(vtable, self.load_bias).filter(|&kind| self.ends_soon(kind));
+        let kind_of = |vtable| self.kinds.at(vtable).filter(|&kind| self.ends_soon(kind));
         unfinished::find(kernel, threads, self.window, self.slow_ns, now_ns, &kind_of)
     }
 
     /// Whether polls of a type are to end soon. Those that block are there for it, and workers never end theirs.
     fn ends_soon(&self, kind: TypeId) -> bool {
-        let kind = &self.build.plan.types[kind.0 as usize];
-        !kind.blocking && !kind.internal
+        self.kinds.info(kind).is_some_and(|kind| !kind.blocking && !kind.internal)
     }
 
     /// Adds the polls of its slot to what is exported of the tasks.
@@ -408,27 +429,33 @@ impl Runtime {
         }
         tasks.polls_continuous = self.continuous[Tier::Polls as usize];
         tasks.slow_polls = self.slow_polls.iter().copied().collect();
+        let wakes = self.build.plan.has(Hook::WakeByRef);
+        let waits = self.build.plan.has(Hook::PollStart);
         let mut by_type: HashMap<TypeId, PollSnapshot> = HashMap::new();
         for stats in polls {
-            let Some(kind) = self.build.plan.type_at(stats.vtable, self.load_bias) else { continue };
-            let wakes = self.build.plan.has(Hook::WakeByRef);
-            let outlasted = self.unfinished.outlasted(kind);
+            let Some(kind) = self.kinds.at(stats.vtable) else { continue };
             let snapshot = PollSnapshot {
                 polls: stats.poll.count,
                 busy_ns: stats.busy_ns,
                 poll: stats.poll,
                 delay: wakes.then_some(stats.delay),
-                first_delay: Some(stats.first_delay),
+                first_delay: waits.then_some(stats.first_delay),
                 wakes: wakes.then_some(stats.wakes),
-                slow: stats.slow + outlasted.count,
-                slowest_ns: [outlasted.longest_ns, self.slowest_ns.get(&kind).copied().unwrap_or_default()]
-                    .into_iter()
-                    .fold(stats.slowest_ns, u64::max),
+                slow: stats.slow,
+                slowest_ns: stats.slowest_ns,
             };
-            by_type.insert(kind, snapshot);
+            match by_type.entry(kind) {
+                // Several keys may be of one name.
+                Entry::Occupied(mut known) => known.get_mut().absorb(&snapshot),
+                Entry::Vacant(new) => drop(new.insert(snapshot)),
+            }
         }
         let seen: FxHashSet<TypeId> = by_type.keys().copied().chain(self.unfinished.kinds()).collect();
-        for (kind, polls) in by_type {
+        for (kind, mut polls) in by_type {
+            let outlasted = self.unfinished.outlasted(kind);
+            polls.slow += outlasted.count;
+            let slowest_ns = self.slowest_ns.get(&kind).copied().unwrap_or_default();
+            polls.slowest_ns = polls.slowest_ns.max(outlasted.longest_ns).max(slowest_ns);
             if let Some(entry) = table.entry(self.table, kind, tasks) {
                 entry.polls = Some(polls);
                 let overdue = self.overdue.get(&kind);

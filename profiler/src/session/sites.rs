@@ -33,9 +33,9 @@ impl Paths {
         if new.is_empty() {
             return;
         }
-        let sites = match Binary::parse(&build.file) {
-            Ok(binary) => build.runtime.spawn_sites(&binary, &new),
-            Err(_) => vec![None; new.len()],
+        let sites = match build.file.as_deref().map(Binary::parse) {
+            Some(Ok(binary)) => build.runtime.spawn_sites(&binary, &new),
+            _ => vec![None; new.len()],
         };
         known.extend(new.into_iter().zip(sites.iter().map(|site| site.as_ref().map(site_info))));
         build.forget_pages();
@@ -60,7 +60,7 @@ impl SpawnSites {
 
     /// Takes a stack to be looked at later.
     pub fn take(&mut self, sample: StackSample) {
-        if self.build.unwinder.is_none() || self.waiting.len() >= MAX_WAITING {
+        if self.build.unwinder.is_none() || self.build.file.is_none() || self.waiting.len() >= MAX_WAITING {
             self.dropped += 1;
         } else {
             self.waiting.push_back(sample);
@@ -69,13 +69,13 @@ impl SpawnSites {
 
     /// Unwinds what waits, at most so much as may be done at one tick.
     pub fn unwind(&mut self, instance: &Instance<'_>, table: &mut Table, target: TargetId) {
-        let Some(unwinder) = &self.build.unwinder else { return };
+        let (Some(unwinder), Some(file)) = (&self.build.unwinder, &self.build.file) else { return };
         let known = self.build.paths.0.borrow();
         for _ in 0..PER_TICK {
             let Some(sample) = self.waiting.pop_front() else { break };
             let Some(kind) = instance.kind(&sample.header, sample.vtable) else { continue };
             let stack = CopiedStack { registers: sample.registers, bytes: &sample.bytes };
-            let mut frames = unwinder.frames(&self.build.file, instance.load_bias, &stack);
+            let mut frames = unwinder.frames(file, instance.load_bias, &stack);
             frames.truncate(FRAMES);
             let path = SpawnPath { kind, frames };
             match known.get(&path) {

@@ -74,6 +74,8 @@ impl Session {
             events: vec![
                 ("task_spawned", tally.spawned),
                 ("task_completed", tally.completed),
+                ("task_found", tally.found),
+                ("task_type", tally.types),
                 ("task_slow_poll", tally.slow_polls),
                 ("spawn_stack", tally.stacks),
                 ("process_forked", tally.forked),

@@ -57,6 +57,8 @@ pub(super) struct Watched {
     throttling: Throttling,
     threads: Threads,
     loops: Loops,
+    /// Whether its runtime is in a library that was not loaded when it was looked for.
+    awaited: bool,
     /// Images that it has run.
     images: u32,
     /// Since when it is watched.
@@ -98,6 +100,7 @@ impl Watched {
             throttling: Throttling::default(),
             threads: Threads::default(),
             loops: Loops::default(),
+            awaited: false,
             images: 1,
             since_ns: clock::monotonic_ns(),
             balanced_ns: 0,
@@ -307,9 +310,22 @@ impl Watched {
         let mut spending = Spending::new(how.budget, how.traps, None, before);
         spending.set_factor(how.factor);
         self.spending = Some(spending);
+        self.awaited = false;
         if let Err(refusal) = self.try_attach_runtime(kernel, table, builds, how) {
+            if let Some(name) = refusal.awaited {
+                (self.runtime_name, self.awaited) = (name, true);
+            }
             self.status.set("tasks", refusal.state, refusal.why);
         }
+    }
+
+    /// Looks again for a runtime whose library was not loaded when it was looked for. Returns whether it is attached now.
+    pub fn attach_awaited(&mut self, kernel: &mut Kernel, table: &mut Table, builds: &mut Builds, how: Tasks) -> bool {
+        let waits = self.awaited && self.running();
+        if waits {
+            self.attach_runtime(kernel, table, builds, how);
+        }
+        waits && self.runtime.is_some()
     }
 
     fn try_attach_runtime(
@@ -348,7 +364,7 @@ impl Watched {
             spending.begin_without_polls();
         }
         let attach = || -> Result<Runtime, Refusal> {
-            let probes = Probes::new(kernel, plan, &image.path).map_err(Refusal::unsupported)?;
+            let probes = Probes::new(kernel, plan, &code.path).map_err(Refusal::unsupported)?;
             let id = table.add_target(Arc::clone(&build.types));
             self.tables.push(id);
             let mut runtime = Runtime::new(code, probes, id, (self.slot, self.process.pid), how);
@@ -401,6 +417,11 @@ impl Watched {
     /// Lets the CPU clock sample it, where its runtime is known.
     pub fn sample(&mut self, kernel: &mut Kernel, table: &mut Table, clock: &Clock) {
         let Some(runtime) = &mut self.runtime else { return };
+        if !runtime.plan().can_sample() {
+            let why = "which task a thread runs cannot be told at any moment: see the time of its polls";
+            self.status.set("task_cpu", ProbeState::Unsupported, why);
+            return;
+        }
         let (state, detail) = clock.state();
         self.status.set("task_cpu", state, detail);
         if state != ProbeState::Attached {
@@ -415,7 +436,7 @@ impl Watched {
 
     /// The CPUs on which the clock finds it; none where its runtime is not known.
     pub fn cpus(&mut self, now_ns: u64) -> BTreeSet<u32> {
-        if self.runtime.is_none() {
+        if !self.runtime.as_ref().is_some_and(|runtime| runtime.plan().can_sample()) {
             return BTreeSet::new();
         }
         process::cpus(self.threads.ids(&self.members, now_ns)).unwrap_or_else(|_| online_cpus().into_iter().collect())

@@ -44,8 +44,8 @@ impl AcceptFinder {
     /// `None` where it makes the system call in a way that is not understood (musl, Go, a library of its own).
     pub fn find(&mut self, process: &Process) -> Option<AcceptSites> {
         let root = format!("/proc/{}/root", process.pid);
-        let loaded = process.mapped_files().into_iter().filter(|path| is_c_library(path));
-        let mut candidates: Vec<PathBuf> = loaded.map(|path| format!("{root}{path}").into()).collect();
+        let loaded = process.library(is_c_library).ok().flatten();
+        let mut candidates: Vec<PathBuf> = loaded.into_iter().map(|library| library.path).collect();
         if candidates.is_empty() && is_dynamic(process) {
             candidates.extend(USUAL.map(|path| format!("{root}{path}").into()));
         }
@@ -75,8 +75,7 @@ impl AcceptFinder {
     }
 }
 
-fn is_c_library(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or_default();
+fn is_c_library(name: &str) -> bool {
     name == "libc.so.6" || (name.starts_with("libc-2.") && name.ends_with(".so"))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Every number in the file is the word of a stranger: all reads are checked, and no table is larger than the file allows.
 
+mod dynamic;
 mod functions;
 mod needed;
 mod relocation;
@@ -220,6 +221,16 @@ impl<'data> Binary<'data> {
     pub fn function_at(&self, address: u64) -> Option<&Function> {
         let index = self.functions.partition_point(|f| f.start <= address).checked_sub(1)?;
         Some(&self.functions[index]).filter(|f| address < f.end)
+    }
+
+    /// The address of what is exported under a name, whatever it is.
+    pub fn exported(&self, name: &str) -> Option<u64> {
+        dynamic::address(self, name)
+    }
+
+    /// Addresses of the words through which what has this name is reached.
+    pub fn import_slots(&self, name: &str) -> Vec<u64> {
+        dynamic::slots(self, name).unwrap_or_default()
     }
 
     /// The symbols at exactly `address`, thread-local ones excepted.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use procfs::ProcError;
 use rustix::io::Errno;
@@ -90,6 +90,8 @@ pub struct Image {
     pub identity: (u64, u64),
     /// Tells it from other builds, also from one that came to be under the same inode.
     pub file_id: FileId,
+    /// The path that the memory map shows for it, where it is not the executable.
+    pub mapped_as: Option<PathBuf>,
 }
 
 /// A file as it was when it was opened.
@@ -164,7 +166,53 @@ impl Process {
         let file = File::open(&path).map_err(|e| self.failed("the executable", e))?;
         let metadata = file.metadata().map_err(|e| self.failed("the executable", e))?;
         let file_id = FileId::of(&metadata);
-        Ok(Image { path, file, identity: (metadata.dev(), metadata.ino()), file_id })
+        Ok(Image { path, file, identity: (metadata.dev(), metadata.ino()), file_id, mapped_as: None })
+    }
+
+    /// Opens a shared library that is mapped, by its name without the directory; `None` where none is.
+    ///
+    /// # Errors
+    /// The process has ended, or may not be looked into.
+    pub fn library(&self, is: impl Fn(&str) -> bool) -> Result<Option<Image>, ProcessError> {
+        const WHAT: &str = "a library";
+        let maps = open(self.pid)?.maps().map_err(|e| self.failed(WHAT, io::Error::other(e.to_string())))?;
+        let named = |map: &procfs::process::MemoryMap| match &map.pathname {
+            procfs::process::MMapPath::Path(path) => {
+                let name = path.file_name()?.to_str()?;
+                is(name.strip_suffix(" (deleted)").unwrap_or(name)).then(|| (path.clone(), map.address, map.inode))
+            }
+            _ => None,
+        };
+        let Some((mapped_as, (start, end), inode)) = maps.iter().find_map(named) else { return Ok(None) };
+        // The map shows paths as they are in another mount namespace, or in ours where the process has but another root. A
+        // file that was replaced since is still open under its addresses, to who may look there.
+        let paths = [
+            PathBuf::from(format!("/proc/{}/root{}", self.pid, mapped_as.display())),
+            mapped_as.clone(),
+            PathBuf::from(format!("/proc/{}/map_files/{start:x}-{end:x}", self.pid)),
+        ];
+        let open_same = |path: &PathBuf| {
+            let file = File::open(path)?;
+            match file.metadata()?.ino() == inode {
+                true => Ok(file),
+                false => Err(io::Error::other(format!("`{}` was replaced since it was loaded", mapped_as.display()))),
+            }
+        };
+        let mut failure = None;
+        let opened = paths.into_iter().find_map(|path| match open_same(&path) {
+            Ok(file) => Some((path, file)),
+            Err(e) => {
+                failure.get_or_insert(e);
+                None
+            }
+        });
+        let Some((path, file)) = opened else {
+            return Err(self.failed(WHAT, failure.unwrap_or_else(|| io::ErrorKind::NotFound.into())));
+        };
+        let metadata = file.metadata().map_err(|e| self.failed(WHAT, e))?;
+        let file_id = FileId::of(&metadata);
+        let identity = (metadata.dev(), metadata.ino());
+        Ok(Some(Image { path, file, identity, file_id, mapped_as: Some(mapped_as) }))
     }
 
     /// The path of the executable, as the process sees it.
@@ -188,26 +236,10 @@ impl Process {
             .iter()
             .filter(|map| {
                 let device = libc::makedev(map.dev.0 as u32, map.dev.1 as u32);
-                (device, map.inode) == image.identity
-                    || is_image(&map.pathname, &image.path, map.inode, image.identity.1)
+                (device, map.inode) == image.identity || is_image(&map.pathname, image, map.inode)
             })
             .map(|map| Placement { start: map.address.0, end: map.address.1, file_offset: map.offset })
             .collect())
-    }
-
-    /// Paths of the files that are mapped with code, as the process sees them.
-    pub fn mapped_files(&self) -> Vec<String> {
-        let Ok(maps) = open(self.pid).and_then(|p| p.maps().map_err(|e| translate(self.pid, "the memory map", e)))
-        else {
-            return Vec::new();
-        };
-        maps.iter()
-            .filter(|map| map.perms.contains(procfs::process::MMPermissions::EXECUTE))
-            .filter_map(|map| match &map.pathname {
-                procfs::process::MMapPath::Path(path) => path.to_str().map(str::to_owned),
-                _ => None,
-            })
-            .collect()
     }
 
     /// Forked children, and theirs, that run the same image as this process: a preforking server's workers.
@@ -304,9 +336,13 @@ fn children(pid: u32) -> Vec<u32> {
 }
 
 /// On overlay and btrfs the memory map shows another device than stat(2) does: there the inode and the path decide.
-fn is_image(path: &procfs::process::MMapPath, exe: &Path, inode: u64, image_inode: u64) -> bool {
+fn is_image(path: &procfs::process::MMapPath, image: &Image, inode: u64) -> bool {
     let procfs::process::MMapPath::Path(path) = path else { return false };
-    inode == image_inode && fs::read_link(exe).is_ok_and(|target| target == *path)
+    inode == image.identity.1
+        && match &image.mapped_as {
+            Some(mapped_as) => mapped_as == path,
+            None => fs::read_link(&image.path).is_ok_and(|target| target == *path),
+        }
 }
 
 /// Refuses to go on in a container's PID namespace, where the kernel's ids mean other processes.

@@ -17,6 +17,7 @@ mod churn;
 mod deploy;
 mod diagnosis;
 mod endpoint;
+mod fibers;
 mod hostile_clients;
 mod identity;
 mod loops;

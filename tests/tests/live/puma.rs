@@ -1,4 +1,4 @@
-//! A server whose runtime is known and not probed: Puma, with work after its replies.
+//! A server of Ruby that runs no fibers: Puma, with work after its replies.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -98,8 +98,10 @@ fn an_agent_finds_ruby() {
     table.equal("runtime", "ruby", target["runtime"].as_str().unwrap_or_default());
     table.equal("version", version.as_str(), target["runtime_version"].as_str().unwrap_or_default());
     let status = agent.status();
-    let (state, why) = status.target(pid).probe("task_spawn").expect("a row");
-    table.holds("fibers", "unsupported, and why", why, state == "unsupported" && why.contains("Ruby"));
+    for signal in ["task_spawn", "task_name", "task_polls"] {
+        let (state, why) = status.target(pid).probe(signal).expect("a row");
+        table.holds(signal, "attached", why, state == "attached");
+    }
     table.holds("run queue", "attached", "", status.target(pid).is_attached("run_queue"));
     let labels = [("runtime", "ruby"), ("listener", &puma.address.to_string())];
     let accepted = || agent.page().value("profiler_accepted_total", &labels) as u64;

@@ -1,8 +1,11 @@
-//! The Ruby adapter: recognises MRI by its library. Its fibers are not probed.
+//! The Ruby adapter: MRI's fibers, by the one place where a thread goes from one to another.
 //!
 //! The interpreter is a shared library (`libruby-3.1.so.3.1` of Debian, `libruby.so.3.3` elsewhere) or, as ruby-build makes
-//! it, in the executable, which then exports what extensions call.
+//! it, in the executable; both export what extensions call.
 
+mod layout;
+mod naming;
+mod switch;
 #[cfg(test)]
 mod tests;
 
@@ -10,12 +13,16 @@ use std::collections::HashMap;
 
 use profiler_common::map::TaskLayout;
 
-use super::{DetectError, Lineage, Plan, Runtime, Signal, SpawnPath, SpawnSite, WalkAt};
+use self::naming::Names;
+use super::{
+    Argument, DetectError, Hook, IdPlace, IsLibrary, Lineage, Naming, Plan, ProbeSpec, Runtime, Signal, SpawnPath,
+    SpawnSite, WalkAt,
+};
 use crate::target::elf::Binary;
 
 /// The signals of a plan, in the order of the rows.
 const SIGNALS: [&str; 5] = ["task_spawn", "task_complete", "task_parent", "task_name", "task_polls"];
-/// What an executable exports that has the interpreter in itself: its version as text (version.c).
+/// What has the interpreter exports its version as text (version.c).
 const VERSION: &str = "ruby_version";
 /// Longer than any version.
 const LONGEST: usize = 16;
@@ -29,8 +36,16 @@ impl Runtime for Ruby {
     }
 
     fn detect(&self, binary: &Binary<'_>) -> Result<Option<Plan>, DetectError> {
-        let linked = || binary.needed.iter().find_map(|library| version_of_library(library));
-        Ok(linked().or_else(|| version_within(binary)).map(plan))
+        Ok(version_within(binary).map(|version| plan(binary, version)))
+    }
+
+    fn library(&self, binary: &Binary<'_>) -> Option<IsLibrary> {
+        binary.needed.iter().any(|name| is_library(name)).then_some(is_library)
+    }
+
+    fn naming(&self, plan: &Plan) -> Option<Box<dyn Naming>> {
+        let layout = layout::of(plan.version.as_deref()?)?;
+        Some(Box::new(Names(layout)))
     }
 
     fn spawn_sites(&self, _: &Binary<'_>, stacks: &[SpawnPath]) -> Vec<Option<SpawnSite>> {
@@ -38,18 +53,19 @@ impl Runtime for Ruby {
     }
 
     fn walk(&self, _: &Binary<'_>) -> Result<WalkAt, String> {
-        Err("fibers of Ruby are in no list that could be read".to_owned())
+        Err("fibers are in no list that could be read".to_owned())
     }
 }
 
-/// The version of a library by its name: `libruby-3.1.so.3.1`, `libruby.so.3.3`.
-fn version_of_library(name: &str) -> Option<String> {
-    let rest = name.strip_prefix("libruby")?;
-    let (_, version) = rest.split_once(".so.")?;
-    (rest.starts_with(['.', '-'])).then(|| release(version)).flatten()
+/// Whether a file is the interpreter's library, by its name: `libruby-3.1.so.3.1`, `libruby.so.3.3`.
+fn is_library(name: &str) -> bool {
+    name.strip_prefix("libruby")
+        .filter(|rest| rest.starts_with(['.', '-']))
+        .and_then(|rest| rest.split_once(".so."))
+        .is_some_and(|(_, version)| release(version).is_some())
 }
 
-/// The version that the executable exports; `None` where it has no interpreter.
+/// The version that the binary exports; `None` where it has no interpreter.
 fn version_within(binary: &Binary<'_>) -> Option<String> {
     let symbol = binary.symbols.iter().find(|symbol| symbol.name == VERSION)?;
     let bytes = binary.bytes_from(symbol.address)?;
@@ -63,19 +79,49 @@ fn release(version: &str) -> Option<String> {
     Some(format!("{}.{}", parts.next()??, parts.next()??))
 }
 
-/// A plan that says what is not observed.
-fn plan(version: String) -> Plan {
-    let reason = format!("fibers of Ruby {version} are not probed: what the kernel sees of it is measured");
+fn plan(binary: &Binary<'_>, version: String) -> Plan {
+    let Some(layout) = layout::of(&version) else {
+        let known: Vec<&str> = layout::versions().collect();
+        let reason = format!("how Ruby {version} keeps its fibers is not known: {} are", known.join(", "));
+        return Plan::without_probes("ruby", Some(version), &SIGNALS, &reason);
+    };
+    let calls = match switch::calls(binary) {
+        Ok(calls) => calls,
+        Err(why) => {
+            let reason = format!("where this build of Ruby {version} switches fibers was not found: {why}");
+            return Plan::without_probes("ruby", Some(version), &SIGNALS, &reason);
+        }
+    };
+    let probe = |&call: &u64| {
+        Some(ProbeSpec {
+            hook: Hook::Transfer,
+            file_offset: binary.file_offset(call)?,
+            // coroutine_transfer(from, to)
+            argument: Argument::Rdi,
+            displacement: 0,
+            kind: None,
+            id: IdPlace::Register(Argument::Rsi),
+            // A call that is relative.
+            emulated: true,
+        })
+    };
+    let states = [
+        "at a fiber's first switch",
+        "at a fiber's last switch",
+        "the fiber that ran when it was first switched to",
+        "by file and line of its block, from the process's memory",
+        "from one switch to the next",
+    ];
     Plan {
-        runtime: "ruby",
-        version: Some(version),
-        probes: Vec::new(),
-        signals: SIGNALS.iter().map(|&name| Signal { name, state: Err(reason.clone()) }).collect(),
-        layout: TaskLayout::default(),
-        lineage: Lineage::Unknown,
+        probes: calls.iter().filter_map(probe).collect(),
+        signals: SIGNALS.iter().zip(states).map(|(name, how)| Signal { name, state: Ok(how.to_owned()) }).collect(),
+        layout: TaskLayout { coroutine: layout.coroutine, ..TaskLayout::default() },
+        lineage: Lineage::Transfer,
         outcome: false,
         types: Vec::new(),
         type_by_vtable: HashMap::new(),
         polls: Vec::new(),
+        runtime: "ruby",
+        version: Some(version),
     }
 }

@@ -13,20 +13,14 @@ mod vtable;
 mod wake;
 mod walk;
 
-use std::collections::HashMap;
-
-use profiler_common::event::{TaskRecord, flag, kind};
 use profiler_common::map::{TaskLayout, error_order};
 
 use self::reach::Reach;
 use self::version::Version;
 use self::vtable::{Layout, Vtable};
 use self::walk::{TokioWalk, Types};
-use super::{
-    DetectError, Hook, IdPlace, Instance, Lineage, Plan, ProbeSpec, Runtime, Signal, SpawnPath, SpawnSite,
-    Untranslated, WalkAt,
-};
-use crate::event::{Outcome, Parent, TaskEvent, TaskRef, TypeId};
+use super::{DetectError, Hook, IdPlace, Lineage, Plan, ProbeSpec, Runtime, Signal, SpawnPath, SpawnSite, WalkAt};
+use crate::event::TypeId;
 use crate::target::elf::Binary;
 use crate::target::site::Site;
 use crate::target::site::code::Bodies;
@@ -96,18 +90,7 @@ fn without_probes(version: Version) -> Plan {
     } else {
         format!("no task type of Tokio {version} was found: the binary may never spawn a task")
     };
-    Plan {
-        runtime: "tokio",
-        version: Some(version.to_string()),
-        probes: Vec::new(),
-        signals: SIGNALS.iter().map(|&name| Signal { name, state: Err(reason.clone()) }).collect(),
-        layout: TaskLayout::default(),
-        lineage: Lineage::Unknown,
-        outcome: false,
-        types: Vec::new(),
-        type_by_vtable: HashMap::new(),
-        polls: Vec::new(),
-    }
+    Plan::without_probes("tokio", Some(version.to_string()), &SIGNALS, &reason)
 }
 
 fn plan(binary: &Binary<'_>, version: Option<Version>, layout: Layout, vtables: &[Vtable], how: &str) -> Plan {
@@ -232,42 +215,6 @@ fn spec(binary: &Binary<'_>, hook: Hook, site: &Site, kind: Option<TypeId>, id: 
         id,
         emulated: site.emulated,
     })
-}
-
-/// Makes a neutral event of a raw record.
-pub(super) fn translate(instance: &Instance<'_>, record: &TaskRecord) -> Result<TaskEvent, Untranslated> {
-    let kind_of_task = instance.kind(&record.header, record.vtable).ok_or(Untranslated::ForeignVtable)?;
-    let task = TaskRef { address: record.task, id: (record.id != 0).then_some(record.id) };
-    let flags = record.header.flags;
-    match record.header.kind {
-        kind::TASK_SPAWNED => Ok(TaskEvent::Spawned { task, kind: kind_of_task, parent: parent(flags, record.parent) }),
-        kind::TASK_COMPLETED => Ok(TaskEvent::Completed { task, kind: kind_of_task, outcome: outcome(flags) }),
-        _ => Err(Untranslated::ForeignKind),
-    }
-}
-
-fn parent(flags: u16, parent: u64) -> Parent {
-    match parent {
-        _ if flags & flag::PARENT_KNOWN == 0 => Parent::Unknown,
-        0 => Parent::None,
-        address if flags & flag::PARENT_IS_ADDRESS != 0 => Parent::Address(address),
-        id => Parent::Id(id),
-    }
-}
-
-/// A task that was asked to cancel may have returned first: only its result tells. Where that cannot be read, the
-/// request is taken for the deed.
-fn outcome(flags: u16) -> Outcome {
-    let known = flags & flag::OUTCOME_KNOWN != 0;
-    if flags & flag::PANICKED != 0 {
-        Outcome::Panicked
-    } else if flags & flag::CANCELLED != 0 || (!known && flags & flag::CANCEL_REQUESTED != 0) {
-        Outcome::Cancelled
-    } else if known {
-        Outcome::Completed
-    } else {
-        Outcome::Unknown
-    }
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ fn packed(binary: &Binary<'_>, table: &[u8], limit: usize, found: &mut Vec<(u64,
     Some(())
 }
 
-fn words(entry: &[u8; 24]) -> [u64; 3] {
+pub(super) fn words(entry: &[u8; 24]) -> [u64; 3] {
     let (words, _) = entry.as_chunks::<8>();
     [u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1]), u64::from_le_bytes(words[2])]
 }

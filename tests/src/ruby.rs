@@ -1,0 +1,75 @@
+//! A program of Ruby's that counts its fibers; of the distribution's Ruby, or of another one's in a directory.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::place;
+use crate::program::Program;
+
+/// Names a directory with another distribution in it, whose Ruby is to be used.
+pub const ROOT: &str = "PROFILER_RUBY_ROOT";
+/// Where the program is.
+pub const FIXTURE: &str = "tests/fixtures/ruby/fibers.rb";
+
+/// The running program.
+pub struct Fibers {
+    pub program: Program,
+    /// Its version, as `3.1`.
+    pub version: String,
+}
+
+impl Fibers {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// There is no Ruby.
+    pub fn start() -> Fibers {
+        place::require_root();
+        let mut program = Program::start(&mut command());
+        let version = introduction(&mut program);
+        Fibers { program, version }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.program.pid()
+    }
+
+    /// Has it do something, and returns the numbers that it answers.
+    ///
+    /// # Panics
+    /// It answers something else.
+    pub fn tell(&mut self, command: &str) -> Vec<u64> {
+        self.program.send(command);
+        let answer = self.program.line();
+        let numbers = answer.split_whitespace().map(str::parse);
+        numbers.collect::<Result<_, _>>().unwrap_or_else(|_| panic!("{command}: it answered `{answer}`"))
+    }
+
+    /// Has it replace its image by itself.
+    pub fn exec(&mut self) {
+        self.program.send("exec");
+        introduction(&mut self.program);
+    }
+}
+
+fn introduction(program: &mut Program) -> String {
+    let line = program.line();
+    let version = line.split_whitespace().nth(2).unwrap_or_else(|| panic!("it said `{line}`"));
+    version.rsplit_once('.').map_or_else(|| version.to_owned(), |(release, _)| release.to_owned())
+}
+
+fn command() -> Command {
+    let fixture = place::root().join(FIXTURE);
+    let Some(root) = env::var_os(ROOT).map(PathBuf::from) else {
+        let mut command = Command::new("ruby");
+        command.arg(fixture);
+        return command;
+    };
+    fs::copy(&fixture, root.join("fibers.rb")).expect("the directory can be written to");
+    let mut command = Command::new("chroot");
+    command.arg(root).args(["ruby", "/fibers.rb"]);
+    command
+}

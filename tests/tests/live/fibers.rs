@@ -1,0 +1,199 @@
+//! Fibers of Ruby, against the program's own count. With `PROFILER_RUBY_ROOT`, of the Ruby in that directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use tests::place;
+use tests::profiler::Profiler;
+use tests::ruby::{FIXTURE, Fibers};
+use tests::status::{Parent, Status, Target};
+use tests::table::Table;
+use tests::wait;
+
+/// Those whose code is not Ruby's.
+const UNNAMED: &str = "fiber";
+
+/// Names without the directories, which are others where the program is in another root.
+fn kinds(target: Target<'_>) -> BTreeMap<String, (u64, u64, u64, u64)> {
+    let of = |kind: tests::status::Kind<'_>| {
+        let polls = kind.0["polls"]["polls"].as_u64().unwrap_or_default();
+        (short(kind.name()), (kind.spawned(), kind.completed(), kind.alive(), polls))
+    };
+    target.kinds().map(of).collect()
+}
+
+fn short(name: &str) -> String {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    if file == UNNAMED { file.to_owned() } else { format!("ruby/{file}") }
+}
+
+/// The name of fibers whose block begins on the fixture's line that has this in it.
+fn made_at(code: &str) -> String {
+    let text = fs::read_to_string(place::root().join(FIXTURE)).expect("the fixture");
+    let line = 1 + text.lines().position(|line| line.contains(code)).expect("it is in the fixture");
+    format!("ruby/fibers.rb:{line}")
+}
+
+/// The status once so many fibers have ended.
+fn ended(profiler: &Profiler, pid: u32, fibers: u64) -> Status {
+    wait::until_or_last(|| profiler.status(), |status| status.target(pid).completed() == fibers)
+}
+
+fn nothing_lost(table: &mut Table, status: &Status) {
+    let losses = status.losses();
+    table.holds("lost", "nothing", format!("{losses:?}"), losses.is_empty());
+}
+
+/// Check that all fibers of 5,050 are counted, with their parents, and every switch to them.
+#[test]
+fn all_are_counted() {
+    const FIBERS: u64 = 50;
+    const EACH: u64 = 100;
+    let mut fibers = Fibers::start();
+    let pid = fibers.pid();
+    let profiler = Profiler::attach_within("off", pid, &[]);
+    let answer = fibers.tell(&format!("nested {FIBERS} {EACH} 2"));
+    let [made, over, switched] = answer[..] else { panic!("{answer:?}") };
+    // Who spawned whom is known once all that may have come before has come.
+    let status = wait::until_or_last(|| ended(&profiler, pid, over), |status| status.target(pid).edges() == made);
+    let target = status.target(pid);
+    let mut table = Table::new(format!("Ruby {}, nested fibers", fibers.version));
+    table.equal("spawned", made, target.spawned());
+    table.equal("completed", over, target.completed());
+    table.equal("alive", made - over, target.alive());
+    let kinds = kinds(target);
+    let polls: u64 = kinds.values().map(|kind| kind.3).sum();
+    table.equal("slices", switched, polls);
+    let outer = made_at("one = Fiber.new");
+    let of = |name: &str| kinds.get(name).copied().unwrap_or_default();
+    table.equal("outer ones", FIBERS, of(&outer).0);
+    table.equal("inner ones", FIBERS * EACH, of(&made_at("other = Fiber.new")).0);
+    let parents: BTreeMap<Parent, u64> = target.kinds().flat_map(|kind| kind.parents().collect::<Vec<_>>()).collect();
+    let outer = target.kinds().find(|kind| short(kind.name()) == outer).map(|kind| kind.name().to_owned());
+    table.equal("that no fiber made", FIBERS, parents.get(&Parent::None).copied().unwrap_or_default());
+    let by_outer = outer.and_then(|name| parents.get(&Parent::Task(name)).copied());
+    table.equal("that an outer one made", FIBERS * EACH, by_outer.unwrap_or_default());
+    table.equal("all parents", made, parents.values().sum());
+    nothing_lost(&mut table, &status);
+    table.finish();
+}
+
+/// Check that fibers of several threads are told apart, and no thread is taken for one.
+#[test]
+fn those_of_several_threads() {
+    let mut fibers = Fibers::start();
+    let pid = fibers.pid();
+    let profiler = Profiler::attach_within("off", pid, &[]);
+    let answer = fibers.tell("threads 4 20 50 3");
+    let [made, over, switched] = answer[..] else { panic!("{answer:?}") };
+    let status = ended(&profiler, pid, over);
+    let mut table = Table::new(format!("Ruby {}, fibers of 4 threads", fibers.version));
+    table.equal("spawned", made, status.target(pid).spawned());
+    table.equal("completed", over, status.target(pid).completed());
+    table.equal("slices", switched, kinds(status.target(pid)).values().map(|kind| kind.3).sum());
+    nothing_lost(&mut table, &status);
+    table.finish();
+}
+
+/// Check that the time for which fibers hold their thread is what they measured themselves.
+#[test]
+fn slices_are_timed() {
+    const FIBERS: u64 = 4;
+    const SLICES: u64 = 100;
+    let mut fibers = Fibers::start();
+    let pid = fibers.pid();
+    let profiler = Profiler::attach_within("off", pid, &["--slow-poll", "5ms"]);
+    // Long, so that Ruby's own time between a switch and the clock's reading is little of it.
+    let spun_ns = fibers.tell(&format!("spin {FIBERS} {SLICES} 500"))[0];
+    ended(&profiler, pid, FIBERS);
+    let page = profiler.page();
+    let name =
+        profiler.status().target(pid).names().into_iter().find(|name| short(name) == made_at("spinning = Fiber.new"));
+    let labels = [("task", name.as_deref().unwrap_or_default())];
+    let mut table = Table::new(format!("Ruby {}, slices", fibers.version));
+    table.equal("slices", (FIBERS * (SLICES + 1)) as f64, page.value("profiler_task_polls_total", &labels));
+    let busy = page.value("profiler_task_busy_seconds_total", &labels);
+    table.within("their time, s", spun_ns as f64 / 1e9, busy, 1.0);
+    table.finish();
+}
+
+/// Check that fibers that were there before are found when they run again, and their ends are theirs.
+#[test]
+fn those_that_were_there_are_found() {
+    const KEPT: u64 = 30;
+    let mut fibers = Fibers::start();
+    let pid = fibers.pid();
+    fibers.tell(&format!("keep {KEPT}"));
+    let profiler = Profiler::attach_within("off", pid, &[]);
+    fibers.tell("keep 12");
+    fibers.tell("finish");
+    let status = ended(&profiler, pid, KEPT + 12);
+    let target = status.target(pid);
+    let mut table = Table::new(format!("Ruby {}, fibers older than the profiler", fibers.version));
+    table.equal("found", KEPT, target.found());
+    table.equal("spawned", 12, target.spawned());
+    table.equal("completed", KEPT + 12, target.completed());
+    table.equal("ends of unknown ones", 0, target.unseen_spawns());
+    table.equal("alive", 0, target.alive());
+    table.equal("types", 1, target.names().len());
+    nothing_lost(&mut table, &status);
+    table.finish();
+}
+
+/// Check that fibers are named by the line of their block, and those that run no Ruby are not named after something else.
+#[test]
+fn names_are_told() {
+    let mut fibers = Fibers::start();
+    let pid = fibers.pid();
+    let profiler = Profiler::attach_within("off", pid, &[]);
+    fibers.tell("given 7");
+    // One that is given up is never switched to again.
+    fibers.tell("enumerate 5");
+    let status = wait::until_or_last(|| profiler.status(), |status| status.target(pid).spawned() == 12);
+    let kinds = kinds(status.target(pid));
+    let mut table = Table::new(format!("Ruby {}, names of fibers", fibers.version));
+    table.equal("made by a method for a block", 7, kinds.get(&made_at("def given")).map_or(0, |kind| kind.0));
+    table.equal("made by Ruby itself", 5, kinds.get(UNNAMED).map_or(0, |kind| kind.0));
+    nothing_lost(&mut table, &status);
+    table.finish();
+}
+
+/// Check that a worker that was forked is its target's, as are its fibers.
+#[test]
+fn those_of_a_forked_worker() {
+    let mut fibers = Fibers::start();
+    let pid = fibers.pid();
+    let mut profiler = Profiler::attach_within("off", pid, &[]);
+    let child = fibers.tell("fork")[0];
+    let following = format!("following process {child}");
+    let followed = profiler.program().error_line(|line| line.contains(&following));
+    assert!(followed.is_some(), "{child} is not followed");
+    let own = fibers.tell("nested 10 10 1");
+    let others = fibers.tell("child 20 10 1");
+    let status = ended(&profiler, pid, own[1] + others[1]);
+    let mut table = Table::new(format!("Ruby {}, fibers of a forked worker", fibers.version));
+    table.equal("spawned", own[0] + others[0], status.target(pid).spawned());
+    table.equal("completed", own[1] + others[1], status.target(pid).completed());
+    nothing_lost(&mut table, &status);
+    table.finish();
+}
+
+/// Check that a program that replaces its image is attached to again once its library is loaded.
+#[test]
+fn a_replaced_image() {
+    let mut fibers = Fibers::start();
+    let pid = fibers.pid();
+    let profiler = Profiler::attach_within("off", pid, &[]);
+    let before = fibers.tell("nested 10 10 1");
+    ended(&profiler, pid, before[1]);
+    fibers.exec();
+    let events = || profiler.page().value("profiler_events_total", &[("kind", "process_execed")]);
+    wait::until_true("the replaced image", || events() >= 1.0 && profiler.status().target(pid).is_attached("tasks"));
+    let after = fibers.tell("nested 7 7 1");
+    let status = ended(&profiler, pid, after[1]);
+    let mut table = Table::new(format!("Ruby {}, after exec", fibers.version));
+    table.equal("spawned", after[0], status.target(pid).spawned());
+    table.equal("completed", after[1], status.target(pid).completed());
+    nothing_lost(&mut table, &status);
+    table.finish();
+}
