@@ -30,8 +30,8 @@ pub struct PollPolicy {
     pub added_ns: u32,
     /// What one hit costs the thread, by [`Probe`], nanoseconds.
     pub hit_ns: [u32; 5],
-    /// The same of [`Probe::Transfer`], which is at both ends of a coroutine's poll.
-    pub transfer_ns: u32,
+    /// What one hit takes of the time between two hits of one probe: of [`Probe::Transfer`], of [`Probe::Pause`].
+    pub between_ns: u32,
     /// Polls of at least this duration are reported one by one, nanoseconds.
     pub slow_ns: u64,
 }
@@ -62,10 +62,12 @@ pub enum Probe {
     Socket = 9,
     /// A thread goes from one coroutine to another.
     Transfer = 10,
+    /// The runtime begins or ends a pause.
+    Pause = 11,
 }
 
 /// Number of probes.
-pub const PROBES: usize = 11;
+pub const PROBES: usize = 12;
 
 impl Probe {
     /// All probes, in the order of their numbers.
@@ -81,6 +83,7 @@ impl Probe {
         Probe::Sample,
         Probe::Socket,
         Probe::Transfer,
+        Probe::Pause,
     ];
 
     /// Value of the `probe` label.
@@ -97,6 +100,7 @@ impl Probe {
             Probe::Sample => "cpu_clock",
             Probe::Socket => "socket",
             Probe::Transfer => "task_transfer",
+            Probe::Pause => "gc_pause",
         }
     }
 }
@@ -301,6 +305,43 @@ pub struct Woken {
     pub window: u32,
     /// Whether it was not polled before: 1 or 0.
     pub first: u32,
+}
+
+/// A pause that has begun. Key: thread id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pause {
+    /// When, nanoseconds.
+    pub start_ns: u64,
+    /// How long the thread had been off the CPU until then, nanoseconds.
+    pub off_cpu_ns: u64,
+    /// The span in which that was, see [`CoroutineLayout::span`].
+    pub span: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// Where a runtime keeps when its pauses began: the lowest and the highest address. Key: process id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clocks {
+    /// The lowest.
+    pub low: u64,
+    /// The highest.
+    pub high: u64,
+}
+
+/// Pauses of a target. Key: its slot.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PauseStats {
+    /// Durations without the time off the CPU, nanoseconds.
+    pub pause: Octaves,
+}
+
+impl PauseStats {
+    /// None.
+    pub const EMPTY: PauseStats = PauseStats { pause: Octaves::EMPTY };
 }
 
 /// A type of task of a target.
@@ -524,6 +565,9 @@ const _: () = assert!(size_of::<Target>() == 120);
 const _: () = assert!(size_of::<Cost>() == 8 * (3 * PROBES + 1));
 const _: () = assert!(size_of::<PollFrame>() == 56);
 const _: () = assert!(size_of::<TaskKey>() == 16);
+const _: () = assert!(size_of::<Pause>() == 24);
+const _: () = assert!(size_of::<Clocks>() == 16);
+const _: () = assert!(size_of::<PauseStats>() == size_of::<Octaves>());
 const _: () = assert!(size_of::<RingKey>() == 16);
 const _: () = assert!(size_of::<Woken>() == 24);
 const _: () = assert!(size_of::<TypeKey>() == 16);

@@ -184,7 +184,7 @@ fn end_poll(hit: &Hit, vtable: u64) {
             return;
         }
         // Between two hits lies as much of the probe's own time as one takes.
-        let probe = u64::from((*policy).transfer_ns);
+        let probe = u64::from((*policy).between_ns);
         let duration = (hit.time_ns - (*frame).start_ns).saturating_sub(probe);
         (*frame).vtable = vtable;
         poll::polled(hit, frame, duration, duration, (*policy).slow_ns);

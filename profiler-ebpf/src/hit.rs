@@ -90,8 +90,8 @@ pub fn hit(ctx: &ProbeContext, probe: Probe) -> Option<Hit> {
             probe,
         });
     }
-    if let Probe::Transfer = probe {
-        // A call of two arguments, of which the first one is left; without a copy of all registers its program has room.
+    if let Probe::Transfer | Probe::Pause = probe {
+        // Calls of two arguments, which their programs know; without a copy of all registers they have room.
         // SAFETY: `ctx` is this program's context.
         let (cookie, task) = unsafe { (Cookie(bpf_get_attach_cookie(ctx.as_ptr())), (*ctx.regs).rdi) };
         return Some(Hit { target, time_ns, pid, tid, cookie, task, registers: Registers::NONE, slot, probe });

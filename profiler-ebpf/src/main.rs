@@ -14,6 +14,7 @@ mod event_loop;
 mod hit;
 mod maps;
 mod offsets;
+mod pause;
 mod poll;
 mod process;
 mod read;
@@ -214,6 +215,11 @@ fn task_wake_by_ref(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn task_transfer(ctx: ProbeContext) -> u32 {
     coroutine::transferred(&ctx)
+}
+
+#[uprobe]
+fn gc_pause(ctx: ProbeContext) -> u32 {
+    pause::clocked(&ctx)
 }
 
 /// Each tick of a CPU's sampling clock.

@@ -6,7 +6,9 @@ use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::event::SampleRecord;
 use profiler_common::event_loop::LoopStats;
-use profiler_common::map::{Cost, Listener, PollStack, RingKey, Target, TaskKey, TypeKey, TypeStats, Woken};
+use profiler_common::map::{
+    Clocks, Cost, Listener, Pause, PauseStats, PollStack, RingKey, Target, TaskKey, TypeKey, TypeStats, Woken,
+};
 use profiler_common::request::{Connection, Reply, RequestStats};
 use profiler_common::sched::{SchedStats, Thread};
 
@@ -98,6 +100,18 @@ pub static MET: LruHashMap<TaskKey, u32> = LruHashMap::with_max_entries(4096, 0)
 /// machine's CPUs would be more than all other maps'.
 #[map]
 pub static TYPES: HashMap<TypeKey, TypeStats> = HashMap::with_max_entries(2048, 0);
+
+/// Pauses that have begun, by thread id. The least recent one is evicted: its thread has ended.
+#[map]
+pub static PAUSES: LruHashMap<u32, Pause> = LruHashMap::with_max_entries(1024, 0);
+
+/// Where processes' runtimes keep when their pauses began.
+#[map]
+pub static CLOCKS: LruHashMap<u32, Clocks> = LruHashMap::with_max_entries(4096, 0);
+
+/// Pauses by target slot. Allocated beforehand: an allocation at a hit may fail.
+#[map]
+pub static PAUSE_STATS: HashMap<u32, PauseStats> = HashMap::with_max_entries(1, 0);
 
 /// What probing costs, by target slot.
 #[map]

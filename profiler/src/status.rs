@@ -31,6 +31,11 @@ impl ProbeState {
         ProbeState::Detached,
     ];
 
+    /// Whether something is measured, or was while the target ran.
+    pub const fn is_measured(self) -> bool {
+        matches!(self, ProbeState::Attached | ProbeState::Sampled | ProbeState::Detached)
+    }
+
     /// The value of the `state` label.
     pub const fn label(self) -> &'static str {
         match self {

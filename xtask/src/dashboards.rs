@@ -116,6 +116,12 @@ const ROWS: &[Row] = &[
                 [("sum by (namespace, pod, container, process) (profiler_connections_open{TARGET})", "WHO")];
             "Requests, p99" Lines "s" 8 "From the first read to the last write; with --requests."
                 [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_request_seconds_bucket{TARGET}[$__rate_interval])))", "WHO")];
+            "Time in garbage collection" Lines "percentunit" 8 "Of one thread: in that share of the time no other one runs the runtime's code."
+                [("sum by (namespace, pod, container, process) (rate(profiler_gc_pause_seconds_sum{TARGET}[$__rate_interval]))", "WHO")];
+            "Pauses of garbage collection, p99" Lines "s" 8 "Without a break, and without the time off the CPU."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_gc_pause_seconds_bucket{TARGET}[$__rate_interval])))", "WHO")];
+            "Collections of garbage" Lines "ops" 8 "As the runtime counts them."
+                [("sum by (namespace, pod, container, process) (rate(profiler_gc_collections_total{TARGET}[$__rate_interval]))", "WHO")];
             "After the reply, p99" Lines "s" 8 "For how long threads were busy after a reply; with --requests."
                 [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_after_reply_seconds_bucket{TARGET}[$__rate_interval])))", "WHO")];
         },

@@ -161,6 +161,9 @@ fn target(target: &TargetSnapshot) -> Value {
         "probes": target.status.probes,
         "listeners": target.listeners.iter().map(listener).collect::<Vec<_>>(),
         "requests": target.requests.as_ref().map(requests),
+        "gc": target.pauses.as_ref().map(|pauses| {
+            json!({ "pauses": quantiles(&pauses.pause), "pause_seconds": pauses.pause.sum as f64 / 1e9, "collections": pauses.collections })
+        }),
         "loops": target.sched.iter().flat_map(|sched| &sched.loops).map(event_loop).collect::<Vec<_>>(),
         "tasks": target.tasks.as_ref().map(tasks),
         "budget": target.budget.as_ref().map(budget),

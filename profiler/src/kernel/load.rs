@@ -143,7 +143,7 @@ impl Kernel {
         for (global, value) in &values {
             loader.override_global(global, value, true);
         }
-        for per_target in ["SCHED", "COSTS"] {
+        for per_target in ["SCHED", "COSTS", "PAUSE_STATS"] {
             loader.map_max_entries(per_target, sizes.targets.max(1));
         }
         if sizes.requests {

@@ -14,6 +14,7 @@ pub mod lockdown;
 pub mod locked_memory;
 pub mod loops;
 pub mod maps;
+pub mod pauses;
 pub mod perf;
 pub mod polls;
 pub mod request;

@@ -21,6 +21,7 @@ impl Kernel {
         if requests {
             self.empty("REQUESTS", slot, Value(RequestStats::EMPTY))?;
         }
+        self.clear_pauses(slot)?;
         self.clear_types(&[slot])
     }
 

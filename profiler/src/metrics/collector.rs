@@ -149,10 +149,16 @@ impl<'a> Filler<'_, 'a> {
         if let Some(requests) = &target.requests {
             self.requests(requests);
         }
+        if let Some(pauses) = &target.pauses {
+            self.histogram(Id::GcPauseSeconds, ["", ""], &pauses.pause);
+            if let Some(collections) = pauses.collections {
+                self.number(Id::GcCollectionsTotal, ["", ""], collections as f64);
+            }
+        }
         if let Some(tasks) = &target.tasks {
             let works = |probe: &str| {
                 let row = target.status.probes.iter().find(|row| row.probe == probe)?;
-                Some([ProbeState::Attached, ProbeState::Sampled, ProbeState::Detached].contains(&row.state))
+                Some(row.state.is_measured())
             };
             let seen = Seen {
                 ends: works("task_complete") != Some(false),

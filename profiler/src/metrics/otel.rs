@@ -108,6 +108,8 @@ const fn row(id: Id) -> (&'static str, &'static str) {
         Id::TargetUp => ("profiler.target.up", "1"),
         Id::TargetProcesses => ("profiler.target.process.count", "{process}"),
         Id::RuntimeThreads => ("process.thread.count", "{thread}"),
+        Id::GcPauseSeconds => ("*.gc.pause.duration", "s"),
+        Id::GcCollectionsTotal => ("*.gc.collections", "{collection}"),
         Id::RuntimeWorkers => ("*.worker.count", "{worker}"),
         Id::RuntimeWorkerBusySecondsTotal => ("*.worker.busy.time", "s"),
         Id::RuntimeQueueDepth => ("*.queue.depth", "{task}"),

@@ -205,6 +205,8 @@ const WAKE_WINDOWS: &str = "tier 2, wake and poll probes; as `task_poll_seconds`
 const ACCOUNT: &str = "hits counted in the kernel, times what a hit costs on this host: the trap calibrated at start, the program timed on the target";
 const SAMPLED: &str = "tier 0, CPU clock; sampled 99 times a second of CPU time";
 const FOUND: &str = "tier 0, the runtime's lists of tasks; walked at the attach";
+const PAUSES: &str =
+    "tier 1, at the runtime's own looks at the clock; every pause while `probe_state` of `gc_pause` is `attached`";
 const READ: &str = "read at the scrape";
 const MEMORY: &str = "tier 0, the runtime's own memory; read at the scrape, at most once a second";
 const LISTS: &str =
@@ -339,6 +341,10 @@ metrics! {
         "Processes that are summed in the target: itself and its forked children.";
     RuntimeThreads "runtime_threads" Gauge Count Runtime Target Sum [] "", READ,
         "Threads of the target.";
+    GcPauseSeconds "gc_pause_seconds" Histogram Seconds Runtime Target Sum [] "", PAUSES,
+        "Time for which a thread of the target collected garbage without a break, without the time that it was off the CPU meanwhile: no other thread runs the runtime's code then.";
+    GcCollectionsTotal "gc_collections_total" Counter Count Runtime Target Sum [] "", MEMORY,
+        "Collections of garbage since the process began, as the runtime counts them: each may have many pauses. Known from the first pause on; of a worker that was forked, since it was looked at first; of a process that has ended, as of the last look.";
 
     RuntimeWorkers "runtime_workers" Gauge Count Runtime Target Sum [] "", MEMORY,
         "Threads that the runtime runs tasks on.";

@@ -11,9 +11,9 @@ use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
     BudgetSnapshot, ClusterSnapshot, ConfigSnapshot, CpuSnapshot, DiscoverySnapshot, GroupKey, GroupSnapshot,
-    IdentitySnapshot, ListenerSnapshot, LoopSnapshot, NodeBudgetSnapshot, PollSnapshot, ProbeCost, ProfilerSnapshot,
-    RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot, TaskTypeSnapshot,
-    TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
+    IdentitySnapshot, ListenerSnapshot, LoopSnapshot, NodeBudgetSnapshot, PauseSnapshot, PollSnapshot, ProbeCost,
+    ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot,
+    TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -116,6 +116,7 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         throttled: Some(ThrottledSnapshot { wait: recorded(&[60_000_000]) }),
         listeners: vec![listener("127.0.0.1:80"), listener("127.0.0.1:80#2")],
         requests: Some(RequestsSnapshot { open: 2, request: recorded(&[5000]), after_reply: recorded(&[700]) }),
+        pauses: Some(PauseSnapshot { pause: recorded(&[1500]), collections: Some(4) }),
         tasks: Some(TasksSnapshot {
             lifecycle_continuous: true,
             polls_continuous: true,

@@ -315,6 +315,18 @@ fn absorb(into: &mut TargetSnapshot, from: &TargetSnapshot, room: &mut Room) {
             }
         }
     }
+    if let Some(from) = &from.pauses {
+        match &mut into.pauses {
+            Some(into) => {
+                into.pause.merge(&from.pause);
+                add(&mut into.collections, from.collections);
+            }
+            None => {
+                room.take(1);
+                into.pauses = Some(from.clone());
+            }
+        }
+    }
     if let Some(from) = &from.tasks {
         tasks(into.tasks.get_or_insert_default(), from, room);
     }

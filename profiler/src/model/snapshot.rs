@@ -105,6 +105,8 @@ pub struct TargetSnapshot {
     pub listeners: Vec<ListenerSnapshot>,
     /// Connections and requests; `None` where not measured.
     pub requests: Option<RequestsSnapshot>,
+    /// Pauses of the runtime; `None` where not measured.
+    pub pauses: Option<PauseSnapshot>,
     /// Tasks; `None` where not measured.
     pub tasks: Option<TasksSnapshot>,
     /// What probing costs it; `None` where no task of it is probed.
@@ -115,6 +117,15 @@ pub struct TargetSnapshot {
     pub threads: Option<u64>,
     /// Processes that are summed in this target: itself and its forked children.
     pub processes: Option<u64>,
+}
+
+/// Pauses for which a runtime stops its tasks.
+#[derive(Clone, Debug)]
+pub struct PauseSnapshot {
+    /// Durations without the time off the CPU, nanoseconds.
+    pub pause: Histogram,
+    /// Collections of garbage, as the runtime counts them; `None` where it does not tell.
+    pub collections: Option<u64>,
 }
 
 /// Who manages a target. What does not apply or is not known is `None`.

@@ -44,6 +44,12 @@ pub trait Runtime: Sync {
         None
     }
 
+    /// How often a process has collected garbage since it began, where it is kept beside its clocks: those that its pauses have
+    /// shown at the lowest and the highest address. `None` where that is not known.
+    fn collections(&self, _: &Plan, _: &dyn Memory, _low: u64, _high: u64) -> Option<u64> {
+        None
+    }
+
     /// What names the types of tasks that are met while a process runs; `None` where the binary has them all.
     fn naming(&self, _: &Plan) -> Option<Box<dyn Naming>> {
         None
@@ -163,11 +169,13 @@ pub enum Hook {
     WakeByRef,
     /// A thread goes straight from one task, which is a coroutine, to another: births, ends and polls in one.
     Transfer,
+    /// A pause of the runtime begins or ends.
+    Pause,
 }
 
 impl Hook {
     /// All hooks. Ends come before beginnings: what ends is not measured before it was seen to begin.
-    pub const ALL: [Hook; 7] = [
+    pub const ALL: [Hook; 8] = [
         Hook::Complete,
         Hook::PollEnd,
         Hook::WakeByValue,
@@ -175,6 +183,7 @@ impl Hook {
         Hook::PollStart,
         Hook::Spawn,
         Hook::Transfer,
+        Hook::Pause,
     ];
 
     /// Whether it tells of polls and wakes, rather than of a task's birth or end.

@@ -9,6 +9,7 @@ mod claim;
 mod image;
 mod kinds;
 mod loops;
+mod pauses;
 mod probes;
 mod records;
 mod request;

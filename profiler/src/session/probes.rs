@@ -154,7 +154,7 @@ impl Probes {
 /// The tier of a hook: where parents are found by polls, these belong to births.
 fn tier_of(hook: Hook, lineage: Lineage) -> Tier {
     match hook {
-        Hook::Spawn | Hook::Complete | Hook::Transfer => Tier::Lifecycle,
+        Hook::Spawn | Hook::Complete | Hook::Transfer | Hook::Pause => Tier::Lifecycle,
         Hook::PollStart | Hook::PollEnd if lineage == Lineage::PollStack => Tier::Lifecycle,
         _ => Tier::Polls,
     }
@@ -185,5 +185,6 @@ const fn program(hook: Hook) -> &'static str {
         Hook::WakeByValue => "task_wake_by_value",
         Hook::WakeByRef => "task_wake_by_ref",
         Hook::Transfer => "task_transfer",
+        Hook::Pause => "gc_pause",
     }
 }

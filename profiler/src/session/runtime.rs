@@ -185,6 +185,11 @@ impl Runtime {
         self.sites.dropped
     }
 
+    /// What it runs.
+    pub fn build(&self) -> &Build {
+        &self.build
+    }
+
     /// How its build is observed.
     pub fn plan(&self) -> &Plan {
         &self.build.plan

@@ -51,7 +51,7 @@ impl Spending {
             .into_iter()
             .flat_map(|plan| plan.probes.iter().filter(|probe| !probe.emulated).map(|probe| probe_of(probe.hook)))
             .collect();
-        let mut tiers = [vec![Probe::Spawn, Probe::Complete, Probe::Transfer], vec![Probe::Wake]];
+        let mut tiers = [vec![Probe::Spawn, Probe::Complete, Probe::Transfer, Probe::Pause], vec![Probe::Wake]];
         let polls = match plan.map(|plan| plan.lineage) {
             Some(Lineage::PollStack) => Tier::Lifecycle,
             _ => Tier::Polls,
@@ -162,7 +162,7 @@ impl Spending {
             window,
             added_ns: self.traps.poll_added_ns as u32,
             hit_ns: [Probe::Spawn, Probe::Complete, Probe::PollStart, Probe::PollEnd, Probe::Wake].map(hit),
-            transfer_ns: hit(Probe::Transfer),
+            between_ns: hit(Probe::Transfer),
             slow_ns,
         }
     }
@@ -201,5 +201,6 @@ const fn probe_of(hook: Hook) -> Probe {
         Hook::PollEnd => Probe::PollEnd,
         Hook::WakeByValue | Hook::WakeByRef => Probe::Wake,
         Hook::Transfer => Probe::Transfer,
+        Hook::Pause => Probe::Pause,
     }
 }

@@ -16,6 +16,7 @@ use super::builds::Builds;
 use super::claim::Claim;
 use super::image::{self, Reading, Refusal};
 use super::loops::Loops;
+use super::pauses::Pauses;
 use super::probes::Probes;
 use super::request::Connections;
 use super::runtime::{Overdue, Runtime, Tasks};
@@ -55,6 +56,7 @@ pub(super) struct Watched {
     spending: Option<Spending>,
     walker: Option<Walker>,
     throttling: Throttling,
+    pauses: Pauses,
     threads: Threads,
     loops: Loops,
     /// Whether its runtime is in a library that was not loaded when it was looked for.
@@ -98,6 +100,7 @@ impl Watched {
             spending: None,
             walker: None,
             throttling: Throttling::default(),
+            pauses: Pauses::default(),
             threads: Threads::default(),
             loops: Loops::default(),
             awaited: false,
@@ -311,6 +314,7 @@ impl Watched {
         spending.set_factor(how.factor);
         self.spending = Some(spending);
         self.awaited = false;
+        self.members.iter().for_each(|&pid| kernel.forget_clocks(pid));
         if let Err(refusal) = self.try_attach_runtime(kernel, table, builds, how) {
             if let Some(name) = refusal.awaited {
                 (self.runtime_name, self.awaited) = (name, true);
@@ -483,6 +487,7 @@ impl Watched {
             if runtime.covers(child) {
                 continue;
             }
+            kernel.forget_clocks(child);
             match runtime.cover(child) {
                 Ok(()) => log::info!("following process {child}, forked by {}", self.process.pid),
                 // It may have ended meanwhile.
@@ -494,6 +499,7 @@ impl Watched {
     /// A child runs another program now.
     pub fn child_left(&mut self, pid: u32) {
         self.members.remove(&pid);
+        self.pauses.ended(pid);
         if let Some(runtime) = &mut self.runtime {
             drop(runtime.take(pid));
         }
@@ -508,11 +514,12 @@ impl Watched {
                 log::warn!("{e}");
             }
         }
+        self.pauses.ended(self.process.pid);
         match Process::find(self.process.pid) {
             Ok(process) => self.process = process,
             Err(e) => log::debug!("{e}"),
         }
-        self.status.probes.retain(|row| !row.probe.starts_with("task"));
+        self.status.probes.retain(|row| !row.probe.starts_with("task") && row.probe != "gc_pause");
         (self.accepts, self.accept_tried) = (None, false);
         (self.runtime_name, self.runtime_version) = ("none", None);
         (self.walker, self.figures) = (None, None);
@@ -524,6 +531,7 @@ impl Watched {
     /// A member has ended.
     pub fn exited(&mut self, pid: u32, table: &mut Table, time_ns: u64) {
         self.members.remove(&pid);
+        self.pauses.ended(pid);
         if let Some(runtime) = &mut self.runtime {
             drop(runtime.take(pid));
         }

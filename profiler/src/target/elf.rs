@@ -228,9 +228,9 @@ impl<'data> Binary<'data> {
         dynamic::address(self, name)
     }
 
-    /// Addresses of the words through which what has this name is reached.
-    pub fn import_slots(&self, name: &str) -> Vec<u64> {
-        dynamic::slots(self, name).unwrap_or_default()
+    /// Addresses at which calls of what has this name arrive: the entries of the procedure linkage table that lead to it.
+    pub fn entries_of_import(&self, name: &str) -> Vec<u64> {
+        dynamic::entries(self, name)
     }
 
     /// The symbols at exactly `address`, thread-local ones excepted.

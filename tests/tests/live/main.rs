@@ -18,6 +18,7 @@ mod deploy;
 mod diagnosis;
 mod endpoint;
 mod fibers;
+mod garbage;
 mod hostile_clients;
 mod identity;
 mod loops;

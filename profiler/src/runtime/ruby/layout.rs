@@ -22,6 +22,8 @@ struct Fields {
     line_is_fixnum: bool,
     local_bit: u16,
     string_has_length: bool,
+    collections_before: u64,
+    phases_apart: u64,
 }
 
 /// The layout of a version.
@@ -39,6 +41,10 @@ pub struct Layout {
     pub line_is_fixnum: bool,
     /// Whether an embedded String has its length in a word of its own.
     pub string_has_length: bool,
+    /// How far the count of collections is before the collector's first clock.
+    pub collections_before: u64,
+    /// How far its second clock is behind the first one; 0 where there is one.
+    pub phases_apart: u64,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +87,8 @@ pub fn of(version: &str) -> Option<Layout> {
         line: fields.line.into(),
         line_is_fixnum: fields.line_is_fixnum,
         string_has_length: fields.string_has_length,
+        collections_before: fields.collections_before,
+        phases_apart: fields.phases_apart,
     })
 }
 

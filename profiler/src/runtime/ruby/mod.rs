@@ -3,6 +3,7 @@
 //! The interpreter is a shared library (`libruby-3.1.so.3.1` of Debian, `libruby.so.3.3` elsewhere) or, as ruby-build makes
 //! it, in the executable; both export what extensions call.
 
+mod collector;
 mod layout;
 mod naming;
 mod switch;
@@ -19,9 +20,10 @@ use super::{
     SpawnSite, WalkAt,
 };
 use crate::target::elf::Binary;
+use crate::target::memory::Memory;
 
 /// The signals of a plan, in the order of the rows.
-const SIGNALS: [&str; 5] = ["task_spawn", "task_complete", "task_parent", "task_name", "task_polls"];
+const SIGNALS: [&str; 6] = ["task_spawn", "task_complete", "task_parent", "task_name", "task_polls", "gc_pause"];
 /// What has the interpreter exports its version as text (version.c).
 const VERSION: &str = "ruby_version";
 /// Longer than any version.
@@ -46,6 +48,10 @@ impl Runtime for Ruby {
     fn naming(&self, plan: &Plan) -> Option<Box<dyn Naming>> {
         let layout = layout::of(plan.version.as_deref()?)?;
         Some(Box::new(Names(layout)))
+    }
+
+    fn collections(&self, plan: &Plan, memory: &dyn Memory, low: u64, high: u64) -> Option<u64> {
+        collector::collections(&layout::of(plan.version.as_deref()?)?, memory, low, high)
     }
 
     fn spawn_sites(&self, _: &Binary<'_>, stacks: &[SpawnPath]) -> Vec<Option<SpawnSite>> {
@@ -85,18 +91,15 @@ fn plan(binary: &Binary<'_>, version: String) -> Plan {
         let reason = format!("how Ruby {version} keeps its fibers is not known: {} are", known.join(", "));
         return Plan::without_probes("ruby", Some(version), &SIGNALS, &reason);
     };
-    let calls = match switch::calls(binary) {
-        Ok(calls) => calls,
-        Err(why) => {
-            let reason = format!("where this build of Ruby {version} switches fibers was not found: {why}");
-            return Plan::without_probes("ruby", Some(version), &SIGNALS, &reason);
-        }
-    };
-    let probe = |&call: &u64| {
+    // Each is of use without the other.
+    let switches = switch::calls(binary)
+        .map_err(|why| format!("where this build of Ruby {version} switches fibers was not found: {why}"));
+    let clocks = collector::clock_calls(binary).map_err(|why| format!("pauses are not seen: {why}"));
+    let probe = |hook: Hook, call: u64| {
         Some(ProbeSpec {
-            hook: Hook::Transfer,
+            hook,
             file_offset: binary.file_offset(call)?,
-            // coroutine_transfer(from, to)
+            // coroutine_transfer(from, to), clock_gettime(clock, to)
             argument: Argument::Rdi,
             displacement: 0,
             kind: None,
@@ -105,16 +108,23 @@ fn plan(binary: &Binary<'_>, version: String) -> Plan {
             emulated: true,
         })
     };
+    let calls = |hook, found: &Result<Vec<u64>, String>| {
+        found.iter().flatten().filter_map(|&call| probe(hook, call)).collect::<Vec<_>>()
+    };
+    let mut probes = calls(Hook::Transfer, &switches);
+    probes.extend(calls(Hook::Pause, &clocks));
+    let fibers = |how: &str| switches.as_ref().map(|_| how.to_owned()).map_err(String::clone);
     let states = [
-        "at a fiber's first switch",
-        "at a fiber's last switch",
-        "the fiber that ran when it was first switched to",
-        "by file and line of its block, from the process's memory",
-        "from one switch to the next",
+        fibers("at a fiber's first switch"),
+        fibers("at a fiber's last switch"),
+        fibers("the fiber that ran when it was first switched to"),
+        fibers("by file and line of its block, from the process's memory"),
+        fibers("from one switch to the next"),
+        clocks.as_ref().map(|_| "between the collector's looks at the clock".to_owned()).map_err(String::clone),
     ];
     Plan {
-        probes: calls.iter().filter_map(probe).collect(),
-        signals: SIGNALS.iter().zip(states).map(|(name, how)| Signal { name, state: Ok(how.to_owned()) }).collect(),
+        probes,
+        signals: SIGNALS.into_iter().zip(states).map(|(name, state)| Signal { name, state }).collect(),
         layout: TaskLayout { coroutine: layout.coroutine, ..TaskLayout::default() },
         lineage: Lineage::Transfer,
         outcome: false,

@@ -3,8 +3,7 @@
 use profiler_common::event::TaskRecord;
 
 use super::layout::Layout;
-use crate::runtime::place::SpawnSite;
-use crate::runtime::{Naming, TaskType};
+use crate::runtime::{Naming, SpawnSite, TaskType};
 use crate::target::memory::{Batch, Memory};
 
 /// Kinds of objects, in the lower bits of their flags (include/ruby/internal/value_type.h).

@@ -10,7 +10,9 @@ use crate::histogram::Histogram;
 use crate::kernel::feature::Feature;
 use crate::kernel::load::Kernel;
 use crate::kernel::polls::TypePolls;
-use crate::model::snapshot::{IdentitySnapshot, ListenerSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot};
+use crate::model::snapshot::{
+    IdentitySnapshot, ListenerSnapshot, PauseSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot,
+};
 use crate::model::table::{Table, TargetId};
 use crate::session::threads::label;
 use crate::status::ProbeState;
@@ -36,7 +38,9 @@ impl Watched {
         let listeners = self.listener_snapshots(kernel, slots);
         self.look_at_cgroups(now_ns);
         let Identity { container_id, pod_uid, systemd_unit } = self.identity.clone();
+        let pauses = self.pause_snapshot(kernel);
         TargetSnapshot {
+            pauses,
             pid: self.process.pid,
             process: self.process.comm.clone(),
             runtime: self.runtime_name,
@@ -54,6 +58,14 @@ impl Watched {
             threads: if self.running() { self.process.thread_count() } else { None },
             processes: self.running().then_some(self.members.len() as u64),
         }
+    }
+
+    fn pause_snapshot(&mut self, kernel: &mut Kernel) -> Option<PauseSnapshot> {
+        if !self.status.probes.iter().any(|row| row.probe == "gc_pause" && row.state.is_measured()) {
+            return None;
+        }
+        let build = self.runtime.as_ref().map(|runtime| runtime.build());
+        Some(self.pauses.snapshot(kernel, build, (self.slot, self.process.pid), &self.members))
     }
 
     fn sched_snapshot(&mut self, kernel: &mut Kernel, since_ns: u64, now_ns: u64) -> Option<SchedSnapshot> {

@@ -6,6 +6,9 @@ use object::read::elf::{FileHeader as _, ProgramHeader as _, Sym as _};
 
 use super::{Binary, Header};
 
+/// `jmp *` through a word that is relative to it, and what may stand before.
+const JUMP: [u8; 2] = [0xff, 0x25];
+const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 /// Relocations of one file that are looked at.
 const MOST: usize = 1 << 16;
 
@@ -19,8 +22,29 @@ pub(super) fn address(binary: &Binary<'_>, name: &str) -> Option<u64> {
     table.iter().find(is_it).map(|symbol| symbol.st_value(Le))
 }
 
+/// The entries of the procedure linkage table through which what has this name is called.
+pub(super) fn entries(binary: &Binary<'_>, name: &str) -> Vec<u64> {
+    let slots = slots(binary, name).unwrap_or_default();
+    let mut found = Vec::new();
+    if slots.is_empty() {
+        return found;
+    }
+    for (address, code) in binary.code() {
+        for (at, window) in code.windows(6).enumerate() {
+            let [first, second, a, b, c, d] = *window else { continue };
+            let jump = address + at as u64;
+            let slot = (jump + 6).wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])));
+            if [first, second] == JUMP && slots.contains(&slot) {
+                let marked = at >= ENDBR64.len() && code[at - ENDBR64.len()..at] == ENDBR64;
+                found.push(if marked { jump - ENDBR64.len() as u64 } else { jump });
+            }
+        }
+    }
+    found
+}
+
 /// Addresses of the words that the dynamic linker fills with the address of what has this name.
-pub(super) fn slots(binary: &Binary<'_>, name: &str) -> Option<Vec<u64>> {
+fn slots(binary: &Binary<'_>, name: &str) -> Option<Vec<u64>> {
     let header = Header::parse(binary.data).ok()?;
     let programs = header.program_headers(Le, binary.data).ok()?;
     let dynamic = programs.iter().find_map(|p| p.dynamic(Le, binary.data).ok().flatten())?;
