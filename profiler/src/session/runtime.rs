@@ -337,6 +337,13 @@ impl Runtime {
         self.probes.take_all()
     }
 
+    /// Its process has ended: what it counted stays, what there was is gone.
+    pub fn end(&mut self) -> Links {
+        self.overdue.clear();
+        self.unfinished.set(None);
+        self.probes.end()
+    }
+
     /// How its probes are attached, for people.
     pub fn detail(&self) -> String {
         format!(
