@@ -413,7 +413,7 @@ impl Runtime {
         if !self.has_polls() {
             return;
         }
-        tasks.polls_continuous = self.continuous[Tier::Polls as usize];
+        tasks.polls_continuous = Some(self.continuous[Tier::Polls as usize]);
         tasks.slow_polls = self.slow_polls.iter().copied().collect();
         let mut by_type: HashMap<TypeId, PollSnapshot> = HashMap::new();
         for stats in polls {
