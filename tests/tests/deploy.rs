@@ -226,7 +226,10 @@ fn units_are_hardened() {
             assert!(output.status.success(), "{unit}: {}", String::from_utf8_lossy(&said));
         }
         if let Some(verified) = verified {
-            assert_eq!(String::from_utf8_lossy(&verified.stderr), "", "{unit}");
+            // It reads the units of the host as well, and says what it thinks of them.
+            let said = String::from_utf8_lossy(&verified.stderr);
+            let own: Vec<&str> = said.lines().filter(|line| line.contains(unit)).collect();
+            assert!(own.is_empty(), "{unit}: {own:?}");
         }
     }
 }
