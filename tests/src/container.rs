@@ -15,11 +15,12 @@ use crate::http::{self, Response};
 use crate::manifest::{Manifests, strings};
 use crate::place;
 use crate::program::Program;
+use crate::scratch::Folder;
 use crate::wait;
 
 /// A folder for bundles and for runc's own state, of one test.
 pub struct Engine {
-    folder: PathBuf,
+    folder: Folder,
 }
 
 /// What a container is made of.
@@ -41,15 +42,14 @@ impl Engine {
     /// # Panics
     /// runc is not installed.
     pub fn new(name: &str) -> Engine {
-        let folder = std::env::temp_dir().join(format!("profiler-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(folder.join("state")).expect("a folder of our own");
+        let folder = Folder::new(name);
+        fs::create_dir(folder.path("state")).expect("a folder of our own");
         Engine { folder }
     }
 
     /// A folder of the test's own.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        &self.folder.0
     }
 
     /// An empty bundle, as runc makes it.
@@ -57,7 +57,7 @@ impl Engine {
     /// # Panics
     /// runc refuses.
     pub fn bundle(&self, name: &str) -> Bundle {
-        let folder = self.folder.join(name);
+        let folder = self.folder.path(name);
         fs::create_dir_all(folder.join("rootfs")).expect("a folder of our own");
         expect(Command::new("runc").args(["spec", "--bundle"]).arg(&folder));
         let config = fs::read_to_string(folder.join("config.json")).expect("runc has made it");
@@ -76,7 +76,7 @@ impl Engine {
         let (pod, container) = (manifests.pod(), manifests.container());
         let security = &container["securityContext"];
         let mut bundle = self.bundle(name);
-        let image = unpack(&self.folder.join("image"), &bundle.folder.join("rootfs"));
+        let image = unpack(&self.folder.path("image"), &bundle.folder.join("rootfs"));
         let process = &mut bundle.config["process"];
         process["args"] = json!([strings(&image["config"]["Entrypoint"]), manifests.arguments()].concat());
         process["env"] = json!([]);
@@ -121,12 +121,6 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
 impl Bundle {
     /// What it runs.
     pub fn runs(mut self, arguments: &[&str]) -> Bundle {
@@ -160,7 +154,7 @@ impl Bundle {
     /// The folder is gone.
     pub fn command(self, engine: &Engine) -> (Command, Container) {
         fs::write(self.folder.join("config.json"), self.config.to_string()).expect("a file of our own");
-        let state = engine.folder.join("state");
+        let state = engine.folder.path("state");
         let mut command = Command::new("runc");
         command.arg("--root").arg(&state).args(["run", "--bundle"]).arg(&self.folder).arg(&self.id);
         (command, Container { id: self.id, state })

@@ -13,6 +13,16 @@ pub fn perf_links(pid: u32) -> usize {
     descriptors.filter(|info| fs::read_to_string(info.path()).is_ok_and(is_perf)).count()
 }
 
+/// Resident memory of a process, KiB.
+///
+/// # Panics
+/// The process has ended.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+    line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
+}
+
 /// The children of a process.
 ///
 /// # Panics

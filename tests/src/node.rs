@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use crate::fixture::Fixture;
 use crate::place;
 use crate::profiler::{Profiler, Starting};
+use crate::scratch::Folder;
 use crate::status::number;
 use crate::table::Table;
 use crate::wait;
 
 /// Programs of one test, so that rules can name them and nobody else's, and the file of the rules.
 pub struct Node {
-    folder: PathBuf,
+    folder: Folder,
 }
 
 impl Node {
@@ -21,10 +22,7 @@ impl Node {
     /// # Panics
     /// There is no folder for it.
     pub fn new(name: &str) -> Node {
-        let folder = std::env::temp_dir().join(format!("profiler-agent-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).expect("a folder of our own");
-        Node { folder }
+        Node { folder: Folder::new(&format!("agent-{name}")) }
     }
 
     /// A copy of a program under another name.
@@ -32,31 +30,31 @@ impl Node {
     /// # Panics
     /// It cannot be copied.
     pub fn copy(&self, program: PathBuf, name: &str) -> PathBuf {
-        let copy = self.folder.join(name);
+        let copy = self.path(name);
         fs::copy(program, &copy).expect("a program can be copied");
         copy
     }
 
     /// A Tokio program that runs.
     pub fn start(&self, name: &str) -> Fixture {
-        let program = self.folder.join(name);
+        let program = self.path(name);
         let program = if program.exists() { program } else { self.copy(place::tokio("latest", "release"), name) };
         Fixture::start(&program, &["tasks"])
     }
 
     /// A file of the test's own.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.folder.path(name)
     }
 
     /// Where the rules are.
     pub fn config(&self) -> String {
-        self.folder.join("rules.toml").display().to_string()
+        self.path("rules.toml").display().to_string()
     }
 
     /// Writes rules: an action and a name each, where `*` stands for any.
     pub fn rules(&self, rules: &[(&str, &str)]) {
-        let folder = self.folder.display();
+        let folder = self.folder.0.display();
         let rule = |(action, name): &(&str, &str)| {
             format!("[[rules]]\naction = \"{action}\"\nexecutable = \"{folder}/{name}\"\n\n")
         };
@@ -76,12 +74,6 @@ impl Node {
         let config = self.config();
         let arguments = ["agent", "--config.file", &config, "--budget", "off", "--settle", "100ms"];
         Starting::new(&[&arguments, flags].concat())
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

@@ -206,16 +206,14 @@ impl Governor {
     /// The cost as a share of the CPU time that the target would have used without, averaged over some ten seconds;
     /// `None` before anything was used.
     pub fn cost_share(&self) -> Option<f64> {
-        let [cpu, cost, _] = self.averaged;
-        let own = cpu - cost;
-        (own > 0.0).then(|| cost / own)
+        self.share_of(self.averaged[1])
     }
 
-    /// The same of what was charged, in which births and ends are that were free.
-    fn charged_share(&self) -> f64 {
-        let [cpu, cost, charged] = self.averaged;
+    /// A part of what the probes cost, as a share of what the target would have used without them.
+    fn share_of(&self, part: f64) -> Option<f64> {
+        let [cpu, cost, _] = self.averaged;
         let own = cpu - cost;
-        if own > 0.0 { charged / own } else { 0.0 }
+        (own > 0.0).then(|| part / own)
     }
 
     /// What of the cost of births and ends is not charged.
@@ -253,7 +251,8 @@ impl Governor {
         let most = GRANT_NS.max(self.window_cost() * 1.25);
         self.watched_ns += elapsed;
         // The grant is for bursts. A target that uses little would otherwise be slowed by it for minutes.
-        let lasting = self.watched_ns > LASTING_NS && self.charged_share() > share * LASTING;
+        let charged = self.share_of(self.averaged[2]);
+        let lasting = self.watched_ns > LASTING_NS && charged.is_some_and(|charged| charged > share * LASTING);
         let most = if lasting { most.min(0.0) } else { most };
         self.credit_ns = (self.credit_ns + share * (cpu - cost).max(0.0) - (cost - forgiven)).clamp(-MAX_DEBT_NS, most);
         let sampled = self.tiers.iter().zip(reading.tier_ns).filter(|(tier, _)| tier.mode != Mode::Continuous);

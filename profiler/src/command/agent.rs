@@ -16,6 +16,7 @@ use crate::clock;
 use crate::discovery::file;
 use crate::discovery::pace::{Pace, Rush};
 use crate::discovery::rules::{Decision, Facts, Rules};
+use crate::kernel::slots;
 use crate::model::groups::{Bounds, Groups};
 use crate::model::snapshot::{ConfigSnapshot, DiscoverySnapshot, FailedSnapshot, Snapshot};
 use crate::runtime::RUNTIMES;
@@ -40,8 +41,11 @@ const FAILED: usize = 64;
 /// It cannot start, or the file of the rules is bad; then nothing was attached.
 pub fn agent(discover: &Discover, measure: &Measure, exports: &Exports) -> Result<ExitCode> {
     block_on(async {
-        let options =
-            Options { more: discover.max_targets, node_budget: discover.node_budget, ..options(Vec::new(), measure) };
+        let more = match discover.max_targets {
+            Some(targets) => targets,
+            None => room(measure.requests)?,
+        };
+        let options = Options { more, node_budget: discover.node_budget, ..options(Vec::new(), measure) };
         let mut agent = Agent::new(discover, options.limits.retention_ns).await?;
         let endpoint = Endpoint::bind(measure, exports)?;
         let signals = Signals::catch()?;
@@ -51,6 +55,15 @@ pub fn agent(discover: &Discover, measure: &Measure, exports: &Exports) -> Resul
         watch(session, endpoint, measure, signals, Whose::Node(Box::new(agent)), View::Summary).await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// For how many targets there is room where nobody says for how many.
+fn room(requests: bool) -> Result<u32> {
+    let (targets, cpus) = slots::room(requests)?;
+    if targets < slots::MOST {
+        log::info!("room for {targets} processes, whose counts take memory on {cpus} CPUs: --max-targets gives more");
+    }
+    Ok(targets)
 }
 
 /// What became of processes that were looked at.

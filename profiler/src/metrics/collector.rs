@@ -76,11 +76,11 @@ impl SnapshotCollector {
         let mut page = Page::new(names.collect());
         let groups = snapshot.groups.iter().flatten();
         let groups: FxHashMap<&GroupKey, &GroupSnapshot> = groups.map(|group| (&group.key, group)).collect();
-        let sampled = sampled(&members);
+        let unknown = unknown(&members);
         for (index, (key, target)) in members.iter().enumerate() {
             let known = key.as_ref().and_then(|key| groups.get(key).copied());
-            let sampled = key.as_ref().and_then(|key| sampled.get(key).copied()).unwrap_or_default();
-            let filler = Filler { page: &mut page, index, bound: self.bound, known, sampled };
+            let unknown = key.as_ref().and_then(|key| unknown.get(key).copied()).unwrap_or_default();
+            let filler = Filler { page: &mut page, index, bound: self.bound, known, unknown };
             filler.fill(target, snapshot.epoch_offset_seconds);
         }
         profiler(&mut page, snapshot, &self.own);
@@ -100,17 +100,34 @@ fn members(snapshot: &Snapshot) -> Vec<Member<'_>> {
     gone.chain(named.map(|target| (key(target), target))).collect()
 }
 
-/// Whether births and ends, and polls, are only sampled in a target of a group that runs: a sum of the others would fall
-/// when one more is not seen all the time.
-fn sampled<'m>(members: &'m [Member<'_>]) -> FxHashMap<&'m GroupKey, [bool; 2]> {
-    let mut sampled: FxHashMap<&GroupKey, [bool; 2]> = FxHashMap::default();
-    for (key, target) in members.iter().filter(|(_, target)| target.running) {
+/// What is not known of a group, since it is not known of one of its targets: a sum of the others would silently lack that
+/// one, whether it runs or has ended.
+#[derive(Clone, Copy, Default)]
+struct Unknown {
+    /// Totals of births and ends.
+    lifecycle: bool,
+    /// Totals of polls and wakes.
+    polls: bool,
+    /// Who lives.
+    alive: bool,
+}
+
+fn unknown<'m>(members: &'m [Member<'_>]) -> FxHashMap<&'m GroupKey, Unknown> {
+    let mut unknown: FxHashMap<&GroupKey, Unknown> = FxHashMap::default();
+    for (key, target) in members {
         let (Some(key), Some(tasks)) = (key, &target.tasks) else { continue };
-        let of = sampled.entry(key).or_default();
-        let polls = tasks.types.iter().any(|kind| kind.polls.is_some());
-        *of = [of[0] || !tasks.lifecycle_continuous, of[1] || (polls && !tasks.polls_continuous)];
+        let of = unknown.entry(key).or_default();
+        of.lifecycle |= !tasks.lifecycle_continuous;
+        of.polls |= tasks.polls_continuous == Some(false);
+        of.alive |= target.running
+            && if tasks.lifecycle_continuous { !Seen::of(target).ends } else { listed(target).is_none() };
     }
-    sampled
+    unknown
+}
+
+/// Who lives as the runtime's own lists tell.
+fn listed(target: &TargetSnapshot) -> Option<&[(String, u64)]> {
+    target.figures.as_ref()?.by_type.as_deref()
 }
 
 /// What the probes of a target see of its tasks: only that can be zero.
@@ -124,6 +141,20 @@ struct Seen {
     found: bool,
 }
 
+impl Seen {
+    fn of(target: &TargetSnapshot) -> Seen {
+        let works = |probe: &str| {
+            let row = target.status.probes.iter().find(|row| row.probe == probe)?;
+            Some(row.state.is_measured())
+        };
+        Seen {
+            ends: works("task_complete") != Some(false),
+            outcomes: works("task_outcome") == Some(true),
+            found: works("task_walk") == Some(true),
+        }
+    }
+}
+
 /// Fills in one target.
 struct Filler<'p, 'a> {
     page: &'p mut Page<'a>,
@@ -131,8 +162,8 @@ struct Filler<'p, 'a> {
     bound: usize,
     /// Its group, where it shares its series.
     known: Option<&'a GroupSnapshot>,
-    /// Whether births and ends, and polls, are only sampled in some target of its group.
-    sampled: [bool; 2],
+    /// What is not known of its group.
+    unknown: Unknown,
 }
 
 impl<'a> Filler<'_, 'a> {
@@ -156,24 +187,10 @@ impl<'a> Filler<'_, 'a> {
             }
         }
         if let Some(tasks) = &target.tasks {
-            let works = |probe: &str| {
-                let row = target.status.probes.iter().find(|row| row.probe == probe)?;
-                Some(row.state.is_measured())
-            };
-            let seen = Seen {
-                ends: works("task_complete") != Some(false),
-                outcomes: works("task_outcome") == Some(true),
-                found: works("task_walk") == Some(true),
-            };
+            let seen = Seen::of(target);
             self.tasks(tasks, epoch_offset_seconds, seen);
-            // While births and ends are sampled, only the runtime's own lists tell who lives.
-            let listed = target.figures.as_ref().and_then(|figures| figures.by_type.as_ref());
-            if let Some(listed) = listed.filter(|_| !tasks.lifecycle_continuous) {
-                let mut names = Bounded::new(self.bound).after(self.known.map_or(&[], |group| &group.tasks));
-                for (name, alive) in listed {
-                    let task = names.value(name);
-                    self.number(Id::TasksAlive, [task, ""], *alive as f64);
-                }
+            if !self.unknown.alive {
+                self.alive(target, tasks, seen);
             }
         }
         if let Some(budget) = &target.budget {
@@ -311,14 +328,14 @@ impl<'a> Filler<'_, 'a> {
         let mut names = Bounded::new(self.bound).after(self.known.map_or(&[], |group| &group.tasks));
         for kind in &tasks.types {
             let task = names.value(&kind.name);
-            if tasks.lifecycle_continuous && !self.sampled[0] {
+            if tasks.lifecycle_continuous && !self.unknown.lifecycle {
                 self.lifecycle(task, kind, seen);
             }
             if seen.ends {
                 self.histogram(Id::TaskLifetimeSeconds, [task, ""], kind.lifetime.as_ref().unwrap_or(&NO_LIFETIME));
             }
             if let Some(polls) = &kind.polls {
-                self.polls(task, polls, tasks.polls_continuous && !self.sampled[1]);
+                self.polls(task, polls, tasks.polls_continuous == Some(true) && !self.unknown.polls);
             }
             if let Some(overdue) = kind.overdue {
                 self.number(Id::TasksOverdue, [task, ""], overdue as f64);
@@ -365,8 +382,18 @@ impl<'a> Filler<'_, 'a> {
             }
         }
         if seen.ends {
-            self.number(Id::TasksAlive, [task, ""], kind.alive as f64);
             self.number(Id::TasksUnseenSpawnsTotal, [task, ""], kind.unseen_spawns as f64);
+        }
+    }
+
+    /// Who lives: as it was counted; while births and ends are sampled, only the runtime's own lists tell.
+    fn alive(&mut self, target: &'a TargetSnapshot, tasks: &'a TasksSnapshot, seen: Seen) {
+        let mut names = Bounded::new(self.bound).after(self.known.map_or(&[], |group| &group.tasks));
+        let mut show = |name, alive: u64| self.number(Id::TasksAlive, [names.value(name), ""], alive as f64);
+        if target.running && !tasks.lifecycle_continuous {
+            listed(target).into_iter().flatten().for_each(|(name, alive)| show(name, *alive));
+        } else if seen.ends {
+            tasks.types.iter().for_each(|kind| show(&kind.name, kind.alive));
         }
     }
 

@@ -28,7 +28,7 @@ pub fn document() -> String {
          - **A target that has ended** keeps its series for the retention window, with `{PREFIX}target_up` 0, so that a\n\
          \x20 short-lived process is scraped at all. What it counted stays in the sum of its group for as long as one of the\n\
          \x20 group lives, and for that window after it. Where births and ends, or polls, of one of a group are only sampled,\n\
-         \x20 the group's totals are absent: a sum of the others would be none.\n\
+         \x20 or were when it ended, the group's totals are absent: a sum of the others would be none.\n\
          - **`{PREFIX}probe_state` has a series for every state**, 1 for the current one and 0 for the others: an alert on\n\
          \x20 `{PREFIX}probe_state{{state=\"broken\"}} == 1` and one on `{PREFIX}probe_state{{state=\"attached\"}} == 0` both\n\
          \x20 work, and neither depends on a series that vanishes.\n\

@@ -119,7 +119,7 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         pauses: Some(PauseSnapshot { pause: recorded(&[1500]), collections: Some(4) }),
         tasks: Some(TasksSnapshot {
             lifecycle_continuous: true,
-            polls_continuous: true,
+            polls_continuous: Some(true),
             types: names.iter().map(|name| kind(name, 3)).collect(),
             tracked: 5,
             cpu: Some(CpuSnapshot { scheduler_ns: 1, other_ns: 2, unknown_ns: 3 }),
@@ -400,9 +400,57 @@ fn what_is_gone_shares_its_series() {
     let line = |value: u64| format!("profiler_tasks_spawned_total{labels} {value}\n");
     let page = shared_page(target(1, &["a"]), target(2, &["a"]));
     assert!(page.contains(&line(6)), "{page}");
-    let mut sampled = target(2, &["a"]);
+}
+
+/// Check that a group has no totals while those of one of its targets are not known, whether that one runs, has just ended or
+/// is gone; that its distributions are there nevertheless; and that who lives is told where that is known of all who do.
+#[test]
+fn a_sum_that_lacks_something_is_absent() {
+    let of = |running: bool, lifecycle: bool, polls: Option<bool>| {
+        let mut target = TargetSnapshot { running, ..target(2, &["a"]) };
+        let tasks = target.tasks.as_mut().unwrap();
+        (tasks.lifecycle_continuous, tasks.polls_continuous) = (lifecycle, polls);
+        tasks.types[0].alive = if running { 3 } else { 0 };
+        target
+    };
+    let whole = || of(true, true, Some(true));
+    let has = |page: &str, name: &str| page.contains(&format!("profiler_{name}{{"));
+    let check = |gone, alive, [lifecycle, polls]: [bool; 2], living: Option<u64>| {
+        let page = shared_page(gone, alive);
+        assert_eq!([has(&page, "tasks_spawned_total"), has(&page, "task_polls_total")], [lifecycle, polls], "{page}");
+        assert_eq!(has(&page, "tasks_completed_total"), lifecycle);
+        assert_eq!(has(&page, "task_wakes_total"), polls);
+        let rows = ["task_lifetime_seconds_count", "task_poll_seconds_count", "task_slowest_poll_seconds"];
+        assert!(rows.into_iter().all(|row| has(&page, row)), "{page}");
+        let line = page.lines().find(|line| line.starts_with("profiler_tasks_alive{"));
+        assert_eq!(line.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()), living, "{page}");
+    };
+    let gone = || of(false, true, Some(true));
+    check(gone(), whole(), [true, true], Some(3));
+    for running in [true, false] {
+        // The runtime's own lists have four.
+        let living = if running { 4 } else { 0 };
+        check(gone(), of(running, false, Some(true)), [false, true], Some(living));
+        check(gone(), of(running, true, Some(false)), [true, false], Some(if running { 3 } else { 0 }));
+    }
+    check(of(false, false, Some(false)), whole(), [false, false], Some(3));
+    check(of(false, true, None), whole(), [true, true], Some(3));
+    // Nobody knows who lives in one, and a sum of the others would be none.
+    let mut unlisted = of(true, false, Some(true));
+    unlisted.figures.as_mut().unwrap().by_type = None;
+    check(gone(), unlisted, [false, true], None);
+}
+
+/// Check that the living tasks of one that is counted and of one that is only listed are summed.
+#[test]
+fn who_lives_is_summed_however_it_is_known() {
+    let mut sampled = target(3, &["a"]);
     sampled.tasks.as_mut().unwrap().lifecycle_continuous = false;
-    let page = shared_page(target(1, &["a"]), sampled);
-    assert!(!page.contains("profiler_tasks_spawned_total{"), "{page}");
-    assert!(page.contains("profiler_task_lifetime_seconds_count{"), "{page}");
+    let mut counted = target(2, &["a"]);
+    counted.tasks.as_mut().unwrap().types[0].alive = 3;
+    let mut snapshot = Arc::unwrap_or_clone(snapshot(vec![counted, sampled]));
+    snapshot.groups = Some(Vec::new());
+    let page = page(Arc::new(snapshot), Own::default()).expect("a page");
+    let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("profiler_tasks_alive{")).collect();
+    assert!(lines.len() == 1 && lines[0].ends_with(" 7"), "{lines:?}");
 }

@@ -328,7 +328,8 @@ fn absorb(into: &mut TargetSnapshot, from: &TargetSnapshot, room: &mut Room) {
         }
     }
     if let Some(from) = &from.tasks {
-        tasks(into.tasks.get_or_insert_default(), from, room);
+        let none = || TasksSnapshot { lifecycle_continuous: true, ..TasksSnapshot::default() };
+        tasks(into.tasks.get_or_insert_with(none), from, room);
     }
     if let Some(from) = &from.figures {
         let into = into.figures.get_or_insert_with(RuntimeSnapshot::default);
@@ -417,9 +418,11 @@ fn tasks(into: &mut TasksSnapshot, from: &TasksSnapshot, room: &mut Room) {
     }
     into.untracked += from.untracked;
     into.end_unseen += from.end_unseen;
-    // What was counted in windows is no part of a total.
-    into.lifecycle_continuous |= from.lifecycle_continuous;
-    into.polls_continuous |= from.polls_continuous;
+    // What was counted in windows is no part of a total, and what lacks it is none: also after that target has ended.
+    into.lifecycle_continuous &= from.lifecycle_continuous;
+    if let Some(continuous) = from.polls_continuous {
+        into.polls_continuous = Some(continuous && into.polls_continuous != Some(false));
+    }
     for kind in &from.types {
         let new = |name| TaskTypeSnapshot { name, ..TaskTypeSnapshot::default() };
         let at = room.place(&mut into.types, &kind.name, |one| &one.name, new);
@@ -435,7 +438,7 @@ fn tasks(into: &mut TasksSnapshot, from: &TasksSnapshot, room: &mut Room) {
         let Some(polls) = &kind.polls else { continue };
         let Some(known) = &mut sum.polls else {
             let mut first = polls.clone();
-            if !from.polls_continuous {
+            if from.polls_continuous != Some(true) {
                 (first.polls, first.busy_ns, first.slow) = (0, 0, 0);
                 first.wakes = first.wakes.map(|_| [0; 3]);
             }
@@ -443,7 +446,7 @@ fn tasks(into: &mut TasksSnapshot, from: &TasksSnapshot, room: &mut Room) {
             sum.polls = Some(first);
             continue;
         };
-        if from.polls_continuous {
+        if from.polls_continuous == Some(true) {
             known.polls += polls.polls;
             known.busy_ns += polls.busy_ns;
             known.slow += polls.slow;

@@ -306,8 +306,8 @@ pub struct TasksSnapshot {
     pub slow_polls: Vec<SlowPoll>,
     /// Births and ends were seen all the time: counts are totals. Otherwise they are samples.
     pub lifecycle_continuous: bool,
-    /// Polls were seen all the time: counts are totals. Otherwise they are samples.
-    pub polls_continuous: bool,
+    /// The same of polls; `None` where they cannot be seen at all.
+    pub polls_continuous: Option<bool>,
 }
 
 /// What probing costs a target, and what is switched for it.

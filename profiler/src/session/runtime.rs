@@ -364,6 +364,13 @@ impl Runtime {
         self.probes.take_all()
     }
 
+    /// Its process has ended: what it counted stays, what there was is gone.
+    pub fn end(&mut self) -> Links {
+        self.overdue.clear();
+        self.unfinished.set(None);
+        self.probes.end()
+    }
+
     /// How its probes are attached, for people.
     pub fn detail(&self) -> String {
         format!(
@@ -432,7 +439,7 @@ impl Runtime {
         if !self.has_polls() {
             return;
         }
-        tasks.polls_continuous = self.continuous[Tier::Polls as usize];
+        tasks.polls_continuous = Some(self.continuous[Tier::Polls as usize]);
         tasks.slow_polls = self.slow_polls.iter().copied().collect();
         let wakes = self.build.plan.has(Hook::WakeByRef);
         let waits = self.build.plan.has(Hook::PollStart);

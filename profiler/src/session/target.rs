@@ -53,6 +53,8 @@ pub(super) struct Watched {
     /// Children that were forked since the last refresh: whether they run something else shows only then.
     forked: Vec<u32>,
     runtime: Option<Runtime>,
+    /// The one that it had when it ended, of which nothing is attached: it knows whose the polls were.
+    ended_runtime: Option<Runtime>,
     spending: Option<Spending>,
     walker: Option<Walker>,
     throttling: Throttling,
@@ -97,6 +99,7 @@ impl Watched {
             members,
             forked: Vec::new(),
             runtime: None,
+            ended_runtime: None,
             spending: None,
             walker: None,
             throttling: Throttling::default(),
@@ -537,8 +540,10 @@ impl Watched {
         }
         if pid == self.process.pid {
             log::info!("process {pid} has ended");
-            if let Some(runtime) = self.runtime.take() {
+            if let Some(mut runtime) = self.runtime.take() {
                 table.end_target(runtime.table_id(), time_ns);
+                drop(runtime.end());
+                self.ended_runtime = Some(runtime);
             }
             self.accepts = None;
             self.walker = None;

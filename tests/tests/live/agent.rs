@@ -101,6 +101,9 @@ fn processes_are_summed() {
     table.holds("without a pid", "namespace, pod, container", format!("{names:?}"), {
         !names.contains(&"pid") && ["namespace", "pod", "container"].iter().all(|name| names.contains(name))
     });
+    let polls = || sum("profiler_task_polls_total");
+    let polled = wait::until_at_rest("polls are counted", 5, || polls() as u64) as f64;
+    table.holds("polls", "at least one for each task", polled, polled >= all_of_them);
     let gone = web.remove(1);
     let pid = gone.pid();
     table.equal("exit code", 0, gone.quit().unwrap_or(-1));
@@ -110,16 +113,18 @@ fn processes_are_summed() {
         targets.iter().any(|target| number(&target["pid"]) == u64::from(pid))
     };
     // No counter falls, whether it is still shown or only summed.
-    let mut least = f64::INFINITY;
+    let (mut least, mut least_polls) = (f64::INFINITY, f64::INFINITY);
     let shown = wait::until_or_last(
         || {
             least = least.min(spawned()).min(completed());
+            least_polls = least_polls.min(polls());
             is_shown()
         },
         |shown| !shown,
     );
     table.equal("shown by itself, later", false, shown);
     table.equal("least since", all_of_them, least);
+    table.holds("least polls since", format!("{polled} or more"), least_polls, least_polls >= polled);
     let before = number(&web[0].ask("truth")["tasks"]["spawned"]);
     let more = number(&web[0].ask("run 1000")["tasks"]["spawned"]) - before;
     let sum = all_of_them + more as f64;

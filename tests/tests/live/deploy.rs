@@ -60,20 +60,26 @@ fn page(agent: &Container) -> Page {
     Page::parse(&agent.get(PORT, "/metrics").expect("the agent serves").body)
 }
 
-fn is_watched(agent: &Container, pid: u32) -> bool {
-    let status = status(agent);
-    let targets = status.0["targets"].as_array().expect("targets are a list");
-    targets.iter().any(|target| target["pid"] == pid && target["running"] == true)
+/// Waits until a process is watched.
+fn watches(agent: &Container, pid: u32) {
+    wait::until_true("a target that is watched", || {
+        let status = status(agent);
+        let targets = status.0["targets"].as_array().expect("targets are a list");
+        targets.iter().any(|target| target["pid"] == pid && target["running"] == true)
+    });
+}
+
+/// Compares the births and ends of a process, all of which are over.
+fn counts(agent: &Container, table: &mut Table, pid: u32, truth: u64) {
+    let seen = || (status(agent).target(pid).spawned(), status(agent).target(pid).completed());
+    let seen = wait::until_or_last(seen, |seen| *seen == (truth, truth));
+    table.equal("spawned, completed", format!("{:?}", (truth, truth)), format!("{seen:?}"));
 }
 
 /// Resident memory of the agent and of the process that holds its probes, MiB.
 fn memory_mib(pid: u32) -> u64 {
-    let of = |pid: u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-        line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or_default()
-    };
-    (of(pid) + kernel::children(pid).into_iter().map(of).sum::<u64>()) >> 10
+    let holders = kernel::children(pid).into_iter().map(kernel::resident_kib);
+    (kernel::resident_kib(pid) + holders.sum::<u64>()) >> 10
 }
 
 fn stop(agent: (Program, Container), table: &mut Table, before: &BpfObjects) {
@@ -100,14 +106,11 @@ fn least_privileges() {
     at_full_fidelity(&mut manifests);
     let agent = agent(&engine, &manifests, &["web"]);
     let pid = container.pid();
-    wait::until_true("a target that is watched", || is_watched(&agent.1, pid));
+    watches(&agent.1, pid);
     table.equal("/healthz", 200, agent.1.get(PORT, "/healthz").map_or(0, |response| response.status));
     table.holds("probes in the target", "some", code.changed(), code.changed() > 0);
     let truth = fixture.ask("run 1000");
-    let truth = number(&truth["tasks"]["spawned"]);
-    let seen = || (status(&agent.1).target(pid).spawned(), status(&agent.1).target(pid).completed());
-    let seen = wait::until_or_last(seen, |seen| *seen == (truth, truth));
-    table.equal("spawned, completed", format!("{:?}", (truth, truth)), format!("{seen:?}"));
+    counts(&agent.1, &mut table, pid, number(&truth["tasks"]["spawned"]));
     let losses = status(&agent.1);
     table.holds("lost", "nothing", format!("{:?}", losses.losses()), losses.losses().is_empty());
     table.equal("on the page", true, page(&agent.1).has("profiler_tasks_spawned_total", &[]));
@@ -134,15 +137,13 @@ fn privileged() {
     give(&mut manifests, &["--without=uprobe_multi"]);
     let agent = agent(&engine, &manifests, &["few"]);
     let pid = container.pid();
-    wait::until_true("a target that is watched", || is_watched(&agent.1, pid));
+    watches(&agent.1, pid);
     let status_of = status(&agent.1);
     let (_, how) = status_of.target(pid).probe("tasks").expect("a row");
     table.holds("attached", "by perf events", how, how.contains("perf-event"));
     table.holds("accept queues", "attached", "", status_of.target(pid).is_attached("accept_queue"));
-    let truth = number(&fixture.ask("run 50")["spawned"]);
-    let seen = || (status(&agent.1).target(pid).spawned(), status(&agent.1).target(pid).completed());
-    let seen = wait::until_or_last(seen, |seen| *seen == (truth, truth));
-    table.equal("spawned, completed", format!("{:?}", (truth, truth)), format!("{seen:?}"));
+    let truth = fixture.ask("run 50");
+    counts(&agent.1, &mut table, pid, number(&truth["spawned"]));
     stop(agent, &mut table, &before);
     code.is_restored(&mut table);
     drop(container);
@@ -162,7 +163,7 @@ fn accept_queues() {
     at_full_fidelity(&mut manifests);
     let agent = agent(&engine, &manifests, &["queue"]);
     let pid = container.pid();
-    wait::until_true("a target that is watched", || is_watched(&agent.1, pid));
+    watches(&agent.1, pid);
     let port = number(&fixture.ready["ports"][0]) as u16;
     let listener = format!("127.0.0.1:{port}");
     let metric = |name: &str| page(&agent.1).value(name, &[("listener", &listener)]) as u64;

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use tests::fixture::Fixture;
+use tests::kernel;
 use tests::place;
 use tests::profiler::Profiler;
 use tests::table::Table;
@@ -38,7 +39,7 @@ fn scrapes_beside_hostile_clients() {
     let answer = answer_to(profiler.address, long.as_bytes());
     let right = answer.is_empty() || answer.starts_with("HTTP/1.1 4");
     table.holds("a head of a megabyte", "4xx, or closed", answer.lines().next().unwrap_or_default(), right);
-    let before = resident_kib(pid);
+    let before = kernel::resident_kib(pid);
     let connect = || TcpStream::connect(profiler.address).expect("the profiler accepts");
     let ask = |request: &str| {
         let mut stream = connect();
@@ -61,7 +62,7 @@ fn scrapes_beside_hostile_clients() {
         if open <= MOST_OPEN { Ok(open) } else { Err(format!("{open} descriptors")) }
     });
     table.holds("descriptors of the profiler", format!("at most {MOST_OPEN}"), open, open <= MOST_OPEN);
-    let grown = resident_kib(pid).saturating_sub(before);
+    let grown = kernel::resident_kib(pid).saturating_sub(before);
     table.holds("memory for them, KiB", "at most 32,768", grown, grown <= 32 << 10);
     drop(held);
     table.equal("a scrape afterwards", 200, profiler.get("/metrics").status);
@@ -108,10 +109,4 @@ fn hard_limit() -> libc::rlim_t {
     // SAFETY: a live struct of that type.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     limit.rlim_max
-}
-
-fn resident_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
-    line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
 }

@@ -1,8 +1,6 @@
 //! A real Prometheus that scrapes the profiler as its file of users and certificates demands.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
@@ -11,37 +9,13 @@ use tests::http;
 use tests::place;
 use tests::profiler::launch;
 use tests::program::Program;
+use tests::scratch::Folder;
 use tests::status::number;
 use tests::table::Table;
 use tests::wait;
 
 /// alice, secret
 const USERS: &str = "basic_auth_users:\n  alice: $2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n";
-
-/// A folder that is gone when the test is over.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Folder {
-        let path = std::env::temp_dir().join(format!("profiler-prometheus-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).expect("a folder of our own");
-        Folder(path)
-    }
-
-    /// Writes a file, and says where it is.
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        fs::write(&path, text).expect("a file of our own");
-        path.display().to_string()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 struct Prometheus {
     program: Program,
@@ -65,7 +39,7 @@ impl Prometheus {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port");
         let mut command = Command::new("prometheus");
         command.arg(format!("--config.file={configuration}")).arg(format!("--web.listen-address={address}"));
-        command.arg(format!("--storage.tsdb.path={}", folder.0.join("data").display())).arg("--log.level=warn");
+        command.arg(format!("--storage.tsdb.path={}", folder.path("data").display())).arg("--log.level=warn");
         Prometheus { program: Program::start(&mut command), address }
     }
 
@@ -91,7 +65,7 @@ impl Prometheus {
 fn scrapes_over_tls() {
     place::require_root();
     let mut table = Table::new("Prometheus, over TLS and with a password");
-    let folder = Folder::new();
+    let folder = Folder::new("prometheus");
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     folder.write("certificate.pem", &made.cert.pem());
     folder.write("key.pem", &made.signing_key.serialize_pem());

@@ -83,6 +83,41 @@ fn samples_are_no_part_of_a_total() {
     assert_eq!(spawned(&groups, "a"), Some(5));
 }
 
+/// Whether what is gone of the first group has totals of births and ends, and of polls.
+fn continuous(groups: &Groups) -> Option<(bool, Option<bool>)> {
+    let groups = groups.snapshot();
+    let tasks = groups.first()?.gone.as_ref()?.tasks.as_ref()?;
+    Some((tasks.lifecycle_continuous, tasks.polls_continuous))
+}
+
+/// Check that a sum which lacks the tasks or the polls of one that was only sampled stays no total after that one has ended,
+/// whoever ends before or after it, until the group is forgotten; and that one which has no tasks, or no polls that can
+/// be seen, lacks nothing.
+#[test]
+fn what_a_sum_lacks_is_remembered() {
+    let of = |lifecycle: bool, polls: Option<bool>| {
+        let mut target = target("a", "web", &["x"], 5);
+        let tasks = target.tasks.as_mut().unwrap();
+        (tasks.lifecycle_continuous, tasks.polls_continuous) = (lifecycle, polls);
+        target
+    };
+    let check = |ended: Vec<TargetSnapshot>, expected| {
+        let mut groups = Groups::new(Bounds { retention_ns: 10 * SECOND, ..Bounds::default() });
+        ended.into_iter().for_each(|target| groups.retire(target, 0));
+        assert_eq!(continuous(&groups), expected);
+        groups.advance(&[], 10 * SECOND);
+        groups.retire(of(true, Some(true)), 11 * SECOND);
+        assert_eq!(continuous(&groups), Some((true, Some(true))), "a group of the same name, later");
+    };
+    let taskless = || TargetSnapshot { tasks: None, ..target("a", "web", &[], 0) };
+    check(vec![taskless()], None);
+    check(vec![of(true, Some(true)), taskless(), of(true, None)], Some((true, Some(true))));
+    check(vec![of(true, None)], Some((true, None)));
+    check(vec![of(false, Some(false)), of(true, Some(true))], Some((false, Some(false))));
+    check(vec![of(true, Some(true)), of(true, Some(false)), of(true, None)], Some((true, Some(false))));
+    check(vec![taskless(), of(true, None), of(false, None), of(true, Some(true))], Some((false, Some(true))));
+}
+
 /// Check that random names of tasks, listeners and containers take no more than is given to them, that nothing of
 /// what was counted is lost, and that what is over the bound is `other`.
 #[test]

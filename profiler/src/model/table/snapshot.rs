@@ -50,7 +50,7 @@ impl Target {
             end_unseen: self.end_unseen,
             slow_polls: Vec::new(),
             lifecycle_continuous: self.continuous,
-            polls_continuous: false,
+            polls_continuous: None,
         }
     }
 

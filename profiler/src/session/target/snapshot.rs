@@ -32,7 +32,8 @@ impl Watched {
     ) -> TargetSnapshot {
         self.refresh_listeners(kernel, slots, since_ns);
         let mut tasks = self.tables.last().and_then(|table| tasks.remove(table));
-        if let (Some(runtime), Some(tasks)) = (&self.runtime, &mut tasks) {
+        let runtime = self.runtime.as_ref().or(self.ended_runtime.as_ref());
+        if let (Some(runtime), Some(tasks)) = (runtime, &mut tasks) {
             runtime.fill_polls(polls.unwrap_or_default(), table, tasks);
         }
         let listeners = self.listener_snapshots(kernel, slots);
