@@ -7,6 +7,7 @@ mod compare;
 mod cost;
 mod pairs;
 mod polls;
+mod ruby;
 mod run_queue;
 mod storm;
 mod workload;
@@ -77,6 +78,8 @@ const MEASUREMENTS: &[(&str, Measurement)] = &[
     ("full", cost::full),
     ("polls", polls::all),
     ("hog", polls::hog),
+    ("sinatra", ruby::sinatra),
+    ("fibers", ruby::fibers),
     ("compare", compare::compare),
 ];
 

@@ -22,8 +22,13 @@ const WORK: &str = "--work 900";
 
 /// An HTTP server that is asked as fast as it answers, over connections that stay open. An operation is a request.
 pub fn http(program: &Path, arguments: &[&str], path: &str) -> Result<Box<dyn Subject>> {
-    let mut http = Http::start(program, arguments, path, CONNECTIONS)?;
-    (0..CONNECTIONS).try_for_each(|connection| http.ask(connection))?;
+    http_over(CONNECTIONS, program, arguments, path)
+}
+
+/// The same over so many connections.
+pub fn http_over(connections: usize, program: &Path, arguments: &[&str], path: &str) -> Result<Box<dyn Subject>> {
+    let mut http = Http::start(program, arguments, path, connections)?;
+    (0..connections).try_for_each(|connection| http.ask(connection))?;
     Ok(Box::new(Saturated(http)))
 }
 
@@ -63,9 +68,7 @@ impl Http {
             let mut connection = TcpStream::connect(("127.0.0.1", port))?;
             connection.set_nodelay(true)?;
             connection.write_all(&http.request)?;
-            let mut answer = vec![0; 4096];
-            let length = connection.read(&mut answer)?;
-            answer.truncate(length);
+            let answer = answer(&mut connection)?;
             if !answer.starts_with(b"HTTP/1.1 200") {
                 bail!("the server answered {}", String::from_utf8_lossy(&answer));
             }
@@ -81,6 +84,25 @@ impl Http {
 
     fn receive(&mut self, connection: usize) -> Result<()> {
         Ok(self.connections[connection].read_exact(&mut self.answer)?)
+    }
+}
+
+/// A whole answer, which may come in pieces: head and body.
+fn answer(connection: &mut TcpStream) -> Result<Vec<u8>> {
+    const LENGTH: &str = "content-length: ";
+    let mut answer = Vec::new();
+    loop {
+        let mut piece = [0; 4096];
+        let length = connection.read(&mut piece)?;
+        answer.extend_from_slice(&piece[..length]);
+        let text = String::from_utf8_lossy(&answer).to_lowercase();
+        let whole = text.split_once("\r\n\r\n").map(|(head, body)| {
+            let told = head.lines().find_map(|line| line.strip_prefix(LENGTH)?.parse().ok());
+            body.len() >= told.unwrap_or(0)
+        });
+        if length == 0 || whole == Some(true) {
+            return Ok(answer);
+        }
     }
 }
 
