@@ -138,7 +138,7 @@ checked=0
 # nothing, so that its workers are not recognised.
 # The server is in no container, and as a rule in no unit, and its threads are workers and no loops. No API is asked for names, and nothing is pushed.
 optional='cpu_throttled_seconds overhead_budget_ratio runtime_worker runtime_queue_depth target_container_info
-    target_unit_info loop_ program_runs_missed_total kubernetes_ discovery_undecided discovery_unnamed otlp_ gc_'
+    target_unit_info loop_ program_runs_missed_total kubernetes_ discovery_undecided discovery_unnamed otlp_ gc_ task_wait_'
 page=$(get "https://127.0.0.1:$metrics_port/metrics")
 is_absent() { # QUERY
     local metric

@@ -64,10 +64,12 @@ pub enum Probe {
     Transfer = 10,
     /// The runtime begins or ends a pause.
     Pause = 11,
+    /// A coroutine is about to wait for something.
+    Wait = 12,
 }
 
 /// Number of probes.
-pub const PROBES: usize = 12;
+pub const PROBES: usize = 13;
 
 impl Probe {
     /// All probes, in the order of their numbers.
@@ -84,6 +86,7 @@ impl Probe {
         Probe::Socket,
         Probe::Transfer,
         Probe::Pause,
+        Probe::Wait,
     ];
 
     /// Value of the `probe` label.
@@ -101,6 +104,7 @@ impl Probe {
             Probe::Socket => "socket",
             Probe::Transfer => "task_transfer",
             Probe::Pause => "gc_pause",
+            Probe::Wait => "task_wait",
         }
     }
 }
@@ -292,8 +296,8 @@ pub struct TaskKey {
     pub reserved: u32,
 }
 
-/// A task that was woken, or spawned, and what is known of it until it is polled. Of a coroutine only the type is kept, for as
-/// long as it lives.
+/// A task that was woken, or spawned, and what is known of it until it is polled. A coroutine is known for as long as it lives:
+/// `since_ns` is when its last poll ended, `window` the span in which it was met, `first` what it waits for (see [`wait`]).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Woken {
@@ -331,17 +335,52 @@ pub struct Clocks {
     pub high: u64,
 }
 
-/// Pauses of a target. Key: its slot.
+/// Durations of one kind of a target. Key: [`durations_key`].
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct PauseStats {
-    /// Durations without the time off the CPU, nanoseconds.
-    pub pause: Octaves,
+pub struct Durations {
+    /// Nanoseconds.
+    pub octaves: Octaves,
 }
 
-impl PauseStats {
+impl Durations {
     /// None.
-    pub const EMPTY: PauseStats = PauseStats { pause: Octaves::EMPTY };
+    pub const EMPTY: Durations = Durations { octaves: Octaves::EMPTY };
+}
+
+/// The key of durations of a target's slot, and of what: [`PAUSE_KIND`], or a [`wait`] and one.
+pub const fn durations_key(slot: u32, kind: u32) -> u32 {
+    slot | kind << 16
+}
+
+/// Kind of durations: pauses, without the time off the CPU.
+pub const PAUSE_KIND: u32 = 0;
+/// Kinds of durations that there are.
+pub const DURATION_KINDS: u32 = 1 + wait::COUNT as u32;
+
+/// What a coroutine waits for between two of its polls. Numbers are parts of keys: only added to.
+pub mod wait {
+    /// It was not told: another coroutine goes on, and comes back when it likes.
+    pub const OTHER: u32 = 0;
+    /// For a time to pass.
+    pub const SLEEP: u32 = 1;
+    /// For a lock, a queue, another task.
+    pub const BLOCK: u32 = 2;
+    /// For a file or a socket to be ready.
+    pub const IO_WAIT: u32 = 3;
+    /// For a read.
+    pub const IO_READ: u32 = 4;
+    /// For a write.
+    pub const IO_WRITE: u32 = 5;
+    /// For a process to end.
+    pub const PROCESS: u32 = 6;
+    /// For the address of a name.
+    pub const RESOLVE: u32 = 7;
+    /// How many there are.
+    pub const COUNT: usize = 8;
+    /// Their labels.
+    pub const LABELS: [&str; COUNT] =
+        ["other", "sleep", "block", "io_wait", "io_read", "io_write", "process", "resolve"];
 }
 
 /// A type of task of a target.
@@ -567,7 +606,7 @@ const _: () = assert!(size_of::<PollFrame>() == 56);
 const _: () = assert!(size_of::<TaskKey>() == 16);
 const _: () = assert!(size_of::<Pause>() == 24);
 const _: () = assert!(size_of::<Clocks>() == 16);
-const _: () = assert!(size_of::<PauseStats>() == size_of::<Octaves>());
+const _: () = assert!(size_of::<Durations>() == size_of::<Octaves>());
 const _: () = assert!(size_of::<RingKey>() == 16);
 const _: () = assert!(size_of::<Woken>() == 24);
 const _: () = assert!(size_of::<TypeKey>() == 16);

@@ -6,11 +6,11 @@ use core::ptr::read_volatile;
 use aya_ebpf::programs::ProbeContext;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, flag, kind};
-use profiler_common::map::{CoroutineLayout, PollFrame, Probe, TaskKey, Woken, target_flag};
+use profiler_common::map::{CoroutineLayout, PollFrame, Probe, TaskKey, Woken, target_flag, wait};
 
 use crate::hit::{Hit, hit};
-use crate::maps::{MET, WOKEN, count};
-use crate::{emit, poll, read};
+use crate::maps::{MET, POLL_STACKS, WOKEN, count};
+use crate::{emit, poll, read, shared};
 
 /// Words that are read of a coroutine.
 const WORDS: usize = 8;
@@ -25,6 +25,18 @@ pub fn transferred(ctx: &ProbeContext) -> u32 {
     let Some(hit) = hit(ctx, Probe::Transfer) else { return 0 };
     // SAFETY: the registers are this program's context.
     transfer(&hit, unsafe { (*ctx.regs).rsi });
+    hit.end();
+    0
+}
+
+/// A coroutine is about to be left, since it waits for something: the site says for what.
+#[inline(always)]
+pub fn waits(ctx: &ProbeContext) -> u32 {
+    let Some(hit) = hit(ctx, Probe::Wait) else { return 0 };
+    if let Some(stack) = POLL_STACKS.get_ptr_mut(hit.tid) {
+        // SAFETY: a live map value; only this thread writes it.
+        unsafe { (*stack).frames[0].first = hit.cookie.displacement() as u64 };
+    }
     hit.end();
     0
 }
@@ -99,18 +111,31 @@ fn leave(hit: &Hit, layout: &CoroutineLayout, left: &Coroutine) {
     }
     let known = known(hit, layout, hit.task);
     let vtable = match known {
-        Some(vtable) => vtable,
+        // SAFETY: a live map value.
+        Some(known) => unsafe { (*known).vtable },
         None => type_of(hit, layout, left.procedure),
     };
+    let reason = if hit.flags() & target_flag::POLLS != 0 { end_poll(hit, vtable) } else { None };
     if left.ended {
         emit_task(hit, kind::TASK_COMPLETED, 0, vtable, hit.task, 0);
         let _ = WOKEN.remove(key(hit, hit.task));
-    } else if known.is_none() {
-        meet(hit, layout, hit.task, vtable);
-        emit_task(hit, kind::TASK_FOUND, 0, vtable, hit.task, 0);
+        return;
     }
-    if hit.flags() & target_flag::POLLS != 0 {
-        end_poll(hit, vtable);
+    // It waits from now on, if it is known for what.
+    let (since_ns, first) = match reason {
+        Some(reason) => (hit.time_ns, reason),
+        None => (0, 0),
+    };
+    match known {
+        // SAFETY: a live map value; a coroutine is left by one thread at a time.
+        Some(known) => unsafe {
+            (*known).since_ns = since_ns;
+            (*known).first = first;
+        },
+        None => {
+            let _ = WOKEN.insert(key(hit, hit.task), Woken { since_ns, vtable, window: layout.span, first }, 0);
+            emit_task(hit, kind::TASK_FOUND, 0, vtable, hit.task, 0);
+        }
     }
 }
 
@@ -121,33 +146,34 @@ fn enter(hit: &Hit, layout: &CoroutineLayout, entered: &Coroutine, context: u64,
         begin_poll(hit, 0, 0);
         return;
     }
-    let mut vtable = if is_new { None } else { known(hit, layout, context) };
-    if vtable.is_none() {
-        let (what, parent, flags) = match (is_new, from_coroutine) {
-            (true, true) => (kind::TASK_SPAWNED, hit.task, flag::PARENT_KNOWN | flag::PARENT_IS_ADDRESS),
-            (true, false) => (kind::TASK_SPAWNED, 0, flag::PARENT_KNOWN),
-            _ => (kind::TASK_FOUND, 0, 0),
-        };
-        let met = type_of(hit, layout, entered.procedure);
-        meet(hit, layout, context, met);
-        emit_task(hit, what, flags, met, context, parent);
-        vtable = Some(met);
+    if let Some(known) = known(hit, layout, context).filter(|_| !is_new) {
+        // SAFETY: a live map value; a coroutine is entered by one thread at a time.
+        let (vtable, since_ns, reason) = unsafe { ((*known).vtable, (*known).since_ns, (*known).first) };
+        if since_ns != 0 && hit.flags() & target_flag::POLLS != 0 {
+            // SAFETY: a live map value.
+            let slot = unsafe { (*hit.target).slot };
+            shared::lasted(slot, 1 + reason, hit.time_ns.saturating_sub(since_ns));
+        }
+        begin_poll(hit, context, vtable);
+        return;
     }
-    begin_poll(hit, context, vtable.unwrap_or_default());
-}
-
-/// The type of a coroutine that was met before.
-#[inline(always)]
-fn known(hit: &Hit, layout: &CoroutineLayout, context: u64) -> Option<u64> {
-    let known = WOKEN.get_ptr(key(hit, context))?;
-    // SAFETY: a live map value.
-    unsafe { ((*known).window == layout.span).then_some((*known).vtable) }
-}
-
-/// A coroutine is met for the first time.
-#[inline(always)]
-fn meet(hit: &Hit, layout: &CoroutineLayout, context: u64, vtable: u64) {
+    let (what, parent, flags) = match (is_new, from_coroutine) {
+        (true, true) => (kind::TASK_SPAWNED, hit.task, flag::PARENT_KNOWN | flag::PARENT_IS_ADDRESS),
+        (true, false) => (kind::TASK_SPAWNED, 0, flag::PARENT_KNOWN),
+        _ => (kind::TASK_FOUND, 0, 0),
+    };
+    let vtable = type_of(hit, layout, entered.procedure);
     let _ = WOKEN.insert(key(hit, context), Woken { since_ns: 0, vtable, window: layout.span, first: 0 }, 0);
+    emit_task(hit, what, flags, vtable, context, parent);
+    begin_poll(hit, context, vtable);
+}
+
+/// A coroutine that was met before.
+#[inline(always)]
+fn known(hit: &Hit, layout: &CoroutineLayout, context: u64) -> Option<*mut Woken> {
+    let known = WOKEN.get_ptr_mut(key(hit, context))?;
+    // SAFETY: a live map value.
+    unsafe { ((*known).window == layout.span).then_some(known) }
 }
 
 /// What the thread runs from now on; no coroutine where `context` is 0.
@@ -168,12 +194,13 @@ fn begin_poll(hit: &Hit, context: u64, vtable: u64) {
     }
 }
 
-/// The poll of the coroutine that the thread leaves ends, where its beginning was seen in this window.
+/// The poll of the coroutine that the thread leaves ends, where its beginning was seen in this window. Returns what the coroutine
+/// waits for from now on.
 #[inline(always)]
-fn end_poll(hit: &Hit, vtable: u64) {
+fn end_poll(hit: &Hit, vtable: u64) -> Option<u32> {
     let Some(stack) = poll::stack_of(hit.tid) else {
         count(Counter::PollThreadsFull);
-        return;
+        return None;
     };
     // SAFETY: a live map value; only this thread writes it.
     unsafe {
@@ -181,13 +208,15 @@ fn end_poll(hit: &Hit, vtable: u64) {
         let policy = &raw const (*hit.target).polls;
         if (*stack).window != (*policy).window || (*stack).depth != 1 || (*frame).task != hit.task {
             count(Counter::PollStartUnseen);
-            return;
+            return None;
         }
         // Between two hits lies as much of the probe's own time as one takes.
         let probe = u64::from((*policy).between_ns);
         let duration = (hit.time_ns - (*frame).start_ns).saturating_sub(probe);
+        let reason = (*frame).first as u32 & (wait::COUNT as u32 - 1);
         (*frame).vtable = vtable;
         poll::polled(hit, frame, duration, duration, (*policy).slow_ns);
+        Some(reason)
     }
 }
 

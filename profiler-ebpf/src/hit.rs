@@ -90,7 +90,7 @@ pub fn hit(ctx: &ProbeContext, probe: Probe) -> Option<Hit> {
             probe,
         });
     }
-    if let Probe::Transfer | Probe::Pause = probe {
+    if let Probe::Transfer | Probe::Pause | Probe::Wait = probe {
         // Calls of two arguments, which their programs know; without a copy of all registers they have room.
         // SAFETY: `ctx` is this program's context.
         let (cookie, task) = unsafe { (Cookie(bpf_get_attach_cookie(ctx.as_ptr())), (*ctx.regs).rdi) };
@@ -117,7 +117,7 @@ pub fn hit(ctx: &ProbeContext, probe: Probe) -> Option<Hit> {
 const fn wanted(probe: Probe) -> u32 {
     match probe {
         Probe::PollStart | Probe::PollEnd => target_flag::POLLS | target_flag::POLL_STACK,
-        Probe::Wake => target_flag::POLLS,
+        Probe::Wake | Probe::Wait => target_flag::POLLS,
         _ => target_flag::TASKS,
     }
 }

@@ -218,6 +218,11 @@ fn task_transfer(ctx: ProbeContext) -> u32 {
 }
 
 #[uprobe]
+fn task_wait(ctx: ProbeContext) -> u32 {
+    coroutine::waits(&ctx)
+}
+
+#[uprobe]
 fn gc_pause(ctx: ProbeContext) -> u32 {
     pause::clocked(&ctx)
 }

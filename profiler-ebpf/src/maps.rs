@@ -7,7 +7,7 @@ use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::event::SampleRecord;
 use profiler_common::event_loop::LoopStats;
 use profiler_common::map::{
-    Clocks, Cost, Listener, Pause, PauseStats, PollStack, RingKey, Target, TaskKey, TypeKey, TypeStats, Woken,
+    Clocks, Cost, Durations, Listener, Pause, PollStack, RingKey, Target, TaskKey, TypeKey, TypeStats, Woken,
 };
 use profiler_common::request::{Connection, Reply, RequestStats};
 use profiler_common::sched::{SchedStats, Thread};
@@ -109,9 +109,9 @@ pub static PAUSES: LruHashMap<u32, Pause> = LruHashMap::with_max_entries(1024, 0
 #[map]
 pub static CLOCKS: LruHashMap<u32, Clocks> = LruHashMap::with_max_entries(4096, 0);
 
-/// Pauses by target slot. Allocated beforehand: an allocation at a hit may fail.
+/// Durations by target slot and kind. Allocated beforehand: an allocation at a hit may fail.
 #[map]
-pub static PAUSE_STATS: HashMap<u32, PauseStats> = HashMap::with_max_entries(1, 0);
+pub static DURATIONS: HashMap<u32, Durations> = HashMap::with_max_entries(1, 0);
 
 /// What probing costs, by target slot.
 #[map]

@@ -1,14 +1,12 @@
 //! Pauses: the runtime stops its tasks, as to collect what they have left. Never why it does.
 
 use aya_ebpf::programs::ProbeContext;
-use profiler_common::map::{Clocks, Pause, PauseStats, Probe};
+use profiler_common::map::{Clocks, PAUSE_KIND, Pause, Probe};
 
 use crate::hit::{Hit, hit};
-use crate::maps::{CLOCKS, NOEXIST, PAUSE_STATS, PAUSES, THREADS};
+use crate::maps::{CLOCKS, PAUSES, THREADS};
 use crate::shared;
 
-/// What has no pause yet. Too large for the stack of a program.
-static NONE: PauseStats = PauseStats::EMPTY;
 /// What is so little above the stack pointer is a variable of the caller's.
 const FRAMES_BYTES: u64 = 64 * 1024;
 
@@ -57,25 +55,11 @@ fn end(hit: &Hit) {
     if begun != span(hit) {
         return;
     }
-    let Some(stats) = stats(hit) else { return };
     // SAFETY: a live map value.
-    let between = u64::from(unsafe { (*hit.target).polls.between_ns });
+    let (slot, between) = unsafe { ((*hit.target).slot, u64::from((*hit.target).polls.between_ns)) };
     let off_ns = off_cpu_ns(hit.tid).saturating_sub(off_before_ns);
     let duration = (hit.time_ns - start_ns).saturating_sub(off_ns).saturating_sub(between);
-    // SAFETY: a live map value.
-    unsafe { shared::record(&raw mut (*stats).pause, duration) };
-}
-
-#[inline(always)]
-fn stats(hit: &Hit) -> Option<*mut PauseStats> {
-    // SAFETY: a live map value.
-    let slot = unsafe { (*hit.target).slot };
-    if let Some(stats) = PAUSE_STATS.get_ptr_mut(slot) {
-        return Some(stats);
-    }
-    // Another CPU may have been faster.
-    let _ = PAUSE_STATS.insert(slot, &NONE, NOEXIST);
-    PAUSE_STATS.get_ptr_mut(slot)
+    shared::lasted(slot, PAUSE_KIND, duration);
 }
 
 /// How long the thread was off the CPU since it is followed: it runs now, so that no such span is open.

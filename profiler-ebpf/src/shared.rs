@@ -3,6 +3,26 @@
 use core::arch::asm;
 
 use profiler_common::histogram::{OCTAVES, Octaves, octave};
+use profiler_common::map::{Durations, durations_key};
+
+use crate::maps::{DURATIONS, NOEXIST};
+
+/// What has no duration yet. Too large for the stack of a program.
+static NONE: Durations = Durations::EMPTY;
+
+/// Records a duration of a target. There is room for all kinds of all targets.
+#[inline(always)]
+pub fn lasted(slot: u32, kind: u32, duration_ns: u64) {
+    let key = durations_key(slot, kind);
+    if DURATIONS.get_ptr(key).is_none() {
+        // Another CPU may have been faster.
+        let _ = DURATIONS.insert(key, &NONE, NOEXIST);
+    }
+    if let Some(durations) = DURATIONS.get_ptr_mut(key) {
+        // SAFETY: a live map value.
+        unsafe { record(&raw mut (*durations).octaves, duration_ns) };
+    }
+}
 
 /// Adds to a count that another CPU, or whoever interrupts this one, may add to at the same time.
 ///

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::place;
@@ -12,6 +12,7 @@ use crate::program::Program;
 pub const ROOT: &str = "PROFILER_RUBY_ROOT";
 /// Where the program is.
 pub const FIXTURE: &str = "tests/fixtures/ruby/fibers.rb";
+const WAITS: &str = "tests/fixtures/ruby/waits.rb";
 
 /// The running program.
 pub struct Fibers {
@@ -26,8 +27,20 @@ impl Fibers {
     /// # Panics
     /// There is no Ruby.
     pub fn start() -> Fibers {
+        Fibers::start_program(FIXTURE)
+    }
+
+    /// Starts the one whose fibers wait for known reasons.
+    ///
+    /// # Panics
+    /// There is no Ruby.
+    pub fn that_wait() -> Fibers {
+        Fibers::start_program(WAITS)
+    }
+
+    fn start_program(fixture: &str) -> Fibers {
         place::require_root();
-        let mut program = Program::start(&mut command());
+        let mut program = Program::start(&mut command(fixture));
         let version = introduction(&mut program);
         Fibers { program, version }
     }
@@ -61,15 +74,16 @@ fn introduction(program: &mut Program) -> String {
     version.rsplit_once('.').map_or_else(|| version.to_owned(), |(release, _)| release.to_owned())
 }
 
-fn command() -> Command {
-    let fixture = place::root().join(FIXTURE);
+fn command(fixture: &str) -> Command {
+    let fixture = place::root().join(fixture);
     let Some(root) = env::var_os(ROOT).map(PathBuf::from) else {
         let mut command = Command::new("ruby");
         command.arg(fixture);
         return command;
     };
-    fs::copy(&fixture, root.join("fibers.rb")).expect("the directory can be written to");
+    let name = fixture.file_name().expect("a file");
+    fs::copy(&fixture, root.join(name)).expect("the directory can be written to");
     let mut command = Command::new("chroot");
-    command.arg(root).args(["ruby", "/fibers.rb"]);
+    command.arg(&root).arg("ruby").arg(Path::new("/").join(name));
     command
 }

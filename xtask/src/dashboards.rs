@@ -116,6 +116,8 @@ const ROWS: &[Row] = &[
                 [("sum by (namespace, pod, container, process) (profiler_connections_open{TARGET})", "WHO")];
             "Requests, p99" Lines "s" 8 "From the first read to the last write; with --requests."
                 [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_request_seconds_bucket{TARGET}[$__rate_interval])))", "WHO")];
+            "Waits of coroutines" Lines "s" 8 "How much tasks wait in a second, all together, by what for; what waits for others is `other`."
+                [("sum by (namespace, pod, container, process, reason) (rate(profiler_task_wait_seconds_sum{TARGET}[$__rate_interval]))", "WHO {{reason}}")];
             "Time in garbage collection" Lines "percentunit" 8 "Of one thread: in that share of the time no other one runs the runtime's code."
                 [("sum by (namespace, pod, container, process) (rate(profiler_gc_pause_seconds_sum{TARGET}[$__rate_interval]))", "WHO")];
             "Pauses of garbage collection, p99" Lines "s" 8 "Without a break, and without the time off the CPU."

@@ -17,6 +17,7 @@ mod kernels;
 #[allow(dead_code, reason = "shared with the tests")]
 mod manifest;
 mod process;
+mod rubies;
 mod setup;
 mod target;
 mod test;
@@ -88,6 +89,8 @@ enum Task {
         #[arg(long, default_value = "latest", value_parser = image::tag)]
         tag: String,
     },
+    /// Run the tests of Ruby with the Ruby of a later Debian, installed in a directory of its own (root is needed)
+    Rubies,
     /// Run the shipped manifests on a Kubernetes node of this host's own, built of Debian's source (root is needed)
     Cluster {
         /// Only build what it takes: ten to twenty minutes, once
@@ -117,6 +120,7 @@ fn main() -> ExitCode {
         Task::Image { tag } => image::build(&tag),
         Task::Cluster { inside: true, .. } => cluster::run_inside(),
         Task::Cluster { only_build, .. } => cluster::run(only_build),
+        Task::Rubies => rubies::run(),
         Task::Dashboards => dashboards::write(),
         Task::Docs => docs::write(),
     };

@@ -172,6 +172,12 @@ const FOR_ONE_TASK: &[Need] = &[
         install: || packages(&["openssl"]),
     },
     Need {
+        name: "debootstrap",
+        purpose: "for the Ruby of a later Debian",
+        there: || succeeds("debootstrap", &["--version"]),
+        install: || packages(&["debootstrap"]),
+    },
+    Need {
         name: "ip",
         purpose: "for the network of a cluster",
         there: || succeeds("ip", &["-Version"]),

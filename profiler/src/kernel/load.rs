@@ -9,6 +9,7 @@ use aya::maps::Map;
 use aya::programs::UProbe;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use profiler_common::map::DURATION_KINDS;
 
 use super::attach::{Links, UnixHooks};
 use super::btf::Btf;
@@ -143,9 +144,10 @@ impl Kernel {
         for (global, value) in &values {
             loader.override_global(global, value, true);
         }
-        for per_target in ["SCHED", "COSTS", "PAUSE_STATS"] {
+        for per_target in ["SCHED", "COSTS"] {
             loader.map_max_entries(per_target, sizes.targets.max(1));
         }
+        loader.map_max_entries("DURATIONS", sizes.targets.max(1) * DURATION_KINDS);
         if sizes.requests {
             for &(map, entries) in request::SIZES {
                 loader.map_max_entries(map, entries);

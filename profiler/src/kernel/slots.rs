@@ -54,7 +54,7 @@ impl Kernel {
         if requests {
             self.empty("REQUESTS", slot, Value(RequestStats::EMPTY))?;
         }
-        self.clear_pauses(slot)?;
+        self.clear_durations(slot)?;
         self.clear_types(&[slot])
     }
 

@@ -186,6 +186,9 @@ impl<'a> Filler<'_, 'a> {
                 self.number(Id::GcCollectionsTotal, ["", ""], collections as f64);
             }
         }
+        for (reason, wait) in &target.waits {
+            self.histogram(Id::TaskWaitSeconds, [reason, ""], wait);
+        }
         if let Some(tasks) = &target.tasks {
             let seen = Seen::of(target);
             self.tasks(tasks, epoch_offset_seconds, seen);

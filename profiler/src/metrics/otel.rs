@@ -90,6 +90,7 @@ const fn row(id: Id) -> (&'static str, &'static str) {
         Id::TasksAlive => ("*.task.alive", "{task}"),
         Id::TasksFound => ("*.task.found", "{task}"),
         Id::TaskLifetimeSeconds => ("*.task.lifetime", "s"),
+        Id::TaskWaitSeconds => ("*.task.wait.duration", "s"),
         Id::TaskLastSpawnTimestampSeconds => ("*.task.last_spawn.timestamp", "s"),
         Id::TasksUnseenSpawnsTotal => ("*.task.unseen_spawns", "{task}"),
         Id::TaskPollsTotal => ("*.task.polls", "{poll}"),

@@ -297,6 +297,10 @@ metrics! {
         "Tasks that were there when the profiler attached.";
     TaskLifetimeSeconds "task_lifetime_seconds" Histogram Seconds Tasks Target Sum ["task"] TASK, LIFECYCLE,
         "Time from spawn to end, of tasks that were seen at both.";
+    TaskWaitSeconds "task_wait_seconds" Histogram Seconds Tasks Target Sum ["reason"]
+        "`reason`: `sleep`, `block` (a lock, a queue, another task), `io_wait`, `io_read`, `io_write`, `process`, `resolve`, `other`",
+        POLL_WINDOWS,
+        "Time that tasks waited between two polls, by what for, where tasks are coroutines. A task that goes to another one by itself waits for `other`.";
     TaskLastSpawnTimestampSeconds "task_last_spawn_timestamp_seconds" Gauge Seconds Tasks Target Max ["task"] TASK,
         LIFECYCLE,
         "When the last task was spawned, in seconds since the epoch.";

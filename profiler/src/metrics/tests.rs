@@ -116,6 +116,7 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         throttled: Some(ThrottledSnapshot { wait: recorded(&[60_000_000]) }),
         listeners: vec![listener("127.0.0.1:80"), listener("127.0.0.1:80#2")],
         requests: Some(RequestsSnapshot { open: 2, request: recorded(&[5000]), after_reply: recorded(&[700]) }),
+        waits: vec![("sleep", recorded(&[9000]))],
         pauses: Some(PauseSnapshot { pause: recorded(&[1500]), collections: Some(4) }),
         tasks: Some(TasksSnapshot {
             lifecycle_continuous: true,

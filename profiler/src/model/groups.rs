@@ -327,6 +327,15 @@ fn absorb(into: &mut TargetSnapshot, from: &TargetSnapshot, room: &mut Room) {
             }
         }
     }
+    for (reason, from) in &from.waits {
+        match into.waits.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, into)) => into.merge(from),
+            None => {
+                room.take(1);
+                into.waits.push((reason, from.clone()));
+            }
+        }
+    }
     if let Some(from) = &from.tasks {
         let none = || TasksSnapshot { lifecycle_continuous: true, ..TasksSnapshot::default() };
         tasks(into.tasks.get_or_insert_with(none), from, room);

@@ -107,6 +107,8 @@ pub struct TargetSnapshot {
     pub requests: Option<RequestsSnapshot>,
     /// Pauses of the runtime; `None` where not measured.
     pub pauses: Option<PauseSnapshot>,
+    /// How long tasks waited between two polls, by what for, nanoseconds; empty where that is not measured.
+    pub waits: Vec<(&'static str, Histogram)>,
     /// Tasks; `None` where not measured.
     pub tasks: Option<TasksSnapshot>,
     /// What probing costs it; `None` where no task of it is probed.

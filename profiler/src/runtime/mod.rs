@@ -171,11 +171,13 @@ pub enum Hook {
     Transfer,
     /// A pause of the runtime begins or ends.
     Pause,
+    /// A coroutine is about to wait; the displacement is for what: one of [`profiler_common::map::wait`].
+    Wait,
 }
 
 impl Hook {
     /// All hooks. Ends come before beginnings: what ends is not measured before it was seen to begin.
-    pub const ALL: [Hook; 8] = [
+    pub const ALL: [Hook; 9] = [
         Hook::Complete,
         Hook::PollEnd,
         Hook::WakeByValue,
@@ -184,11 +186,12 @@ impl Hook {
         Hook::Spawn,
         Hook::Transfer,
         Hook::Pause,
+        Hook::Wait,
     ];
 
     /// Whether it tells of polls and wakes, rather than of a task's birth or end.
     pub const fn is_poll(self) -> bool {
-        matches!(self, Hook::PollStart | Hook::PollEnd | Hook::WakeByValue | Hook::WakeByRef)
+        matches!(self, Hook::PollStart | Hook::PollEnd | Hook::WakeByValue | Hook::WakeByRef | Hook::Wait)
     }
 }
 

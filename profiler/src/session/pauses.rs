@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use profiler_common::map::PAUSE_KIND;
+
 use super::builds::Build;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::PauseSnapshot;
@@ -38,7 +40,7 @@ impl Pauses {
             }
         }
         let collections = self.by_process.values().map(|(base, last)| last - base).sum::<u64>() + self.ended;
-        PauseSnapshot { pause: kernel.pauses(slot), collections: self.read.then_some(collections) }
+        PauseSnapshot { pause: kernel.durations(slot, PAUSE_KIND), collections: self.read.then_some(collections) }
     }
 
     /// A process has ended, or runs another image: what it said last stays.

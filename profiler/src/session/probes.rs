@@ -193,5 +193,6 @@ const fn program(hook: Hook) -> &'static str {
         Hook::WakeByRef => "task_wake_by_ref",
         Hook::Transfer => "task_transfer",
         Hook::Pause => "gc_pause",
+        Hook::Wait => "task_wait",
     }
 }

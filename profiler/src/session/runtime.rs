@@ -316,7 +316,11 @@ impl Runtime {
             let begins = self.continuous[tier as usize] && !before[tier as usize];
             if want && !open {
                 self.probes.open(tier)?;
-                self.span += u32::from(tier == Tier::Lifecycle);
+                if tier == Tier::Lifecycle {
+                    // What was seen before the gap is void.
+                    self.span += 1;
+                    self.window += 1;
+                }
             } else if open && !want {
                 gone.absorb(self.probes.close(tier));
             }
@@ -411,8 +415,9 @@ impl Runtime {
     }
 
     /// Whether what the account says ends a window.
-    pub fn ends_window(&self, wanted: [bool; 2]) -> bool {
-        self.has_polls() && self.probes.is_open(Tier::Polls) && !wanted[Tier::Polls as usize]
+    pub fn ends_window(&self, spending: &Spending, wanted: [bool; 2]) -> bool {
+        let polls = |tiers| spending.seen(tiers)[Tier::Polls as usize];
+        self.has_polls() && polls(self.open_tiers()) && !polls(wanted)
     }
 
     /// Counts polls that are slow already when their window ends: their ends will not be seen. Without them no window

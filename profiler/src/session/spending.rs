@@ -28,6 +28,8 @@ pub(super) struct Spending {
     governor: Governor,
     /// Probes by tier: where parents are found by polls, these are births'.
     tiers: [Vec<Probe>; 2],
+    /// Whether polls are seen by the probes of births.
+    polls_with_births: bool,
     last: Cost,
     spent_ns: [f64; PROBES],
     /// What of it was not yet told to the node's account.
@@ -51,11 +53,11 @@ impl Spending {
             .into_iter()
             .flat_map(|plan| plan.probes.iter().filter(|probe| !probe.emulated).map(|probe| probe_of(probe.hook)))
             .collect();
-        let mut tiers = [vec![Probe::Spawn, Probe::Complete, Probe::Transfer, Probe::Pause], vec![Probe::Wake]];
-        let polls = match plan.map(|plan| plan.lineage) {
-            Some(Lineage::PollStack) => Tier::Lifecycle,
-            _ => Tier::Polls,
-        };
+        let mut tiers =
+            [vec![Probe::Spawn, Probe::Complete, Probe::Transfer, Probe::Pause], vec![Probe::Wake, Probe::Wait]];
+        let lineage = plan.map(|plan| plan.lineage);
+        let polls_with_births = matches!(lineage, Some(Lineage::PollStack | Lineage::Transfer));
+        let polls = if polls_with_births { Tier::Lifecycle } else { Tier::Polls };
         tiers[polls as usize].extend([Probe::PollStart, Probe::PollEnd]);
         Spending {
             budget,
@@ -63,6 +65,7 @@ impl Spending {
             traps,
             governor: Governor::new(budget.share(), now_ns),
             tiers,
+            polls_with_births,
             last: before,
             spent_ns: [0.0; PROBES],
             untold_ns: 0.0,
@@ -100,7 +103,7 @@ impl Spending {
         let elapsed = now_ns.saturating_sub(self.observed_ns);
         self.observed_ns = now_ns;
         let weight = (elapsed as f64 / COVERAGE_NS).min(1.0);
-        for (tier, open) in open.into_iter().enumerate() {
+        for (tier, open) in self.seen(open).into_iter().enumerate() {
             self.covered_ns[tier] += if open { elapsed } else { 0 };
             self.coverage[tier] += (f64::from(u8::from(open)) - self.coverage[tier]) * weight;
         }
@@ -145,9 +148,18 @@ impl Spending {
         self.governor.hold_windows(held);
     }
 
+    /// Which tiers are seen while these are attached.
+    pub fn seen(&self, [births, polls]: [bool; 2]) -> [bool; 2] {
+        [births, polls && (births || !self.polls_with_births)]
+    }
+
     /// How a tier is measured.
     pub fn mode(&self, tier: Tier) -> Mode {
-        self.governor.mode(tier)
+        let births = self.governor.mode(Tier::Lifecycle);
+        match tier {
+            Tier::Polls if self.polls_with_births && births != Mode::Continuous => births,
+            tier => self.governor.mode(tier),
+        }
     }
 
     /// Why it is measured so.
@@ -202,5 +214,6 @@ const fn probe_of(hook: Hook) -> Probe {
         Hook::WakeByValue | Hook::WakeByRef => Probe::Wake,
         Hook::Transfer => Probe::Transfer,
         Hook::Pause => Probe::Pause,
+        Hook::Wait => Probe::Wait,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use tests::page::Page;
 use tests::place;
 use tests::profiler::Profiler;
 use tests::ruby::{FIXTURE, Fibers};
@@ -195,5 +196,30 @@ fn a_replaced_image() {
     table.equal("spawned", after[0], status.target(pid).spawned());
     table.equal("completed", after[1], status.target(pid).completed());
     nothing_lost(&mut table, &status);
+    table.finish();
+}
+
+/// Check that waits are counted by what they are for, and that those for a time to pass take as long as the program says.
+#[test]
+fn waits_have_reasons() {
+    const EACH: u64 = 40;
+    let mut fibers = Fibers::that_wait();
+    let pid = fibers.pid();
+    let profiler = Profiler::attach_within("off", pid, &[]);
+    let truth = fibers.tell(&EACH.to_string());
+    let [sleeps, blocks, reads, slept_ns] = truth[..] else { panic!("{truth:?}") };
+    let count = |page: &Page, reason| page.value("profiler_task_wait_seconds_count", &[("reason", reason)]) as u64;
+    let page = wait::until_or_last(|| profiler.page(), |page| count(page, "io_wait") == reads);
+    let mut table = Table::new(format!("Ruby {}, waits", fibers.version));
+    table.equal("sleeps", sleeps, count(&page, "sleep"));
+    table.equal("for others", blocks, count(&page, "block"));
+    table.equal("for a pipe", reads, count(&page, "io_wait"));
+    let seen = page.value("profiler_task_wait_seconds_sum", &[("reason", "sleep")]);
+    table.within("sleeps, s", slept_ns as f64 / 1e9, seen, 1.0);
+    // The kinds of the application's tasks, named by its lines although the library makes the fibers.
+    let names = profiler.status().target(pid).names();
+    let own = names.iter().all(|name| name.contains("waits.rb:"));
+    table.holds("names", "lines of the program", format!("{names:?}"), own && names.len() == 5);
+    nothing_lost(&mut table, &profiler.status());
     table.finish();
 }

@@ -9,6 +9,7 @@ mod naming;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::collections::HashMap;
 
@@ -23,7 +24,8 @@ use crate::target::elf::Binary;
 use crate::target::memory::Memory;
 
 /// The signals of a plan, in the order of the rows.
-const SIGNALS: [&str; 6] = ["task_spawn", "task_complete", "task_parent", "task_name", "task_polls", "gc_pause"];
+const SIGNALS: [&str; 7] =
+    ["task_spawn", "task_complete", "task_parent", "task_name", "task_polls", "task_wait", "gc_pause"];
 /// What has the interpreter exports its version as text (version.c).
 const VERSION: &str = "ruby_version";
 /// Longer than any version.
@@ -113,6 +115,20 @@ fn plan(binary: &Binary<'_>, version: String) -> Plan {
     };
     let mut probes = calls(Hook::Transfer, &switches);
     probes.extend(calls(Hook::Pause, &clocks));
+    let waits = switches.as_ref().map(|_| wait::sites(binary)).map_err(String::clone);
+    let waits = waits.and_then(|(sites, dear)| {
+        probes.extend(sites.iter().filter_map(|(site, reason)| {
+            let probe = probe(Hook::Wait, site.address)?;
+            Some(ProbeSpec { displacement: *reason as i16, ..probe })
+        }));
+        match (sites.len(), &dear[..]) {
+            (0, _) => Err("what tells of waits was not found: all are `other`".to_owned()),
+            (found, []) => Ok(format!("at {found} functions that call a fiber scheduler")),
+            (found, dear) => {
+                Ok(format!("at {found} functions that call a fiber scheduler; not at {}", dear.join(", ")))
+            }
+        }
+    });
     let fibers = |how: &str| switches.as_ref().map(|_| how.to_owned()).map_err(String::clone);
     let states = [
         fibers("at a fiber's first switch"),
@@ -120,6 +136,7 @@ fn plan(binary: &Binary<'_>, version: String) -> Plan {
         fibers("the fiber that ran when it was first switched to"),
         fibers("by file and line of its block, from the process's memory"),
         fibers("from one switch to the next"),
+        waits,
         clocks.as_ref().map(|_| "between the collector's looks at the clock".to_owned()).map_err(String::clone),
     ];
     Plan {

@@ -12,8 +12,8 @@ use crate::status::ProbeState;
 const BALANCE_NS: u64 = 40_000_000;
 const CALM_BALANCE_NS: u64 = 200_000_000;
 /// Rows of the status that the budget switches, by tier.
-const LIFECYCLE: &[&str] = &["task_spawn", "task_complete", "task_parent", "task_outcome"];
-const POLLS: &[&str] = &["task_polls", "task_wakes"];
+const LIFECYCLE: &[&str] = &["task_spawn", "task_complete", "task_parent", "task_outcome", "gc_pause"];
+const POLLS: &[&str] = &["task_polls", "task_wakes", "task_wait"];
 
 impl Watched {
     /// What probing has cost it since this was asked last, nanoseconds of its CPU time.
@@ -63,7 +63,7 @@ impl Watched {
             // Whoever was born while births were not seen is there to be found.
             walker.search_again();
         }
-        if runtime.ends_window(wanted) {
+        if runtime.ends_window(spending, wanted) {
             runtime.count_outlasting(kernel, self.threads.ids(&self.members, now_ns), now_ns);
         }
         let changed = runtime.apply(kernel, table, spending, wanted, now_ns);

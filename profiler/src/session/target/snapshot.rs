@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use profiler_common::map::wait;
 use profiler_common::sched::{SchedStats, cause};
 use rustc_hash::FxHashMap;
 
@@ -40,8 +41,10 @@ impl Watched {
         self.look_at_cgroups(now_ns);
         let Identity { container_id, pod_uid, systemd_unit } = self.identity.clone();
         let pauses = self.pause_snapshot(kernel);
+        let waits = self.wait_snapshots(kernel);
         TargetSnapshot {
             pauses,
+            waits,
             pid: self.process.pid,
             process: self.process.comm.clone(),
             runtime: self.runtime_name,
@@ -59,6 +62,14 @@ impl Watched {
             threads: if self.running() { self.process.thread_count() } else { None },
             processes: self.running().then_some(self.members.len() as u64),
         }
+    }
+
+    fn wait_snapshots(&mut self, kernel: &mut Kernel) -> Vec<(&'static str, Histogram)> {
+        if !self.status.probes.iter().any(|row| row.probe == "task_wait" && row.state.is_measured()) {
+            return Vec::new();
+        }
+        let of = |(reason, label): (usize, &'static str)| (label, kernel.durations(self.slot, 1 + reason as u32));
+        wait::LABELS.into_iter().enumerate().map(of).collect()
     }
 
     fn pause_snapshot(&mut self, kernel: &mut Kernel) -> Option<PauseSnapshot> {

@@ -1,0 +1,51 @@
+//! `cargo xtask rubies`: the tests of Ruby's fibers and pauses with the Ruby of a later Debian, in a directory of its own.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::process::{cargo, root, run as command};
+use crate::{build, setup};
+
+/// The distribution, and what is in it besides the least.
+const SUITE: &str = "trixie";
+const PACKAGES: &str = "ruby,ruby-async";
+/// What the tests look for.
+const ROOT: &str = "PROFILER_RUBY_ROOT";
+const TESTS: [&str; 2] = ["fibers", "garbage"];
+
+/// Installs it once, and runs the tests on it.
+///
+/// # Errors
+/// It cannot be installed, or a test fails.
+pub fn run() -> Result<()> {
+    // SAFETY: always succeeds.
+    if unsafe { libc::geteuid() } != 0 {
+        bail!("another root takes root: run this as `sudo -E cargo xtask rubies`");
+    }
+    let folder = installed()?;
+    build::profiler()?;
+    let mut tests = cargo();
+    tests.args(["test", "--release", "--package", "tests", "--test", "live", "--", "--test-threads=1", "--nocapture"]);
+    command(tests.args(TESTS).env(ROOT, folder))
+}
+
+/// The directory, which is whole or not there.
+fn installed() -> Result<PathBuf> {
+    let folder = root().join("target/rubies").join(SUITE);
+    if folder.join("usr/bin/ruby").exists() {
+        return Ok(folder);
+    }
+    setup::have("debootstrap")?;
+    let unfinished = folder.with_extension("unfinished");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished)?;
+    }
+    fs::create_dir_all(&unfinished)?;
+    let include = format!("--include={PACKAGES}");
+    command(Command::new("debootstrap").args(["--variant=minbase", &include, SUITE]).arg(&unfinished))?;
+    fs::rename(&unfinished, &folder)?;
+    Ok(folder)
+}
