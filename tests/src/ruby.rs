@@ -17,8 +17,9 @@ const WAITS: &str = "tests/fixtures/ruby/waits.rb";
 /// The running program.
 pub struct Fibers {
     pub program: Program,
-    /// Its version, as `3.1`.
+    /// Its version, as `3.1`, and in full.
     pub version: String,
+    pub full_version: String,
 }
 
 impl Fibers {
@@ -38,11 +39,37 @@ impl Fibers {
         Fibers::start_program(WAITS)
     }
 
+    /// Starts it with the libraries of a directory.
+    ///
+    /// # Panics
+    /// There is no Ruby.
+    pub fn with_libraries(folder: &Path) -> Fibers {
+        let mut ruby = Command::new("ruby");
+        ruby.arg("--disable-gems").arg(place::root().join(FIXTURE)).env("LD_LIBRARY_PATH", folder);
+        Fibers::start_command(&mut ruby)
+    }
+
     fn start_program(fixture: &str) -> Fibers {
+        Fibers::start_command(&mut command(fixture))
+    }
+
+    fn start_command(command: &mut Command) -> Fibers {
         place::require_root();
-        let mut program = Program::start(&mut command(fixture));
-        let version = introduction(&mut program);
-        Fibers { program, version }
+        let mut program = Program::start(command);
+        let full_version = introduction(&mut program);
+        let version = full_version.rsplit_once('.').map_or(&*full_version, |(release, _)| release).to_owned();
+        Fibers { program, version, full_version }
+    }
+
+    /// The file of the interpreter that it has loaded.
+    ///
+    /// # Panics
+    /// It has ended.
+    pub fn library(&self) -> PathBuf {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid())).expect("it runs");
+        let path =
+            maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| path.contains("/libruby"));
+        PathBuf::from(path.expect("the interpreter is a library"))
     }
 
     /// Its process id.
@@ -68,10 +95,10 @@ impl Fibers {
     }
 }
 
+/// The full version that it says it is of.
 fn introduction(program: &mut Program) -> String {
     let line = program.line();
-    let version = line.split_whitespace().nth(2).unwrap_or_else(|| panic!("it said `{line}`"));
-    version.rsplit_once('.').map_or_else(|| version.to_owned(), |(release, _)| release.to_owned())
+    line.split_whitespace().nth(2).unwrap_or_else(|| panic!("it said `{line}`")).to_owned()
 }
 
 fn command(fixture: &str) -> Command {

@@ -74,6 +74,13 @@ pub(super) fn read(
                 awaited: Some(runtime.name()),
                 ..Refusal::unsupported("the library that has the runtime in it is not loaded")
             })?;
+            if library.is_replaced() {
+                let name = library.mapped_as.as_deref().unwrap_or(&library.path).display();
+                let why = format!(
+                    "`{name}` was replaced since this process began, and what it runs cannot be probed any more: restart it"
+                );
+                return Err(Refusal::unsupported(why));
+            }
             (builds.of_library(library.file_id, &library.file, poll_stack)?, Some(library))
         }
     };

@@ -94,6 +94,16 @@ pub struct Image {
     pub mapped_as: Option<PathBuf>,
 }
 
+impl Image {
+    /// Whether another file, or none, has its place by now.
+    pub fn is_replaced(&self) -> bool {
+        self.path.components().any(|part| part.as_os_str() == MAPPED)
+    }
+}
+
+/// Where the kernel shows the files of a process's memory map, whatever has become of their paths.
+const MAPPED: &str = "map_files";
+
 /// A file as it was when it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
@@ -189,7 +199,7 @@ impl Process {
         let paths = [
             PathBuf::from(format!("/proc/{}/root{}", self.pid, mapped_as.display())),
             mapped_as.clone(),
-            PathBuf::from(format!("/proc/{}/map_files/{start:x}-{end:x}", self.pid)),
+            PathBuf::from(format!("/proc/{}/{MAPPED}/{start:x}-{end:x}", self.pid)),
         ];
         let open_same = |path: &PathBuf| {
             let file = File::open(path)?;

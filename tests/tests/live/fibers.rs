@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 
 use tests::page::Page;
 use tests::place;
 use tests::profiler::Profiler;
 use tests::ruby::{FIXTURE, Fibers};
+use tests::scratch::Folder;
 use tests::status::{Parent, Status, Target};
 use tests::table::Table;
 use tests::wait;
@@ -221,5 +223,57 @@ fn waits_have_reasons() {
     let own = names.iter().all(|name| name.contains("waits.rb:"));
     table.holds("names", "lines of the program", format!("{names:?}"), own && names.len() == 5);
     nothing_lost(&mut table, &profiler.status());
+    table.finish();
+}
+
+/// A copy of the interpreter's library in a folder of its own, and where in it its version is.
+fn library() -> (Folder, PathBuf, usize) {
+    let original = Fibers::start().library();
+    let folder = Folder::new("ruby-library");
+    let copy = folder.0.join(original.file_name().expect("a file"));
+    fs::copy(&original, &copy).expect("it can be copied");
+    let bytes = fs::read(&copy).expect("a file of our own");
+    let version = Fibers::start().full_version;
+    let text = format!("{version}\0");
+    let at = bytes.windows(text.len()).position(|window| window == text.as_bytes()).expect("it has its version in it");
+    (folder, copy, at)
+}
+
+/// Check that a version whose layout is not known is not probed: the rows say which are, and what the kernel sees is measured.
+#[test]
+fn an_unknown_version() {
+    let (folder, library, at) = library();
+    let mut bytes = fs::read(&library).expect("a file of our own");
+    bytes[at] = b'9';
+    fs::write(&library, bytes).expect("a file of our own");
+    let mut fibers = Fibers::with_libraries(&folder.0);
+    let profiler = Profiler::attach(fibers.pid());
+    fibers.tell("nested 5 5 1");
+    let status = profiler.status();
+    let target = status.target(fibers.pid());
+    let mut table = Table::new(format!("Ruby {}", fibers.version));
+    for signal in ["task_spawn", "task_polls", "task_wait", "gc_pause"] {
+        let (state, why) = target.probe(signal).expect("a row");
+        table.holds(signal, "unsupported: only known layouts", why, state == "unsupported" && why.contains("3.0, 3.1"));
+    }
+    table.holds("run queue", "attached", "", target.is_attached("run_queue"));
+    let hits = profiler.page().sum("profiler_probe_hits_total", &[("probe", "task_transfer")]);
+    table.equal("hits", 0.0, hits);
+    table.finish();
+}
+
+/// Check that a program whose library was replaced, as by an upgrade, says so, and is left alone.
+#[test]
+fn a_replaced_library() {
+    let (folder, library, _) = library();
+    let mut fibers = Fibers::with_libraries(&folder.0);
+    let other = library.with_extension("new");
+    fs::copy(&library, &other).and_then(|_| fs::rename(&other, &library)).expect("a folder of our own");
+    let profiler = Profiler::attach(fibers.pid());
+    fibers.tell("nested 5 5 1");
+    let status = profiler.status();
+    let (state, why) = status.target(fibers.pid()).probe("tasks").expect("a row");
+    let mut table = Table::new("A library that was replaced");
+    table.holds("tasks", "unsupported: restart it", why, state == "unsupported" && why.contains("restart it"));
     table.finish();
 }
