@@ -192,6 +192,12 @@ const FOR_ONE_TASK: &[Need] = &[
         install: || packages(&["openssl"]),
     },
     Need {
+        name: "sinatra",
+        purpose: "for the measurements of servers of Ruby",
+        there: || ruby("sinatra/base"),
+        install: || packages(&["ruby-sinatra"]),
+    },
+    Need {
         name: "debootstrap",
         purpose: "for the Ruby of a later Debian",
         there: || succeeds("debootstrap", &["--version"]),

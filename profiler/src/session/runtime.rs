@@ -207,6 +207,11 @@ impl Runtime {
                 || self.probes.sites(Tier::Polls) > 0)
     }
 
+    /// Whether it can be seen what its tasks wait for.
+    pub fn sees_waits(&self) -> bool {
+        self.probes.sites(Tier::Polls) > 0
+    }
+
     /// Which tiers are attached, in the order of [`Tier::ALL`].
     pub fn open_tiers(&self) -> [bool; 2] {
         Tier::ALL.map(|tier| self.probes.is_open(tier))

@@ -33,6 +33,7 @@ use crate::kernel::load::Kernel;
 use crate::kernel::signal::{ACCEPT_WAIT, EVENT_LOOP, RUN_QUEUE, SLEEP_CAUSE, TASK_POLLS};
 use crate::model::snapshot::RuntimeSnapshot;
 use crate::model::table::{Table, TargetId};
+use crate::runtime::Hook;
 use crate::status::{ProbeState, TargetStatus};
 use crate::target::identity::{self, Identity};
 use crate::target::listener::{ListenerError, Listeners, ListeningSocket, Namespaces};
@@ -390,12 +391,13 @@ impl Watched {
             }
         };
         self.status.set("tasks", ProbeState::Attached, runtime.detail());
-        if runtime.plan().has_polls() && !runtime.has_polls() {
-            for signal in ["task_polls", "task_wakes"] {
-                let why = kernel.signals.way(TASK_POLLS).err();
-                let why = why.unwrap_or_else(|| "single uprobes are not detached in time".to_owned());
-                self.status.set(signal, ProbeState::Unsupported, why);
-            }
+        let polls = runtime.plan().has_polls() && !runtime.has_polls();
+        let waits = runtime.plan().has(Hook::Wait) && !runtime.sees_waits();
+        let lacking = [("task_polls", polls), ("task_wakes", polls), ("task_wait", waits)];
+        for (signal, _) in lacking.into_iter().filter(|(_, lacking)| *lacking) {
+            let why = kernel.signals.way(TASK_POLLS).err();
+            let why = why.unwrap_or_else(|| "single uprobes are not detached in time".to_owned());
+            self.status.set(signal, ProbeState::Unsupported, why);
         }
         (self.runtime, self.spending) = (Some(runtime), Some(spending));
         Ok(())

@@ -279,3 +279,25 @@ fn a_replaced_library() {
     table.holds("tasks", "unsupported: restart it", why, state == "unsupported" && why.contains("restart it"));
     table.finish();
 }
+
+/// Check that where uprobes are attached one by one fibers are counted all the same, and what they wait for is not shown.
+#[test]
+fn single_uprobes() {
+    let mut fibers = Fibers::start();
+    let pid = fibers.pid();
+    let profiler = Profiler::attach_within("off", pid, &["--without", "uprobe_multi"]);
+    let answer = fibers.tell("nested 10 20 2");
+    let [made, over, switched] = answer[..] else { panic!("{answer:?}") };
+    let status = ended(&profiler, pid, over);
+    let target = status.target(pid);
+    let mut table = Table::new(format!("Ruby {}, single uprobes", fibers.version));
+    let (_, how) = target.probe("tasks").expect("a row");
+    table.holds("attached", "by perf events", how, how.contains("perf-event"));
+    table.equal("spawned", made, target.spawned());
+    table.equal("completed", over, target.completed());
+    table.equal("slices", switched, kinds(target).values().map(|kind| kind.3).sum());
+    let (state, why) = target.probe("task_wait").expect("a row");
+    table.holds("waits", "unsupported", why, state == "unsupported");
+    table.holds("a series of waits", "none", "", !profiler.page().has("profiler_task_wait_seconds_count", &[]));
+    table.finish();
+}

@@ -7,11 +7,13 @@ use anyhow::Result;
 use super::pairs::profiled;
 use super::{Programs, Row, workload};
 use crate::process::root;
+use crate::setup;
 
 const BAR: &str = "1.03";
 
 /// A request is answered by one of four threads, which take turns.
 pub fn sinatra(programs: &Programs) -> Result<Vec<Row>> {
+    setup::have("sinatra")?;
     // A connection for each thread: Puma leaves others waiting for its reactor.
     server(programs, 4, "sinatra_server.rb", "Sinatra on Puma")
 }
