@@ -1,5 +1,7 @@
 //! `cargo xtask setup`: installs what is missing to build and test, and says what it does.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
@@ -77,13 +79,31 @@ const NEEDS: &[Need] = &[
         name: "promtool",
         purpose: "for the tests of the metrics page",
         there: || succeeds("promtool", &["--version"]),
-        install: || packages(&["prometheus"]),
+        install: || without_service("prometheus"),
+    },
+    Need {
+        name: "ruby",
+        purpose: "for the tests of fibers",
+        there: || succeeds("ruby", &["--version"]),
+        install: || packages(&["ruby"]),
     },
     Need {
         name: "puma",
         purpose: "for the tests of requests to a server of Ruby",
-        there: || succeeds("puma", &["--version"]),
+        there: || succeeds("puma", &["--version"]) && ruby("rack"),
         install: || packages(&["puma", "ruby-rack"]),
+    },
+    Need {
+        name: "unicorn",
+        purpose: "for the tests of requests to workers that are forked",
+        there: || succeeds("unicorn", &["--version"]),
+        install: || without_service("unicorn"),
+    },
+    Need {
+        name: "async",
+        purpose: "for the tests of fibers that a library of Ruby's makes",
+        there: || ruby("async"),
+        install: || packages(&["ruby-async"]),
     },
     Need {
         name: "buildah",
@@ -191,6 +211,11 @@ pub fn tool(name: &str) -> PathBuf {
 fn python(modules: &str) -> bool {
     let program = process::root().join(PYTHON).join("bin/python3");
     succeeds(&program.display().to_string(), &["-c", &format!("import {modules}")])
+}
+
+/// Whether Ruby finds this library.
+fn ruby(library: &str) -> bool {
+    succeeds("ruby", &["-e", &format!("require '{library}'")])
 }
 
 fn python_package(names: &[&str]) -> Result<()> {
@@ -317,6 +342,29 @@ fn packages(names: &[&str]) -> Result<()> {
             .args(names)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
+}
+
+/// The file that says whether a package may start what it brings.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+const NOTHING_STARTS: &str = "#!/bin/sh\nexit 101\n";
+
+/// Installs a package for its program, and its service of the same name is not started, neither now nor with the machine.
+/// Before a start policy-rc.d is asked, with systemd, with another init and in containers, which often have one that forbids
+/// all: ours is there for as long as the installation takes. `update-rc.d` then disables the service for each of them.
+fn without_service(name: &str) -> Result<()> {
+    let policy = Path::new(POLICY);
+    let ours = !policy.exists() && succeeds("apt-get", &["--version"]);
+    if ours {
+        fs::write(policy, NOTHING_STARTS).with_context(|| format!("failed to write {POLICY}"))?;
+        fs::set_permissions(policy, fs::Permissions::from_mode(0o755))?;
+    }
+    let installed = packages(&[name]);
+    if ours {
+        fs::remove_file(policy)
+            .with_context(|| format!("failed to remove {POLICY}: no service starts while it is there"))?;
+    }
+    installed?;
+    process::run(Command::new("update-rc.d").args([name, "disable"]))
 }
 
 #[cfg(test)]
