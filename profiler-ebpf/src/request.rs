@@ -10,7 +10,7 @@ use profiler_common::map::Probe;
 use profiler_common::request::{Connection, Reply};
 
 use crate::accept::{AF_UNIX, TCP_ESTABLISHED, socket_of, target};
-use crate::maps::{CONNECTIONS, NOEXIST, REPLIES, REQUESTS, UNIX_ACCEPTED, UNIX_CONNECTIONS, count};
+use crate::maps::{CONNECTIONS, NOEXIST, PORTS, REPLIES, REQUESTS, UNIX_ACCEPTED, UNIX_CONNECTIONS, count};
 use crate::sched::now;
 use crate::{cost, offsets, read};
 
@@ -40,15 +40,23 @@ pub fn accepted(slot: u32, connection: u64) {
         return;
     }
     let cookie = read::kernel(connection + offsets::sock_cookie() as u64).unwrap_or(0);
+    if !opened(slot, cookie) {
+        count(Counter::ConnectionUnknown);
+    }
+}
+
+/// A TCP connection is a target's from here on; false where it was already, or is too much.
+#[inline(always)]
+fn opened(slot: u32, cookie: u64) -> bool {
     let connection = Connection { slot, ..Connection::NEW };
     if cookie == 0 || CONNECTIONS.insert(cookie, connection, NOEXIST).is_err() {
-        count(Counter::ConnectionUnknown);
-        return;
+        return false;
     }
     if let Some(stats) = REQUESTS.get_ptr_mut(slot) {
         // SAFETY: a per-CPU map value.
         unsafe { (*stats).opened += 1 };
     }
+    true
 }
 
 /// A socket changed its state: a connection that was open may be no more.
@@ -75,7 +83,7 @@ pub fn received(socket: *const u8, result: i32) -> i32 {
     let Some(slot) = target() else { return 0 };
     let time = now();
     cost::kernel_hit(slot, Probe::Socket);
-    if let Some(connection) = connection(socket) {
+    if let Some(connection) = connection(slot, socket) {
         // Whoever reads a request is available again, also when there is none.
         available(time);
         // SAFETY: a live map value.
@@ -99,7 +107,7 @@ pub fn sent(socket: *const u8, result: i32) -> i32 {
     let time = now();
     cost::kernel_hit(slot, Probe::Socket);
     if result > 0
-        && let Some(connection) = connection(socket)
+        && let Some(connection) = connection(slot, socket)
     {
         // SAFETY: a live map value.
         let asked = unsafe { (*connection).read_ns != 0 };
@@ -161,13 +169,22 @@ fn ended(connection: *mut Connection) {
     }
 }
 
-/// What is known of a socket, if a target accepted it.
+/// What is known of a socket that the target in `slot` uses, if a target accepted it.
 #[inline(always)]
-fn connection(socket: *const u8) -> Option<*mut Connection> {
+fn connection(slot: u32, socket: *const u8) -> Option<*mut Connection> {
     // SAFETY: `socket` is a tracepoint's `sock`, the offsets are from BTF.
     let (family, cookie): (u16, u64) =
         unsafe { (read::member(socket, offsets::sock_family()), read::member(socket, offsets::sock_cookie())) };
     if family != AF_UNIX {
+        if let Some(connection) = CONNECTIONS.get_ptr_mut(cookie) {
+            return Some(connection);
+        }
+        if cookie == 0 || !is_served(socket) {
+            return None;
+        }
+        // Accepted unseen: a child that was forked just now has no probes behind its accepts yet. Where there is no room, that
+        // has been counted, or is as an accept.
+        let _ = opened(slot, cookie);
         return CONNECTIONS.get_ptr_mut(cookie);
     }
     if let Some(connection) = UNIX_CONNECTIONS.get_ptr_mut(cookie) {
@@ -180,6 +197,16 @@ fn connection(socket: *const u8) -> Option<*mut Connection> {
     let cookie = unsafe { bpf_get_socket_cookie(socket.cast_mut().cast()) };
     let _ = UNIX_CONNECTIONS.insert(cookie, Connection { slot, ..Connection::NEW }, 0);
     UNIX_CONNECTIONS.get_ptr_mut(cookie)
+}
+
+/// Whether a TCP socket is a connection to a port on which a target listens, and not closed from here.
+#[inline(always)]
+fn is_served(socket: *const u8) -> bool {
+    // SAFETY: `socket` is a tracepoint's `sock`, the offsets are from BTF.
+    let (port, state): (u16, u8) =
+        unsafe { (read::member(socket, offsets::sock_num()), read::member(socket, offsets::sock_state())) };
+    let is_open = u32::from(state) == TCP_ESTABLISHED || u32::from(state) == TCP_CLOSE_WAIT;
+    is_open && PORTS.get_ptr(u32::from(port)).is_some()
 }
 
 /// Whether the system call in which the current thread sleeps waits for something to do: for events, for a connection,

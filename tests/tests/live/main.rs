@@ -27,6 +27,7 @@ mod polls;
 mod privileges;
 mod prometheus;
 mod puma;
+mod puma_cluster;
 mod queues;
 mod requests;
 mod robust;
