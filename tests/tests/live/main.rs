@@ -32,6 +32,7 @@ mod queues;
 mod requests;
 mod robust;
 mod sample;
+mod saturated;
 mod sched;
 mod signals;
 mod single_uprobes;
