@@ -10,11 +10,15 @@ use profiler_common::map::Probe;
 use profiler_common::request::{Connection, Reply};
 
 use crate::accept::{AF_UNIX, TCP_ESTABLISHED, socket_of, target};
-use crate::maps::{CONNECTIONS, NOEXIST, PORTS, REPLIES, REQUESTS, UNIX_ACCEPTED, UNIX_CONNECTIONS, count};
+use crate::maps::{CONNECTIONS, LISTENERS, NOEXIST, PORTS, REPLIES, REQUESTS, UNIX_ACCEPTED, UNIX_CONNECTIONS, count};
 use crate::sched::now;
 use crate::{cost, offsets, read};
 
 const TCP_CLOSE_WAIT: u32 = 8;
+/// Descriptors of a poll that are looked at one by one: of more, one is for something to do.
+const FEW: u64 = 2;
+/// Bytes of a `struct pollfd`, which begins with the descriptor.
+const POLLFD_BYTES: u64 = 8;
 
 /// Whether connections and requests are asked for. User space freezes it before load.
 #[inline(always)]
@@ -219,24 +223,48 @@ fn waits() -> bool {
     match register(offsets::regs_orig_ax()) {
         // epoll_wait, epoll_pwait, epoll_pwait2, accept, accept4, io_uring_enter
         232 | 281 | 441 | 43 | 288 | 426 => true,
-        // poll, ppoll: without descriptors they are sleeps
-        7 | 271 => register(offsets::regs_si()) != 0,
+        // poll, whose limit is an `int` of milliseconds, and ppoll, whose limit is a pointer
+        number @ (7 | 271) => {
+            let limit = register(offsets::regs_dx());
+            let is_limited = if number == 7 { limit as i32 >= 0 } else { limit != 0 };
+            polls(task, register(offsets::regs_di()), register(offsets::regs_si()) & 0xffff_ffff, is_limited)
+        }
         // select, pselect6
         23 | 270 => register(offsets::regs_di()) != 0,
         // futex: with a timeout it is a sleep, or one's turn to look at the clock
         202 => register(offsets::regs_r10()) == 0,
         // read, readv, recvfrom, recvmsg
-        0 | 19 | 45 | 47 => accepted_one(task, register(offsets::regs_di())),
+        0 | 19 | 45 | 47 => is_for_clients(task, register(offsets::regs_di())),
         _ => false,
     }
 }
 
-/// Whether a descriptor is of a connection that a target accepted.
+/// Whether a poll of so many descriptors waits for something to do. Without any it is a sleep; with one or two and a limit
+/// it may be one that can be broken off, as Ruby's main thread sleeps, or a wait for another's answer.
 #[inline(always)]
-fn accepted_one(task: u64, fd: u64) -> bool {
+fn polls(task: u64, descriptors: u64, count: u64, is_limited: bool) -> bool {
+    if count > FEW || !is_limited {
+        return count != 0;
+    }
+    for number in 0..FEW {
+        if number < count
+            && let Some(word) = read::user(descriptors + number * POLLFD_BYTES)
+            && word as i32 >= 0
+            && is_for_clients(task, word)
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a descriptor is of a connection that a target accepted, or of a socket on which it listens.
+#[inline(always)]
+fn is_for_clients(task: u64, fd: u64) -> bool {
     let Some(socket) = socket_of(task, fd & 0xffff_ffff) else { return false };
     let Some(cookie) = read::kernel(socket + offsets::sock_cookie() as u64) else { return false };
     CONNECTIONS.get_ptr(cookie).is_some()
+        || LISTENERS.get_ptr(cookie).is_some()
         || UNIX_CONNECTIONS.get_ptr(cookie).is_some()
         || UNIX_ACCEPTED.get_ptr(socket).is_some()
 }

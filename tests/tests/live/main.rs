@@ -42,5 +42,6 @@ mod threads;
 mod throttle;
 mod trace;
 mod unfinished;
+mod unicorn;
 mod unix;
 mod walk;
