@@ -11,6 +11,7 @@ macro_rules! builds {
 mod accept;
 mod agent;
 mod asleep;
+mod async_tasks;
 mod bad_input;
 mod budget;
 mod churn;
