@@ -10,11 +10,15 @@ use profiler_common::map::Probe;
 use profiler_common::request::{Connection, Reply};
 
 use crate::accept::{AF_UNIX, TCP_ESTABLISHED, socket_of, target};
-use crate::maps::{CONNECTIONS, NOEXIST, REPLIES, REQUESTS, UNIX_ACCEPTED, UNIX_CONNECTIONS, count};
+use crate::maps::{CONNECTIONS, LISTENERS, NOEXIST, PORTS, REPLIES, REQUESTS, UNIX_ACCEPTED, UNIX_CONNECTIONS, count};
 use crate::sched::now;
 use crate::{cost, offsets, read};
 
 const TCP_CLOSE_WAIT: u32 = 8;
+/// Descriptors of a poll that are looked at one by one: of more, one is for something to do.
+const FEW: u64 = 2;
+/// Bytes of a `struct pollfd`, which begins with the descriptor.
+const POLLFD_BYTES: u64 = 8;
 
 /// Whether connections and requests are asked for. User space freezes it before load.
 #[inline(always)]
@@ -40,15 +44,23 @@ pub fn accepted(slot: u32, connection: u64) {
         return;
     }
     let cookie = read::kernel(connection + offsets::sock_cookie() as u64).unwrap_or(0);
+    if !opened(slot, cookie) {
+        count(Counter::ConnectionUnknown);
+    }
+}
+
+/// A TCP connection is a target's from here on; false where it was already, or is too much.
+#[inline(always)]
+fn opened(slot: u32, cookie: u64) -> bool {
     let connection = Connection { slot, ..Connection::NEW };
     if cookie == 0 || CONNECTIONS.insert(cookie, connection, NOEXIST).is_err() {
-        count(Counter::ConnectionUnknown);
-        return;
+        return false;
     }
     if let Some(stats) = REQUESTS.get_ptr_mut(slot) {
         // SAFETY: a per-CPU map value.
         unsafe { (*stats).opened += 1 };
     }
+    true
 }
 
 /// A socket changed its state: a connection that was open may be no more.
@@ -75,7 +87,7 @@ pub fn received(socket: *const u8, result: i32) -> i32 {
     let Some(slot) = target() else { return 0 };
     let time = now();
     cost::kernel_hit(slot, Probe::Socket);
-    if let Some(connection) = connection(socket) {
+    if let Some(connection) = connection(slot, socket) {
         // Whoever reads a request is available again, also when there is none.
         available(time);
         // SAFETY: a live map value.
@@ -99,7 +111,7 @@ pub fn sent(socket: *const u8, result: i32) -> i32 {
     let time = now();
     cost::kernel_hit(slot, Probe::Socket);
     if result > 0
-        && let Some(connection) = connection(socket)
+        && let Some(connection) = connection(slot, socket)
     {
         // SAFETY: a live map value.
         let asked = unsafe { (*connection).read_ns != 0 };
@@ -161,13 +173,22 @@ fn ended(connection: *mut Connection) {
     }
 }
 
-/// What is known of a socket, if a target accepted it.
+/// What is known of a socket that the target in `slot` uses, if a target accepted it.
 #[inline(always)]
-fn connection(socket: *const u8) -> Option<*mut Connection> {
+fn connection(slot: u32, socket: *const u8) -> Option<*mut Connection> {
     // SAFETY: `socket` is a tracepoint's `sock`, the offsets are from BTF.
     let (family, cookie): (u16, u64) =
         unsafe { (read::member(socket, offsets::sock_family()), read::member(socket, offsets::sock_cookie())) };
     if family != AF_UNIX {
+        if let Some(connection) = CONNECTIONS.get_ptr_mut(cookie) {
+            return Some(connection);
+        }
+        if cookie == 0 || !is_served(socket) {
+            return None;
+        }
+        // Accepted unseen: a child that was forked just now has no probes behind its accepts yet. Where there is no room, that
+        // has been counted, or is as an accept.
+        let _ = opened(slot, cookie);
         return CONNECTIONS.get_ptr_mut(cookie);
     }
     if let Some(connection) = UNIX_CONNECTIONS.get_ptr_mut(cookie) {
@@ -182,6 +203,16 @@ fn connection(socket: *const u8) -> Option<*mut Connection> {
     UNIX_CONNECTIONS.get_ptr_mut(cookie)
 }
 
+/// Whether a TCP socket is a connection to a port on which a target listens, and not closed from here.
+#[inline(always)]
+fn is_served(socket: *const u8) -> bool {
+    // SAFETY: `socket` is a tracepoint's `sock`, the offsets are from BTF.
+    let (port, state): (u16, u8) =
+        unsafe { (read::member(socket, offsets::sock_num()), read::member(socket, offsets::sock_state())) };
+    let is_open = u32::from(state) == TCP_ESTABLISHED || u32::from(state) == TCP_CLOSE_WAIT;
+    is_open && PORTS.get_ptr(u32::from(port)).is_some()
+}
+
 /// Whether the system call in which the current thread sleeps waits for something to do: for events, for a connection,
 /// for a request. Who sleeps for a time, or waits for another's answer, is busy.
 #[inline(always)]
@@ -192,24 +223,48 @@ fn waits() -> bool {
     match register(offsets::regs_orig_ax()) {
         // epoll_wait, epoll_pwait, epoll_pwait2, accept, accept4, io_uring_enter
         232 | 281 | 441 | 43 | 288 | 426 => true,
-        // poll, ppoll: without descriptors they are sleeps
-        7 | 271 => register(offsets::regs_si()) != 0,
+        // poll, whose limit is an `int` of milliseconds, and ppoll, whose limit is a pointer
+        number @ (7 | 271) => {
+            let limit = register(offsets::regs_dx());
+            let is_limited = if number == 7 { limit as i32 >= 0 } else { limit != 0 };
+            polls(task, register(offsets::regs_di()), register(offsets::regs_si()) & 0xffff_ffff, is_limited)
+        }
         // select, pselect6
         23 | 270 => register(offsets::regs_di()) != 0,
         // futex: with a timeout it is a sleep, or one's turn to look at the clock
         202 => register(offsets::regs_r10()) == 0,
         // read, readv, recvfrom, recvmsg
-        0 | 19 | 45 | 47 => accepted_one(task, register(offsets::regs_di())),
+        0 | 19 | 45 | 47 => is_for_clients(task, register(offsets::regs_di())),
         _ => false,
     }
 }
 
-/// Whether a descriptor is of a connection that a target accepted.
+/// Whether a poll of so many descriptors waits for something to do. Without any it is a sleep; with one or two and a limit
+/// it may be one that can be broken off, as Ruby's main thread sleeps, or a wait for another's answer.
 #[inline(always)]
-fn accepted_one(task: u64, fd: u64) -> bool {
+fn polls(task: u64, descriptors: u64, count: u64, is_limited: bool) -> bool {
+    if count > FEW || !is_limited {
+        return count != 0;
+    }
+    for number in 0..FEW {
+        if number < count
+            && let Some(word) = read::user(descriptors + number * POLLFD_BYTES)
+            && word as i32 >= 0
+            && is_for_clients(task, word)
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a descriptor is of a connection that a target accepted, or of a socket on which it listens.
+#[inline(always)]
+fn is_for_clients(task: u64, fd: u64) -> bool {
     let Some(socket) = socket_of(task, fd & 0xffff_ffff) else { return false };
     let Some(cookie) = read::kernel(socket + offsets::sock_cookie() as u64) else { return false };
     CONNECTIONS.get_ptr(cookie).is_some()
+        || LISTENERS.get_ptr(cookie).is_some()
         || UNIX_CONNECTIONS.get_ptr(cookie).is_some()
         || UNIX_ACCEPTED.get_ptr(socket).is_some()
 }

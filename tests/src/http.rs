@@ -42,6 +42,51 @@ pub fn get_with(address: SocketAddr, path: &str, head: &str) -> io::Result<Respo
     parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
+/// A connection that is asked one thing after another.
+pub struct Connection {
+    stream: TcpStream,
+    address: SocketAddr,
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub fn open(address: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect_timeout(&address, wait::LIMIT)?;
+        stream.set_read_timeout(Some(wait::LIMIT))?;
+        Ok(Connection { stream, address })
+    }
+
+    /// Asks, and waits for nothing.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub fn ask(&mut self, path: &str) -> io::Result<()> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
+        self.stream.write_all(request.as_bytes())
+    }
+
+    /// The answer to what was asked.
+    ///
+    /// # Errors
+    /// The connection ends before it.
+    pub fn answer(&mut self) -> io::Result<Response> {
+        let mut text = Vec::new();
+        loop {
+            let mut piece = [0; 4096];
+            let length = self.stream.read(&mut piece)?;
+            text.extend_from_slice(&piece[..length]);
+            match parse(&String::from_utf8_lossy(&text)) {
+                Some(response) => return Ok(response),
+                None if length == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                None => {}
+            }
+        }
+    }
+}
+
 fn parse(text: &str) -> Option<Response> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let mut lines = head.lines();

@@ -21,6 +21,7 @@ pub mod program;
 pub mod random;
 pub mod ruby;
 pub mod scratch;
+pub mod server;
 pub mod status;
 pub mod table;
 pub mod wait;

@@ -11,7 +11,8 @@ pub(super) const ROWS: &[Row] = &[
     Row { name: "never_polled_after_wake", severity: Severity::Critical, check: never_polled_after_wake },
     Row { name: "task_leak", severity: Severity::Warning, check: task_leak },
     Row { name: "workers_starved", severity: Severity::Warning, check: workers_starved },
-    Row { name: "accept_queue_full_runtime_idle", severity: Severity::Critical, check: accept_queue_full },
+    Row { name: "accept_queue_full_runtime_idle", severity: Severity::Critical, check: accept_queue_full_idle },
+    Row { name: "accept_queue_full_runtime_busy", severity: Severity::Critical, check: accept_queue_full_busy },
 ];
 
 /// Over which rates and shares are taken, nanoseconds.
@@ -32,7 +33,7 @@ const LEAK_ENDED: f64 = 0.5;
 const STARVED: f64 = 0.2;
 /// Time that threads must have wanted a CPU in the window, nanoseconds.
 const STARVED_LEAST_NS: u64 = 1_000_000_000;
-/// CPUs that a runtime uses that is idle.
+/// CPUs that a runtime uses or waits for that is not idle.
 const IDLE_CPUS: f64 = 0.5;
 
 fn seconds(ns: u64) -> Evidence {
@@ -186,13 +187,26 @@ fn workers_starved(history: &History) -> Vec<Found> {
 }
 
 /// Connections that nobody accepts although there is time for it.
-fn accept_queue_full(history: &History) -> Vec<Found> {
+fn accept_queue_full_idle(history: &History) -> Vec<Found> {
+    accept_queue_full(history, |cpus| cpus < IDLE_CPUS)
+}
+
+/// Connections that are too many for what its threads have to do.
+fn accept_queue_full_busy(history: &History) -> Vec<Found> {
+    accept_queue_full(history, |cpus| cpus >= IDLE_CPUS)
+}
+
+/// Listeners whose queue is full, where threads use or wait for so many CPUs.
+fn accept_queue_full(history: &History, wanted: fn(f64) -> bool) -> Vec<Found> {
     let Some((first, now)) = history.window(WINDOW_NS) else { return Vec::new() };
-    let Some(ran) = grown(first.on_cpu_ns, now.on_cpu_ns) else { return Vec::new() };
-    let cpus = ran as f64 / 1e9 / now.seconds_since(first);
-    if cpus >= IDLE_CPUS {
+    let (ran, waited) = (grown(first.on_cpu_ns, now.on_cpu_ns), grown(first.run_queue_ns, now.run_queue_ns));
+    let Some((ran, waited)) = ran.zip(waited) else { return Vec::new() };
+    // Who waits for a CPU is not idle.
+    let in_window = |ns: u64| ns as f64 / 1e9 / now.seconds_since(first);
+    if !wanted(in_window(ran + waited)) {
         return Vec::new();
     }
+    let cpus = in_window(ran);
     let found = now.listeners.iter().filter_map(|listener| {
         let before = first.listeners.iter().find(|before| before.name == listener.name);
         let is_full = |listener: &Listener| listener.length.zip(listener.limit).is_some_and(|(n, limit)| n >= limit);

@@ -201,7 +201,7 @@ fn starvation_is_found() {
     check(sched(SECOND / 2000, SECOND / 1000), &[]);
 }
 
-/// Check that a full queue is found while the runtime has time, whether it is full now or has dropped connections.
+/// Check that a full queue is found, and whether its threads have time for it, whether it is full now or has dropped connections.
 #[test]
 fn a_full_accept_queue_is_found() {
     let full = |length, overflows: fn(u64) -> u64, on_cpu_ns: u64| {
@@ -222,8 +222,10 @@ fn a_full_accept_queue_is_found() {
     };
     check(full(129, |_| 7, SECOND / 100), &["accept_queue_full_runtime_idle"]);
     check(full(3, |n| n, SECOND / 100), &["accept_queue_full_runtime_idle"]);
-    check(full(129, |_| 7, SECOND), &[]);
+    check(full(129, |_| 7, SECOND), &["accept_queue_full_runtime_busy"]);
+    check(full(3, |n| n, SECOND), &["accept_queue_full_runtime_busy"]);
     check(full(3, |_| 7, SECOND / 100), &[]);
+    check(full(3, |_| 7, SECOND), &[]);
 }
 
 /// Check that what comes and goes is one finding, and ends once it has stayed away.

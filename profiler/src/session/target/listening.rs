@@ -65,8 +65,8 @@ impl Watched {
         }
         if unseen > 0 {
             let why = format!(
-                "{unseen} connections left its accept queues and were not seen to be accepted: by io_uring, or by a process \
-                 that is not watched; their waits are not measured"
+                "{unseen} connections left its accept queues and were not seen to be accepted: by io_uring, by a child in \
+                 the first second after its fork, or by a process that is not watched; their waits are not measured"
             );
             self.status.set("accept_unseen", ProbeState::Broken, why);
             self.attach_uring(kernel, slots);
