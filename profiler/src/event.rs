@@ -28,6 +28,11 @@ pub enum TaskEvent {
         /// How it ended.
         outcome: Outcome,
     },
+    /// A task is gone with the process that it was in: it has not ended by itself.
+    Gone {
+        /// Which task.
+        task: TaskRef,
+    },
 }
 
 /// A task as the target names it: an address, which is reused, and the runtime's id, which is not.

@@ -125,7 +125,7 @@ fn count(list: &mut Vec<(&'static str, u64)>, label: &'static str) {
 /// Replays `stream` as the main loop would, and returns the page.
 fn replay(stream: &[u8], plan: &Plan) -> String {
     let met = FxHashMap::default();
-    let instance = Instance { plan, load_bias: LOAD_BIAS, met: &met };
+    let instance = Instance { plan, load_bias: LOAD_BIAS, root: PID, met: &met };
     let mut snapshot = Snapshot { epoch_offset_seconds: 1_700_000_000.0, ..Snapshot::default() };
     let mut table = Table::new(Limits::default());
     let info = |name: &str| TypeInfo { name: name.into(), internal: name.starts_with("tokio"), ..TypeInfo::default() };

@@ -284,6 +284,7 @@ impl Table {
                 Item::Task(TaskEvent::Completed { task, kind, outcome }) => {
                     target.completed(time_ns, task, kind, outcome, &mut self.losses, &mut self.minutes);
                 }
+                Item::Task(TaskEvent::Gone { task }) => target.gone(task.address),
                 Item::Interrupt => {
                     target.interrupt();
                     target.set_gap(true, time_ns, &mut self.minutes);
@@ -533,12 +534,19 @@ impl Target {
 
     /// Whatever is tracked at `address` has ended at an unknown time and in an unknown way.
     fn end_unseen(&mut self, address: u64, losses: &mut Losses) {
+        if self.tasks.at(address).is_some() {
+            self.gone(address);
+            self.end_unseen += 1;
+            losses.end_unseen += 1;
+        }
+    }
+
+    /// Whatever is tracked at `address` is no more, and that is no loss.
+    fn gone(&mut self, address: u64) {
         let Some(task) = self.tasks.remove(address) else { return };
         if let Some(counts) = self.counts.see(task.kind()) {
             counts.alive -= 1;
         }
-        self.end_unseen += 1;
-        losses.end_unseen += 1;
         self.forget(address, task.id(), task.kind());
     }
 

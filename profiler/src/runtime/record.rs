@@ -6,6 +6,9 @@ use rustc_hash::FxHashMap;
 use super::{Plan, stack};
 use crate::event::{CpuSample, Current, Outcome, Parent, TaskEvent, TaskRef, TypeId};
 
+/// Spreads process ids over all bits of an address (2^64 divided by the golden ratio).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// What remains to be known of a process to translate its records.
 #[derive(Clone, Debug)]
 pub struct Instance<'p> {
@@ -13,6 +16,8 @@ pub struct Instance<'p> {
     pub plan: &'p Plan,
     /// Runtime address minus the file's virtual address.
     pub load_bias: u64,
+    /// The process that is watched; another one is a forked child of it.
+    pub root: u32,
     /// Types that were met while it runs, by the key that their records have for a vtable.
     pub met: &'p FxHashMap<u64, TypeId>,
 }
@@ -46,13 +51,32 @@ impl Instance<'_> {
     /// The record is not of a task that the plan knows.
     pub fn translate(&self, record: &TaskRecord) -> Result<TaskEvent, Untranslated> {
         let of = self.kind(&record.header, record.vtable).ok_or(Untranslated::ForeignVtable)?;
-        let task = TaskRef { address: record.task, id: (record.id != 0).then_some(record.id) };
+        let pid = record.header.pid;
+        let task = TaskRef { address: self.address(pid, record.task), id: (record.id != 0).then_some(record.id) };
         let flags = record.header.flags;
         match record.header.kind {
-            kind::TASK_SPAWNED => Ok(TaskEvent::Spawned { task, kind: of, parent: parent(flags, record.parent) }),
+            kind::TASK_SPAWNED => Ok(TaskEvent::Spawned { task, kind: of, parent: self.parent(record) }),
             kind::TASK_FOUND => Ok(TaskEvent::Found { task, kind: of }),
             kind::TASK_COMPLETED => Ok(TaskEvent::Completed { task, kind: of, outcome: outcome(flags) }),
             _ => Err(Untranslated::ForeignKind),
+        }
+    }
+
+    /// An address as the model has it. Forked children have tasks of their own at the same addresses as their parent.
+    fn address(&self, pid: u32, address: u64) -> u64 {
+        if pid == self.root { address } else { address ^ u64::from(pid).wrapping_mul(SPREAD) }
+    }
+
+    /// Who spawned a task, by the flags of its record.
+    fn parent(&self, record: &TaskRecord) -> Parent {
+        let flags = record.header.flags;
+        match record.parent {
+            _ if flags & flag::PARENT_KNOWN == 0 => Parent::Unknown,
+            0 => Parent::None,
+            address if flags & flag::PARENT_IS_ADDRESS != 0 => {
+                Parent::Address(self.address(record.header.pid, address))
+            }
+            id => Parent::Id(id),
         }
     }
 
@@ -68,16 +92,6 @@ impl Instance<'_> {
         let seen = flags & sample_flag::REGISTERS_KNOWN != 0 && !words.is_empty();
         let stack = seen.then(|| stack::innermost(&self.plan.polls, self.load_bias, head.ip, words));
         CpuSample { tid: head.header.tid, sleeps: head.sleeps, cpu_ns: head.cpu_ns, period_ns, current, stack }
-    }
-}
-
-/// Who spawned a task, by the flags of its record.
-fn parent(flags: u16, parent: u64) -> Parent {
-    match parent {
-        _ if flags & flag::PARENT_KNOWN == 0 => Parent::Unknown,
-        0 => Parent::None,
-        address if flags & flag::PARENT_IS_ADDRESS != 0 => Parent::Address(address),
-        id => Parent::Id(id),
     }
 }
 

@@ -23,6 +23,8 @@ const MOST_KEYS: usize = 16_384;
 pub(super) struct Kinds {
     build: Rc<Build>,
     load_bias: u64,
+    /// The process that is watched.
+    root: u32,
     naming: Option<Box<dyn Naming>>,
     /// Types by the keys of their records.
     met: FxHashMap<u64, TypeId>,
@@ -32,14 +34,14 @@ pub(super) struct Kinds {
 }
 
 impl Kinds {
-    pub fn new(build: Rc<Build>, load_bias: u64) -> Kinds {
+    pub fn new(build: Rc<Build>, load_bias: u64, root: u32) -> Kinds {
         let naming = build.runtime.naming(&build.plan);
-        Kinds { build, load_bias, naming, met: FxHashMap::default(), by_name: HashMap::new(), infos: Vec::new() }
+        Kinds { build, load_bias, root, naming, met: FxHashMap::default(), by_name: HashMap::new(), infos: Vec::new() }
     }
 
     /// What translates records.
     pub fn instance(&self) -> Instance<'_> {
-        Instance { plan: &self.build.plan, load_bias: self.load_bias, met: &self.met }
+        Instance { plan: &self.build.plan, load_bias: self.load_bias, root: self.root, met: &self.met }
     }
 
     /// The type with this vtable, or this key.
@@ -57,7 +59,8 @@ impl Kinds {
     /// Takes the record of a type that is met: its name is read from the process at once, while it is there.
     pub fn meet(&mut self, record: &TaskRecord, table: &mut Table, target: TargetId) {
         let Some(naming) = &self.naming else { return };
-        if self.met.len() >= MOST_KEYS && !self.met.contains_key(&record.vtable) {
+        // The kernel half may tell of a type again that it has forgotten.
+        if self.met.len() >= MOST_KEYS || self.met.contains_key(&record.vtable) {
             return;
         }
         let memory = ProcessMemory { pid: record.header.pid };

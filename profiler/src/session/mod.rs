@@ -371,7 +371,7 @@ impl Session {
                     // A child that runs another program is that program, and not the target. The kernel half knows, unless
                     // something was to be measured of it just now.
                     self.kernel.remove_target(pid);
-                    watched.child_left(pid);
+                    watched.child_left(pid, &mut self.table, record.header.time_ns);
                     self.targets.forget(pid);
                 }
             }

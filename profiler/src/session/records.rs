@@ -67,7 +67,10 @@ pub(super) fn take_task(record: &TaskRecord, targets: &mut Targets, table: &mut 
         event => event,
     };
     match event {
-        Ok(event) => table.apply(probed.table_id(), record.header.time_ns, event),
+        Ok(event) => {
+            probed.happened(record.header.pid, &event);
+            table.apply(probed.table_id(), record.header.time_ns, event);
+        }
         Err(_) => tally.foreign_vtable += 1,
     }
 }

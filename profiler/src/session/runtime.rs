@@ -18,7 +18,7 @@ use crate::budget::governor::{Mode, Tier};
 use crate::budget::price::Traps;
 use crate::clock;
 use crate::decode::stack::StackSample;
-use crate::event::TypeId;
+use crate::event::{TaskEvent, TaskRef, TypeId};
 use crate::kernel::KernelError;
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
@@ -87,6 +87,8 @@ pub(super) struct Runtime {
     /// Tasks that wait too long, by type: how many, and how long the first of them.
     overdue: FxHashMap<TypeId, (u64, u64)>,
     unfinished: Unfinished,
+    /// Tasks that live in forked children, by process: they are gone with it.
+    in_children: FxHashMap<u32, FxHashSet<TaskRef>>,
 }
 
 impl Runtime {
@@ -96,7 +98,7 @@ impl Runtime {
         let mut layout = build.plan.layout;
         (layout.image_start, layout.image_end) = bounds;
         Runtime {
-            kinds: Kinds::new(Rc::clone(&build), load_bias),
+            kinds: Kinds::new(Rc::clone(&build), load_bias, root),
             build,
             table,
             probes,
@@ -115,6 +117,26 @@ impl Runtime {
             said_ns: 0,
             overdue: FxHashMap::default(),
             unfinished: Unfinished::default(),
+            in_children: FxHashMap::default(),
+        }
+    }
+
+    /// What happened to a task of one of its processes.
+    pub fn happened(&mut self, pid: u32, event: &TaskEvent) {
+        if pid == self.root {
+            return;
+        }
+        let tasks = self.in_children.entry(pid).or_default();
+        match event {
+            TaskEvent::Spawned { task, .. } | TaskEvent::Found { task, .. } => drop(tasks.insert(*task)),
+            TaskEvent::Completed { task, .. } | TaskEvent::Gone { task } => drop(tasks.remove(task)),
+        }
+    }
+
+    /// A forked child is no more, and its tasks with it.
+    pub fn child_ended(&mut self, pid: u32, table: &mut Table, time_ns: u64) {
+        for task in self.in_children.remove(&pid).into_iter().flatten() {
+            table.apply(self.table, time_ns, TaskEvent::Gone { task });
         }
     }
 

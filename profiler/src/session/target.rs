@@ -502,10 +502,11 @@ impl Watched {
     }
 
     /// A child runs another program now.
-    pub fn child_left(&mut self, pid: u32) {
+    pub fn child_left(&mut self, pid: u32, table: &mut Table, time_ns: u64) {
         self.members.remove(&pid);
         self.pauses.ended(pid);
         if let Some(runtime) = &mut self.runtime {
+            runtime.child_ended(pid, table, time_ns);
             drop(runtime.take(pid));
         }
     }
@@ -538,6 +539,7 @@ impl Watched {
         self.members.remove(&pid);
         self.pauses.ended(pid);
         if let Some(runtime) = &mut self.runtime {
+            runtime.child_ended(pid, table, time_ns);
             drop(runtime.take(pid));
         }
         if pid == self.process.pid {

@@ -177,6 +177,18 @@ fn those_of_a_forked_worker() {
     let mut table = Table::new(format!("Ruby {}, fibers of a forked worker", fibers.version));
     table.equal("spawned", own[0] + others[0], status.target(pid).spawned());
     table.equal("completed", own[1] + others[1], status.target(pid).completed());
+    // The same addresses in both, and a worker that dies takes its own with it.
+    fibers.tell("child 40");
+    fibers.tell("keep 30");
+    let alive = |wanted| {
+        wait::until_or_last(|| profiler.status(), |status| status.target(pid).alive() == wanted).target(pid).alive()
+    };
+    table.equal("alive in both", 70, alive(70));
+    fibers.tell(&format!("kill {child}"));
+    table.equal("alive once the worker was killed", 30, alive(30));
+    let more = fibers.tell("finish")[0];
+    let status = ended(&profiler, pid, own[1] + others[1] + more);
+    table.equal("completed", own[1] + others[1] + more, status.target(pid).completed());
     nothing_lost(&mut table, &status);
     table.finish();
 }

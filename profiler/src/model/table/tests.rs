@@ -86,6 +86,14 @@ fn a_task_first_seen_at_its_end_has_no_lifetime() {
     check(&[(5, end(1, Some(1), 0)), (6, end(2, None, 1))], &["a 0 1 1 0 0 0", "b 0 1 1 0 0 0"]);
 }
 
+/// Check that a task that is gone with its process lives no more, and has not ended.
+#[test]
+fn a_task_is_gone_with_its_process() {
+    let gone = |address| TaskEvent::Gone { task: TaskRef { address, id: None } };
+    let (first, second) = (spawn(1, None, 0, Parent::None), spawn(2, None, 0, Parent::None));
+    check(&[(5, first), (6, second), (9, gone(1)), (10, gone(3))], &["a 2 0 0 1 0 0", "->a 2"]);
+}
+
 #[test]
 fn an_end_that_overtakes_its_spawn_is_matched() {
     check(&[(25, end(1, Some(1), 0)), (5, spawn(1, Some(1), 0, Parent::None))], &["a 1 1 0 0 1 20", "->a 1"]);
@@ -424,7 +432,7 @@ proptest! {
             match *event {
                 TaskEvent::Spawned { task, kind, .. } => drop(alive.insert(task.address, (task, kind))),
                 TaskEvent::Completed { task, .. } => drop(alive.remove(&task.address)),
-                TaskEvent::Found { .. } => {}
+                TaskEvent::Found { .. } | TaskEvent::Gone { .. } => {}
             }
             if *time_ns >= attached_ns {
                 events.push((*time_ns, *event));

@@ -43,7 +43,7 @@ fn check(kind: u16, flags: u16, vtable: u64, parent: u64, expected: Result<TaskE
     let header = Header { time_ns: 1, pid: 2, tid: 3, kind, flags, site: 0 };
     let record = TaskRecord { header, task: 0x7000, vtable, id: 9, parent };
     let met = FxHashMap::from_iter([(MET, TypeId(7))]);
-    let instance = Instance { plan: &plan, load_bias: BIAS, met: &met };
+    let instance = Instance { plan: &plan, load_bias: BIAS, root: 2, met: &met };
     assert_eq!(instance.translate(&record), expected);
 }
 
@@ -86,4 +86,28 @@ fn outcomes_are_told() {
     check(flag::OUTCOME_KNOWN | flag::CANCEL_REQUESTED, Outcome::Completed);
     check(flag::OUTCOME_KNOWN | flag::CANCEL_REQUESTED | flag::CANCELLED, Outcome::Cancelled);
     check(flag::OUTCOME_KNOWN | flag::PANICKED, Outcome::Panicked);
+}
+
+/// Check that tasks of a forked child are not its parent's that live at the same addresses, and are told alike every time.
+#[test]
+fn children_have_tasks_of_their_own() {
+    let (plan, met) = (plan(), FxHashMap::default());
+    let instance = Instance { plan: &plan, load_bias: BIAS, root: 2, met: &met };
+    let address = |pid, kind| {
+        let flags = flag::PARENT_KNOWN | flag::PARENT_IS_ADDRESS;
+        let header = Header { time_ns: 1, pid, tid: 3, kind, flags, site: 0 };
+        match instance.translate(&TaskRecord { header, task: 0x7000, vtable: 0, id: 0, parent: 0x7000 }) {
+            Ok(TaskEvent::Spawned { task, parent, .. }) => {
+                assert_eq!(parent, Parent::Address(task.address));
+                task.address
+            }
+            Ok(TaskEvent::Completed { task, .. }) => task.address,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(address(2, kind::TASK_SPAWNED), 0x7000);
+    let children: Vec<u64> = (3..1000).map(|pid| address(pid, kind::TASK_SPAWNED)).collect();
+    assert!(!children.contains(&0x7000));
+    assert_eq!(children.iter().collect::<std::collections::HashSet<_>>().len(), children.len());
+    assert_eq!(address(7, kind::TASK_COMPLETED), children[4]);
 }
