@@ -102,12 +102,13 @@ fn those_of_several_threads() {
 #[test]
 fn slices_are_timed() {
     const FIBERS: u64 = 4;
-    const SLICES: u64 = 100;
+    const SLICES: u64 = 20;
     let mut fibers = Fibers::start();
     let pid = fibers.pid();
-    let profiler = Profiler::attach_within("off", pid, &["--slow-poll", "5ms"]);
-    // Long, so that Ruby's own time between a switch and the clock's reading is little of it.
-    let spun_ns = fibers.tell(&format!("spin {FIBERS} {SLICES} 500"))[0];
+    let profiler = Profiler::attach_within("off", pid, &["--slow-poll", "100ms"]);
+    // Long, so that Ruby's own time between a switch and the clock's reading is little of it, and hardly ever is the thread
+    // preempted just then.
+    let spun_ns = fibers.tell(&format!("spin {FIBERS} {SLICES} 5000"))[0];
     ended(&profiler, pid, FIBERS);
     let page = profiler.page();
     let name =
