@@ -336,8 +336,9 @@ mod tests {
         }
         let shown: Vec<&str> = [queries.as_str(), &tokio, &rules].into_iter().flat_map(metrics).collect();
         for name in all.iter().filter(|name| !SAY_NOTHING.contains(name)) {
-            let is_shown =
-                |shown: &&&str| **shown == *name || shown.strip_prefix(*name).is_some_and(|end| end == "_bucket");
+            let is_shown = |shown: &&&str| {
+                **shown == *name || shown.strip_prefix(*name).is_some_and(|end| ["_bucket", "_sum"].contains(&end))
+            };
             assert!(shown.iter().any(|one| is_shown(&one)), "no panel shows {name}");
         }
     }
