@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Proves the dashboards and the rules against a real Prometheus: it scrapes an agent, over TLS and with a password, which
-# watches a Tokio server under load, and every query of every panel, of every variable and of every recording rule must
+# watches a server of Tokio and one of Ruby's fibers under load, and every query of every panel, of every variable and of every recording rule must
 # return data.
 #
 #   deploy/grafana/check.sh [PROFILER [FIXTURE]]
@@ -12,7 +12,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 profiler=${1:-$root/target/release/profiler}
 fixture=${2:-$root/target/fixtures/latest/release/fixture}
-dashboards=("$here/profiler-tokio.json" "$here/profiler-node.json")
+ruby=$root/tests/fixtures/ruby/fiber_server.rb
+dashboards=("$here/profiler-tokio.json" "$here/profiler-node.json" "$here/profiler-ruby.json")
 rules=$root/deploy/prometheus/rules.yml
 rate_interval=10s # what Grafana would put in for $__rate_interval: four scrapes at least
 warm_up=20        # seconds of load before the first query
@@ -20,7 +21,7 @@ warm_up=20        # seconds of load before the first query
 for tool in prometheus promtool openssl curl jq; do
     command -v "$tool" >/dev/null || { echo "error: $tool is missing (Debian: apt-get install prometheus openssl curl jq)" >&2; exit 1; }
 done
-for program in "$profiler" "$fixture"; do
+for program in "$profiler" "$fixture" "$ruby"; do
     [ -x "$program" ] || { echo "error: no $program: run \`cargo xtask test\`, which builds it" >&2; exit 1; }
 done
 
@@ -36,7 +37,7 @@ cgroup=
 finish() {
     status=$?
     # The fixture ends with its standard input; the others end when they are told to.
-    exec 9>&- || true
+    exec 8>&- 9>&- || true
     for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
     for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
     [ -z "$cgroup" ] || rmdir "$cgroup"
@@ -77,6 +78,7 @@ get() { curl -s --cacert "$work/certificate.pem" --user check:test "$@"; }
 # The server that is watched: a file of its own, so that the agent watches nothing else.
 cp "$fixture" "$work/fixture"
 printf '[[rules]]\naction = "include"\nexecutable = "%s"\n' "$work/fixture" >"$work/rules.toml"
+printf '[[rules]]\naction = "include"\nruntime = "ruby"\n' >>"$work/rules.toml"
 mkfifo "$work/stdin"
 "$work/fixture" http 0 <"$work/stdin" >"$work/ready" 2>"$work/fixture.log" &
 started+=($!)
@@ -84,6 +86,14 @@ exec 9>"$work/stdin"
 for _ in $(seq 100); do [ -s "$work/ready" ] && break; sleep 0.1; done
 pid=$(jq -r .pid "$work/ready")
 port=$(jq -r .port "$work/ready")
+
+# The other one; it ends with its input, too.
+mkfifo "$work/stdin-ruby"
+"$ruby" <"$work/stdin-ruby" >"$work/ready-ruby" 2>"$work/ruby.log" &
+started+=($!)
+exec 8>"$work/stdin-ruby"
+for _ in $(seq 100); do [ -s "$work/ready-ruby" ] && break; sleep 0.1; done
+port_ruby=$(jq -r .port "$work/ready-ruby")
 
 # A CPU limit that holds it now and then, where this host permits one.
 limit() { # FOLDER FILE QUOTA
@@ -98,6 +108,7 @@ load() {
     while true; do
         curl -s "http://127.0.0.1:$port/spawn#[1-200]" "http://127.0.0.1:$port/work?us=300#[1-20]" >/dev/null || true
         for _ in 1 2 3 4 5; do curl -s "http://127.0.0.1:$port/" >/dev/null || true; done
+        curl -s "http://127.0.0.1:$port_ruby/#[1-500]" >/dev/null || true
     done
 }
 load & started+=($!)
@@ -138,7 +149,7 @@ checked=0
 # nothing, so that its workers are not recognised.
 # The server is in no container, and as a rule in no unit, and its threads are workers and no loops. No API is asked for names, and nothing is pushed.
 optional='cpu_throttled_seconds overhead_budget_ratio runtime_worker runtime_queue_depth target_container_info
-    target_unit_info loop_ program_runs_missed_total kubernetes_ discovery_undecided discovery_unnamed otlp_ gc_ task_wait_'
+    target_unit_info loop_ program_runs_missed_total kubernetes_ discovery_undecided discovery_unnamed otlp_'
 page=$(get "https://127.0.0.1:$metrics_port/metrics")
 is_absent() { # QUERY
     local metric
@@ -151,7 +162,7 @@ expect_data() { # WHAT QUERY
     local query=$2 answer rows
     query=${query//'$__rate_interval'/$rate_interval}
     query=${query//'$instance'/.*}
-    query=${query//'$process'/fixture}
+    query=${query//'$process'/fixture|ruby}
     query=${query//'$pid'/.*}
     for label in namespace pod container; do query=${query//"\$$label"/.*}; done
     checked=$((checked + 1))
@@ -200,7 +211,7 @@ fi
 queries=$(jq -r '.. | .expr? // empty' "${dashboards[@]}")
 exempt=' process_virtual_memory_bytes process_max_fds process_start_time_seconds '
 while read -r metric; do
-    if [[ $exempt != *" $metric "* ]] && ! grep -qE "\b${metric}(_bucket)?\b" <<<"$queries"; then
+    if [[ $exempt != *" $metric "* ]] && ! grep -qE "\b${metric}(_bucket|_sum)?\b" <<<"$queries"; then
         echo "FAIL  no panel shows $metric"
         failures=$((failures + 1))
     fi

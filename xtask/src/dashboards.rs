@@ -1,5 +1,5 @@
-//! `cargo xtask dashboards`: writes the dashboard of a node again, from the table of panels below. Never a query that the rules
-//! could record.
+//! `cargo xtask dashboards`: writes the dashboards of a node and of a service of Ruby again, from the tables of panels below.
+//! Never a query that the rules could record.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,6 +12,8 @@ use crate::process::root;
 /// What every query of a target selects by.
 const TARGET: &str =
     r#"instance=~"$instance", namespace=~"$namespace", pod=~"$pod", container=~"$container", process=~"$process""#;
+/// What queries of a target of Ruby select by besides.
+const RUBY: &str = r#"runtime="ruby""#;
 /// What tells targets apart in a legend.
 const WHO: &str = "{{namespace}} {{pod}} {{container}} {{process}}";
 /// Columns of a dashboard.
@@ -40,7 +42,8 @@ impl Shown {
     }
 }
 
-/// One panel. In queries, `TARGET` stands for what selects targets, and `NODE` for what selects nodes.
+/// One panel. In queries, `TARGET` stands for what selects targets, `RUBY` for what selects those of Ruby, and `NODE` for what
+/// selects nodes.
 struct Panel {
     title: &'static str,
     description: &'static str,
@@ -56,6 +59,30 @@ struct Row {
     title: &'static str,
     panels: &'static [Panel],
 }
+
+/// A dashboard.
+struct Dashboard {
+    /// Name of its file, and its id.
+    name: &'static str,
+    title: &'static str,
+    description: &'static str,
+    rows: &'static [Row],
+}
+
+const DASHBOARDS: &[Dashboard] = &[
+    Dashboard {
+        name: "profiler-node",
+        title: "profiler: node",
+        description: "What is watched on each node, where work waits in it, and what the profiler itself does.",
+        rows: ROWS,
+    },
+    Dashboard {
+        name: "profiler-ruby",
+        title: "profiler: Ruby service",
+        description: "Where the time of a Puma, a Unicorn or a server of fibers is: in front of accept, in a request, after the reply.",
+        rows: RUBY_ROWS,
+    },
+];
 
 macro_rules! panels {
     ($($title:literal $shown:ident $unit:literal $columns:literal $description:literal
@@ -187,23 +214,87 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// Writes it.
+/// In the order in which a request goes.
+const RUBY_ROWS: &[Row] = &[
+    Row {
+        title: "Saturated, or idle? What the server itself does not see",
+        panels: panels! {
+            "Connections that wait for accept" Lines "short" 8 "And how many may: while they wait, the server's own backlog is 0."
+                [("sum by (namespace, pod, container, process, listener) (profiler_accept_queue_length{RUBY})", "WHO {{listener}}"),
+                 ("sum by (namespace, pod, container, process, listener) (profiler_accept_queue_limit{RUBY})", "limit of WHO {{listener}}")];
+            "Connections that are open" Lines "short" 8 "Accepted and not closed: busy threads, and kept ones."
+                [("sum by (namespace, pod, container, process) (profiler_connections_open{RUBY})", "WHO")];
+            "What the threads do" Lines "none" 8 "How many compute, wait for a CPU, or sleep: a full queue beside sleepers wants more threads, beside one that computes more workers."
+                [("sum by (namespace, pod, container, process, state) (rate(profiler_sched_thread_seconds_total{RUBY}[$__rate_interval]))", "WHO {{state}}")];
+        },
+    },
+    Row {
+        title: "The way of a request",
+        panels: panels! {
+            "In front of accept, p99" Lines "s" 8 "From established to accepted."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_accept_wait_seconds_bucket{RUBY}[$__rate_interval])))", "WHO")];
+            "In the request, p99" Lines "s" 8 "From the first read to the last write; with --requests."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_request_seconds_bucket{RUBY}[$__rate_interval])))", "WHO")];
+            "After the reply, p99" Lines "s" 8 "The thread is not available for the next one; with --requests."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_after_reply_seconds_bucket{RUBY}[$__rate_interval])))", "WHO")];
+            "Requests" Lines "reqps" 8 "With --requests."
+                [("sum by (namespace, pod, container, process) (rate(profiler_request_seconds_count{RUBY}[$__rate_interval]))", "WHO")];
+            "Threads" Lines "short" 8 "By name: `puma srv tp`, `puma reactor`, `processor`."
+                [("sum by (namespace, pod, container, process, thread) (profiler_sched_threads{RUBY})", "WHO {{thread}}")];
+            "Busy threads" Lines "none" 8 "By name: how many compute or wait for a CPU."
+                [("sum by (namespace, pod, container, process, thread) (rate(profiler_sched_thread_seconds_total{RUBY, state!=\"off_cpu\"}[$__rate_interval]))", "WHO {{thread}}")];
+        },
+    },
+    Row {
+        title: "Fibers",
+        panels: panels! {
+            "Alive" Lines "short" 8 "By the line of their block; absent where they are only sampled."
+                [("sum by (namespace, pod, container, process, task) (profiler_tasks_alive{RUBY})", "WHO {{task}}")];
+            "Spawned" Lines "ops" 8 "As above."
+                [("sum by (namespace, pod, container, process, task) (rate(profiler_tasks_spawned_total{RUBY}[$__rate_interval]))", "WHO {{task}}")];
+            "Slices, p99" Lines "s" 8 "For how long a fiber holds its thread."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, task, le) (rate(profiler_task_poll_seconds_bucket{RUBY}[$__rate_interval])))", "WHO {{task}}")];
+            "What they wait for" Lines "s" 8 "How much in a second, all together."
+                [("sum by (namespace, pod, container, process, reason) (rate(profiler_task_wait_seconds_sum{RUBY}[$__rate_interval]))", "WHO {{reason}}")];
+            "Lifetimes, p99" Lines "s" 8 "From the first switch to the last one."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, task, le) (rate(profiler_task_lifetime_seconds_bucket{RUBY}[$__rate_interval])))", "WHO {{task}}")];
+            "Loop delay, p99" Lines "s" 8 "How late a timer of an event loop would have fired."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, thread, le) (rate(profiler_loop_delay_seconds_bucket{RUBY}[$__rate_interval])))", "WHO {{thread}}")];
+        },
+    },
+    Row {
+        title: "Collection of garbage, and what is watched",
+        panels: panels! {
+            "Time in it" Lines "percentunit" 8 "Of one thread: no other one runs Ruby then."
+                [("sum by (namespace, pod, container, process) (rate(profiler_gc_pause_seconds_sum{RUBY}[$__rate_interval]))", "WHO")];
+            "Pauses, p99" Lines "s" 8 "Without a break, and without the time off the CPU."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_gc_pause_seconds_bucket{RUBY}[$__rate_interval])))", "WHO")];
+            "Collections" Lines "ops" 8 "As Ruby counts them."
+                [("sum by (namespace, pod, container, process) (rate(profiler_gc_collections_total{RUBY}[$__rate_interval]))", "WHO")];
+        },
+    },
+];
+
+/// Writes all.
 pub fn write() -> Result<()> {
-    let path = path();
-    fs::write(&path, text()).with_context(|| format!("failed to write `{}`", path.display()))
+    for dashboard in DASHBOARDS {
+        let path = path(dashboard);
+        fs::write(&path, text(dashboard)).with_context(|| format!("failed to write `{}`", path.display()))?;
+    }
+    Ok(())
 }
 
-fn path() -> PathBuf {
-    root().join("deploy/grafana/profiler-node.json")
+fn path(dashboard: &Dashboard) -> PathBuf {
+    root().join("deploy/grafana").join(dashboard.name).with_extension("json")
 }
 
-fn text() -> String {
-    format!("{:#}\n", dashboard())
+fn text(dashboard: &Dashboard) -> String {
+    format!("{:#}\n", page(dashboard))
 }
 
-fn dashboard() -> Value {
+fn page(dashboard: &Dashboard) -> Value {
     let (mut panels, mut y) = (Vec::new(), 0);
-    for row in ROWS {
+    for row in dashboard.rows {
         let id = panels.len() + 1;
         let place = json!({ "h": 1, "w": COLUMNS, "x": 0, "y": y });
         panels.push(
@@ -221,12 +312,12 @@ fn dashboard() -> Value {
         y += HEIGHT;
     }
     json!({
-        "title": "profiler: node",
-        "uid": "profiler-node",
+        "title": dashboard.title,
+        "uid": dashboard.name,
         "tags": ["profiler", "ebpf"],
         "schemaVersion": 39,
         "version": 1,
-        "description": "What is watched on each node, where work waits in it, and what the profiler itself does.",
+        "description": dashboard.description,
         "editable": true,
         "graphTooltip": 1,
         "time": { "from": "now-30m", "to": "now" },
@@ -250,7 +341,7 @@ fn panel(panel: &Panel, id: usize, x: u64, y: u64) -> Value {
             "refId": char::from(b'A' + at as u8).to_string(),
             "datasource": source(),
             "editorMode": "code",
-            "expr": query.replace("TARGET", TARGET).replace("NODE", r#"instance=~"$instance""#),
+            "expr": query.replace("RUBY", &format!("{TARGET}, {RUBY}")).replace("TARGET", TARGET).replace("NODE", r#"instance=~"$instance""#),
             "legendFormat": legend.replace("WHO", WHO),
             "range": !is_table,
             "instant": is_table,
@@ -308,8 +399,10 @@ mod tests {
 
     #[test]
     fn what_is_committed_is_what_is_made() {
-        let committed = fs::read_to_string(path()).expect("it is committed");
-        assert_eq!(committed, text(), "run `cargo xtask dashboards`");
+        for dashboard in DASHBOARDS {
+            let committed = fs::read_to_string(path(dashboard)).expect("it is committed");
+            assert_eq!(committed, text(dashboard), "run `cargo xtask dashboards`");
+        }
     }
 
     /// Check that every metric of a query exists, and that every metric is in a query of some dashboard.
@@ -323,8 +416,9 @@ mod tests {
         let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
         let all: Vec<&str> = rows.collect();
         assert!(all.len() > 60, "{}", all.len());
-        let queries: String = ROWS
+        let queries: String = DASHBOARDS
             .iter()
+            .flat_map(|dashboard| dashboard.rows)
             .flat_map(|row| row.panels)
             .flat_map(|panel| panel.queries)
             .map(|(query, _)| format!("{query}\n"))
@@ -345,8 +439,12 @@ mod tests {
 
     #[test]
     fn panels_lie_beside_each_other() {
-        let dashboard = dashboard();
-        let panels = dashboard["panels"].as_array().expect("a list");
+        DASHBOARDS.iter().for_each(lie_beside_each_other);
+    }
+
+    fn lie_beside_each_other(dashboard: &Dashboard) {
+        let page = page(dashboard);
+        let panels = page["panels"].as_array().expect("a list");
         let place = |panel: &Value, what: &str| panel["gridPos"][what].as_u64().expect("a number");
         for (at, one) in panels.iter().enumerate() {
             assert!(place(one, "x") + place(one, "w") <= COLUMNS);
