@@ -379,6 +379,8 @@ impl Session {
                 self.tally.exited += 1;
                 watched.exited(pid, &mut self.table, record.header.time_ns);
                 self.targets.forget(pid);
+                // The kernel half has taken its entry away, unless something was told of it between that and this.
+                self.kernel.remove_target(pid);
             }
             _ => self.tally.malformed += 1,
         }
