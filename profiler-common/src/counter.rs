@@ -45,10 +45,12 @@ pub enum Counter {
     LoopsFull = 18,
     /// Processes that found the map of young ones full: they are not found.
     YoungFull = 19,
+    /// Threads that take jobs and found the map of those full: their jobs are not measured.
+    WorkersFull = 20,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 20;
+pub const COUNTERS: usize = 21;
 
 impl Counter {
     /// All counters, in the order of their numbers.
@@ -73,6 +75,7 @@ impl Counter {
         Counter::RingFullThread,
         Counter::LoopsFull,
         Counter::YoungFull,
+        Counter::WorkersFull,
     ];
 
     /// The label value of this counter where it counts something lost; `None` where it counts hits.
@@ -88,6 +91,7 @@ impl Counter {
             Counter::RingFullThread => "ring_full_thread",
             Counter::LoopsFull => "loop_map_full",
             Counter::YoungFull => "young_map_full",
+            Counter::WorkersFull => "job_worker_map_full",
             Counter::TargetMemory => "target_memory_unreadable",
             Counter::PollStackDeep => "poll_stack_deep",
             Counter::TypesFull => "type_map_full",

@@ -6,6 +6,7 @@ pub mod counter;
 pub mod event;
 pub mod event_loop;
 pub mod histogram;
+pub mod job;
 pub mod map;
 pub mod request;
 pub mod sched;

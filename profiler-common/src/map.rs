@@ -348,15 +348,19 @@ impl Durations {
     pub const EMPTY: Durations = Durations { octaves: Octaves::EMPTY };
 }
 
-/// The key of durations of a target's slot, and of what: [`PAUSE_KIND`], or a [`wait`] and one.
+/// The key of durations of a target's slot, and of what: [`PAUSE_KIND`], a [`wait`] and one, [`JOB_KIND`] or [`FETCH_KIND`].
 pub const fn durations_key(slot: u32, kind: u32) -> u32 {
     slot | kind << 16
 }
 
 /// Kind of durations: pauses, without the time off the CPU.
 pub const PAUSE_KIND: u32 = 0;
+/// Kind of durations: jobs of threads that take them from a queue.
+pub const JOB_KIND: u32 = 1 + wait::COUNT as u32;
+/// Kind of durations: waits of those threads for a job.
+pub const FETCH_KIND: u32 = 2 + wait::COUNT as u32;
 /// Kinds of durations that there are.
-pub const DURATION_KINDS: u32 = 1 + wait::COUNT as u32;
+pub const DURATION_KINDS: u32 = 3 + wait::COUNT as u32;
 
 /// What a coroutine waits for between two of its polls. Numbers are parts of keys: only added to.
 pub mod wait {

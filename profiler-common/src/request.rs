@@ -12,13 +12,13 @@ pub struct Connection {
     pub written_ns: u64,
     /// Index of its target's [`RequestStats`].
     pub slot: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Whether anything was read from it since it was accepted: 1 or 0. What was there before counts as read.
+    pub was_read: u32,
 }
 
 impl Connection {
     /// Nothing was read yet.
-    pub const NEW: Connection = Connection { read_ns: 0, written_ns: 0, slot: 0, reserved: 0 };
+    pub const NEW: Connection = Connection { read_ns: 0, written_ns: 0, slot: 0, was_read: 0 };
 }
 
 /// A thread that has replied, and is not available again. Key: thread id.

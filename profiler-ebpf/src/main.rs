@@ -12,6 +12,7 @@ mod emit;
 mod enqueue;
 mod event_loop;
 mod hit;
+mod job;
 mod maps;
 mod offsets;
 mod pause;

@@ -6,6 +6,7 @@ use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::event::SampleRecord;
 use profiler_common::event_loop::LoopStats;
+use profiler_common::job::Worker;
 use profiler_common::map::{
     Clocks, Cost, Durations, Listener, Pause, PollStack, RingKey, Target, TaskKey, TypeKey, TypeStats, Woken,
 };
@@ -75,6 +76,10 @@ pub static UNIX_ACCEPTED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(1,
 /// Threads that have replied and are not available again, by thread id.
 #[map]
 pub static REPLIES: LruHashMap<u32, Reply> = LruHashMap::with_max_entries(1, 0);
+
+/// Threads that take jobs, by thread id.
+#[map]
+pub static WORKERS: HashMap<u32, Worker> = HashMap::with_max_entries(1, 0);
 
 /// Connections and requests, by target slot.
 #[map]

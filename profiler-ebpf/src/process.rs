@@ -9,7 +9,7 @@ use profiler_common::sched::Thread;
 
 use crate::maps::{TARGETS, THREADS, count};
 use crate::sched::now;
-use crate::{discovery, emit, offsets, read, request, sched};
+use crate::{discovery, emit, job, offsets, read, request, sched};
 
 #[inline(always)]
 fn ids(task: *const u8) -> (u32, u32) {
@@ -92,6 +92,7 @@ pub fn exited(task: *const u8) -> i32 {
     sched::ended(pid, tid);
     if request::wanted() {
         request::thread_ended(tid);
+        job::thread_ended(tid);
     }
     let target = TARGETS.get_ptr(pid);
     let young = discovery::is_young(pid);

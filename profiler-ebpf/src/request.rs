@@ -12,7 +12,7 @@ use profiler_common::request::{Connection, Reply};
 use crate::accept::{AF_UNIX, TCP_ESTABLISHED, socket_of, target};
 use crate::maps::{CONNECTIONS, LISTENERS, NOEXIST, PORTS, REPLIES, REQUESTS, UNIX_ACCEPTED, UNIX_CONNECTIONS, count};
 use crate::sched::now;
-use crate::{cost, offsets, read};
+use crate::{cost, job, offsets, read};
 
 const TCP_CLOSE_WAIT: u32 = 8;
 /// Descriptors of a poll that are looked at one by one: of more, one is for something to do.
@@ -95,10 +95,15 @@ pub fn received(socket: *const u8, result: i32) -> i32 {
             if result >= 0 && (*connection).written_ns != 0 {
                 ended(connection);
             }
-            if result > 0 && (*connection).read_ns == 0 {
-                (*connection).read_ns = time;
+            if result > 0 {
+                (*connection).was_read = 1;
+                if (*connection).read_ns == 0 {
+                    (*connection).read_ns = time;
+                }
             }
         }
+    } else if result > 0 {
+        job::received(slot, time);
     }
     cost::end(slot, Probe::Socket, time);
     0
@@ -110,21 +115,28 @@ pub fn sent(socket: *const u8, result: i32) -> i32 {
     let Some(slot) = target() else { return 0 };
     let time = now();
     cost::kernel_hit(slot, Probe::Socket);
-    if result > 0
-        && let Some(connection) = connection(slot, socket)
-    {
-        // SAFETY: a live map value.
-        let asked = unsafe { (*connection).read_ns != 0 };
-        // What was not asked for is no reply.
-        if asked {
-            // SAFETY: as above.
-            unsafe { (*connection).written_ns = time };
-            let tid = bpf_get_current_pid_tgid() as u32;
-            let _ = REPLIES.insert(tid, Reply { written_ns: time, slot, reserved: 0 }, 0);
+    if result > 0 {
+        match connection(slot, socket) {
+            Some(connection) => replied(slot, connection, time),
+            None => job::sent(slot, result, time),
         }
     }
     cost::end(slot, Probe::Socket, time);
     0
+}
+
+/// The current thread wrote on a connection that a target accepted.
+#[inline(always)]
+fn replied(slot: u32, connection: *mut Connection, time: u64) {
+    // What was not asked for is no reply.
+    // SAFETY: a live map value.
+    if unsafe { (*connection).read_ns } == 0 {
+        return;
+    }
+    // SAFETY: as above.
+    unsafe { (*connection).written_ns = time };
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let _ = REPLIES.insert(tid, Reply { written_ns: time, slot, reserved: 0 }, 0);
 }
 
 /// The current thread, which is a target's, goes to sleep: it is available when it waits for something to do.

@@ -138,7 +138,7 @@ pub struct Measure {
     /// Size at which the trace ends, MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub trace_limit: u64,
-    /// Measure connections and requests, and how long threads are busy after a reply; a little slower for every process of
+    /// Measure connections and requests, how long threads are busy after a reply, and jobs that are taken from Redis; a little slower for every process of
     /// the machine that uses sockets
     #[arg(long)]
     pub requests: bool,

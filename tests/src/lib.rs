@@ -22,6 +22,7 @@ pub mod random;
 pub mod ruby;
 pub mod scratch;
 pub mod server;
+pub mod sidekiq;
 pub mod status;
 pub mod table;
 pub mod wait;

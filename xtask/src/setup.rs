@@ -106,6 +106,18 @@ const NEEDS: &[Need] = &[
         install: || packages(&["ruby-async"]),
     },
     Need {
+        name: "sidekiq",
+        purpose: "for the tests of jobs",
+        there: || succeeds("sidekiq", &["--version"]),
+        install: || packages(&["ruby-sidekiq"]),
+    },
+    Need {
+        name: "redis-server",
+        purpose: "which keeps those jobs",
+        there: || succeeds("redis-server", &["--version"]),
+        install: || without_service("redis-server"),
+    },
+    Need {
         name: "buildah",
         purpose: "for the container image",
         there: || succeeds("buildah", &["--version"]),

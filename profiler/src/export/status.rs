@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 use crate::event::Outcome;
 use crate::metrics::own::PushFigures;
 use crate::model::snapshot::{
-    BudgetSnapshot, DiagnosisSnapshot, DiscoverySnapshot, EdgeParent, Evidence, FailedSnapshot, ListenerSnapshot,
-    LongRunSnapshot, LoopSnapshot, PollSnapshot, ProbeCost, RequestsSnapshot, RuntimeSnapshot, Snapshot,
-    SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
+    BudgetSnapshot, DiagnosisSnapshot, DiscoverySnapshot, EdgeParent, Evidence, FailedSnapshot, JobsSnapshot,
+    ListenerSnapshot, LongRunSnapshot, LoopSnapshot, PollSnapshot, ProbeCost, RequestsSnapshot, RuntimeSnapshot,
+    Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
 };
 
 /// The document. What was not measured is `null`.
@@ -161,6 +161,7 @@ fn target(target: &TargetSnapshot) -> Value {
         "probes": target.status.probes,
         "listeners": target.listeners.iter().map(listener).collect::<Vec<_>>(),
         "requests": target.requests.as_ref().map(requests),
+        "jobs": target.jobs.as_ref().map(jobs),
         "waits": target.waits.iter().map(|(reason, wait)| (*reason, quantiles(wait))).collect::<BTreeMap<_, _>>(),
         "gc": target.pauses.as_ref().map(|pauses| {
             json!({ "pauses": quantiles(&pauses.pause), "pause_seconds": pauses.pause.sum as f64 / 1e9, "collections": pauses.collections })
@@ -209,8 +210,20 @@ fn quantiles(histogram: &Histogram) -> Value {
 fn requests(requests: &RequestsSnapshot) -> Value {
     json!({
         "connections_open": requests.open,
+        "unread": requests.unread,
+        "in_progress": requests.in_progress,
+        "after_reply_now": requests.replied,
         "request": quantiles(&requests.request),
         "after_reply": quantiles(&requests.after_reply),
+    })
+}
+
+fn jobs(jobs: &JobsSnapshot) -> Value {
+    json!({
+        "busy": jobs.busy,
+        "idle": jobs.idle,
+        "job": quantiles(&jobs.job),
+        "fetch": quantiles(&jobs.fetch),
     })
 }
 

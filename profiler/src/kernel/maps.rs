@@ -1,13 +1,16 @@
 //! Typed access to the maps that user space writes or reads.
 
+use std::os::fd::AsFd as _;
+
 use aya::Pod;
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::histogram::Histogram;
 use profiler_common::map::{Listener, Target, listener_flag};
 use profiler_common::sched::{SchedStats, Thread};
 
 use super::KernelError;
+use super::bpf;
 use super::load::Kernel;
 
 /// A map value of `profiler_common`, in a wrapper that aya can be told about.
@@ -170,6 +173,45 @@ impl Kernel {
     ) -> Result<HashMap<&mut MapData, K, V>, KernelError> {
         let map = self.ebpf.map_mut(name).ok_or(KernelError::Missing(name))?;
         HashMap::try_from(map).map_err(failed(name))
+    }
+
+    /// Hands every entry of a hash map to `see`. What is added or removed meanwhile may be seen or not.
+    ///
+    /// # Errors
+    /// The map is none of these sizes, or cannot be read.
+    pub(super) fn each<K: Pod, V: Pod>(
+        &mut self,
+        name: &'static str,
+        see: impl FnMut(&K, &V),
+    ) -> Result<(), KernelError> {
+        // Of these sizes, which this checks.
+        self.hash::<K, V>(name)?;
+        let Some(Map::HashMap(map) | Map::LruHashMap(map)) = self.ebpf.map(name) else {
+            return Err(KernelError::Missing(name));
+        };
+        let read = bpf::for_each(map.fd().as_fd(), see);
+        read.map_err(|source| KernelError::System { what: format!("read map {name}"), source })
+    }
+
+    /// Takes every entry out of a hash map for whose value `which` is true.
+    ///
+    /// # Errors
+    /// As for [`Kernel::each`].
+    pub(super) fn forget<K: Pod, V: Pod>(
+        &mut self,
+        name: &'static str,
+        which: impl Fn(&V) -> bool,
+    ) -> Result<(), KernelError> {
+        let mut keys: Vec<K> = Vec::new();
+        self.each(name, |key: &K, value: &V| {
+            if which(value) {
+                keys.push(*key);
+            }
+        })?;
+        let mut map = self.hash::<K, V>(name)?;
+        // One that is gone meanwhile is no error.
+        keys.iter().for_each(|key| drop(map.remove(key)));
+        Ok(())
     }
 
     pub(super) fn per_cpu<V: Pod>(&mut self, name: &'static str) -> Result<PerCpuArray<&mut MapData, V>, KernelError> {

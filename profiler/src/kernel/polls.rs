@@ -1,16 +1,15 @@
 //! The maps of polls, wakes and costs. Never what is made of them.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd as _;
 
 use crate::histogram::Histogram;
 use aya::Pod;
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray};
 use profiler_common::map::{Cost, PollStack, TaskKey, TypeKey, TypeStats, Woken};
 
+use super::KernelError;
 use super::load::Kernel;
 use super::maps::{Value, failed};
-use super::{KernelError, bpf};
 
 // SAFETY: each is `repr(C)`, made of integers only, without padding (asserted beside its definition).
 unsafe impl Pod for Value<Cost> {}
@@ -81,11 +80,7 @@ impl Kernel {
     }
 
     fn each_type(&mut self, mut see: impl FnMut(&TypeKey, &TypeStats)) -> Result<(), KernelError> {
-        // Of these sizes, which this checks.
-        self.hash::<Value<TypeKey>, Value<TypeStats>>(TYPES)?;
-        let Some(Map::HashMap(map)) = self.ebpf.map(TYPES) else { return Err(KernelError::Missing(TYPES)) };
-        let read = bpf::for_each(map.fd().as_fd(), |Value(key), Value(stats)| see(key, stats));
-        read.map_err(|source| KernelError::System { what: format!("read map {TYPES}"), source })
+        self.each(TYPES, |Value(key), Value(stats)| see(key, stats))
     }
 
     /// Hands every task that waits to be polled to `see`, at most `limit` of them; true when there may be more.

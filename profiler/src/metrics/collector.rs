@@ -15,8 +15,8 @@ use super::series::{Labels, Page, scaled};
 use super::table::{Id, METRICS, Unit};
 use crate::event::Outcome;
 use crate::model::snapshot::{
-    BudgetSnapshot, GroupKey, GroupSnapshot, ListenerSnapshot, PollSnapshot, RequestsSnapshot, RuntimeSnapshot,
-    SchedSnapshot, Snapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
+    BudgetSnapshot, GroupKey, GroupSnapshot, JobsSnapshot, ListenerSnapshot, PollSnapshot, RequestsSnapshot,
+    RuntimeSnapshot, SchedSnapshot, Snapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
 };
 use crate::status::ProbeState;
 
@@ -180,6 +180,9 @@ impl<'a> Filler<'_, 'a> {
         if let Some(requests) = &target.requests {
             self.requests(requests);
         }
+        if let Some(jobs) = &target.jobs {
+            self.jobs(jobs);
+        }
         if let Some(pauses) = &target.pauses {
             self.histogram(Id::GcPauseSeconds, ["", ""], &pauses.pause);
             if let Some(collections) = pauses.collections {
@@ -299,8 +302,26 @@ impl<'a> Filler<'_, 'a> {
 
     fn requests(&mut self, requests: &'a RequestsSnapshot) {
         self.number(Id::ConnectionsOpen, ["", ""], requests.open as f64);
+        let states = [
+            ("unread", requests.unread),
+            ("in_progress", Some(requests.in_progress)),
+            ("after_reply", Some(requests.replied)),
+        ];
+        for (state, requests) in states {
+            if let Some(requests) = requests {
+                self.number(Id::RequestsOpen, [state, ""], requests as f64);
+            }
+        }
         self.histogram(Id::RequestSeconds, ["", ""], &requests.request);
         self.histogram(Id::AfterReplySeconds, ["", ""], &requests.after_reply);
+    }
+
+    fn jobs(&mut self, jobs: &'a JobsSnapshot) {
+        self.histogram(Id::JobSeconds, ["", ""], &jobs.job);
+        self.histogram(Id::JobFetchSeconds, ["", ""], &jobs.fetch);
+        for (state, threads) in [("busy", jobs.busy), ("idle", jobs.idle)] {
+            self.number(Id::JobThreads, [state, ""], threads as f64);
+        }
     }
 
     fn listeners(&mut self, listeners: &'a [ListenerSnapshot]) {

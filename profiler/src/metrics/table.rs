@@ -87,7 +87,7 @@ impl Area {
             Area::RunQueue => "Run queue",
             Area::EventLoop => "Event loops",
             Area::AcceptQueue => "Accept queue",
-            Area::Requests => "Connections and requests",
+            Area::Requests => "Connections, requests and jobs",
             Area::Tasks => "Tasks",
             Area::Runtime => "Runtime and process",
             Area::Profiler => "The profiler itself",
@@ -196,6 +196,7 @@ const CGROUP: &str = "tier 0, the cgroup's own counts; read once a second, and t
 const SOCKET: &str = "tier 0, socket diagnostics; read at the scrape";
 const ACCEPT: &str = "tier 0, accept hooks; every connection";
 const REQUEST: &str = "tier 0 with `--requests`, socket tracepoints; every connection and request";
+const JOB: &str = "tier 0 with `--requests`, socket tracepoints; every job that is taken by BRPOP from Redis over a connection without TLS, as Sidekiq takes its own; absent where no thread asks for any";
 const LIFECYCLE: &str = "tier 1, spawn and completion probes; every task since the profiler attached";
 const POLLS: &str = "tier 2, poll probes; every poll while `probe_state` of `task_polls` is `attached`, else absent";
 const POLL_WINDOWS: &str = "tier 2, poll probes; every poll while `probe_state` of `task_polls` is `attached`, in windows while it is `sampled`: \
@@ -281,10 +282,20 @@ metrics! {
 
     ConnectionsOpen "connections_open" Gauge Count Requests Target Sum [] "", REQUEST,
         "Connections that the target accepted, before the profiler attached too, and that are neither closed nor reset.";
+    RequestsOpen "requests_open" Gauge Count Requests Target Sum ["state"]
+        "`state`: `unread`, `in_progress`, `after_reply`", REQUEST,
+        "Requests by where they are just now: come over a connection that was accepted, from which nothing was read yet (unread: they wait in the application); read and not answered (in_progress: threads that serve them, and those that wait for one); answered, while their thread is not yet available for the next one (after_reply).";
     RequestSeconds "request_seconds" Histogram Seconds Requests Target Sum [] "", REQUEST,
         "Time from the first read on an accepted connection to the last write before its next read, which is one request in most protocols. It is recorded at that read, or at the end of the connection.";
     AfterReplySeconds "after_reply_seconds" Histogram Seconds Requests Target Sum [] "", REQUEST,
         "Time from the last write of a reply until its thread reads from an accepted connection, accepts, or waits for something to do: it was not available for the next one.";
+
+    JobSeconds "job_seconds" Histogram Seconds Requests Target Sum [] "", JOB,
+        "Time from when a thread got a job until it asked for the next one. A job that was begun before the profiler attached is none.";
+    JobFetchSeconds "job_fetch_seconds" Histogram Seconds Requests Target Sum [] "", JOB,
+        "Time from when a thread asked for a job until it got one, however often it asked.";
+    JobThreads "job_threads" Gauge Count Requests Target Sum ["state"] "`state`: `busy`, `idle`", JOB,
+        "Threads that take jobs: those that do one (busy) and those that wait for one (idle).";
 
     TasksSpawnedTotal "tasks_spawned_total" Counter Count Tasks Target Sum ["task"] TASK, LIFECYCLE,
         "Tasks that were spawned.";

@@ -11,8 +11,8 @@ use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
     BudgetSnapshot, ClusterSnapshot, ConfigSnapshot, CpuSnapshot, DiscoverySnapshot, GroupKey, GroupSnapshot,
-    IdentitySnapshot, ListenerSnapshot, LoopSnapshot, NodeBudgetSnapshot, PauseSnapshot, PollSnapshot, ProbeCost,
-    ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot,
+    IdentitySnapshot, JobsSnapshot, ListenerSnapshot, LoopSnapshot, NodeBudgetSnapshot, PauseSnapshot, PollSnapshot,
+    ProbeCost, ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot,
     TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
@@ -115,7 +115,15 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         }),
         throttled: Some(ThrottledSnapshot { wait: recorded(&[60_000_000]) }),
         listeners: vec![listener("127.0.0.1:80"), listener("127.0.0.1:80#2")],
-        requests: Some(RequestsSnapshot { open: 2, request: recorded(&[5000]), after_reply: recorded(&[700]) }),
+        requests: Some(RequestsSnapshot {
+            open: 2,
+            unread: Some(1),
+            in_progress: 1,
+            replied: 1,
+            request: recorded(&[5000]),
+            after_reply: recorded(&[700]),
+        }),
+        jobs: Some(JobsSnapshot { job: recorded(&[5000]), fetch: recorded(&[700]), busy: 1, idle: 2 }),
         waits: vec![("sleep", recorded(&[9000]))],
         pauses: Some(PauseSnapshot { pause: recorded(&[1500]), collections: Some(4) }),
         tasks: Some(TasksSnapshot {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::histogram::Histogram;
 
 use super::snapshot::{
-    ListenerSnapshot, LoopSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
-    ThreadsSnapshot,
+    JobsSnapshot, ListenerSnapshot, LoopSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot,
+    TasksSnapshot, ThreadsSnapshot,
 };
 
 /// What is over a bound is summed under this name.
@@ -310,8 +310,20 @@ fn absorb(into: &mut TargetSnapshot, from: &TargetSnapshot, room: &mut Room) {
             None => {
                 room.take(2);
                 let mut first = from.clone();
-                first.open = 0;
+                (first.open, first.unread, first.in_progress, first.replied) = (0, None, 0, 0);
                 into.requests = Some(first);
+            }
+        }
+    }
+    if let Some(from) = &from.jobs {
+        match &mut into.jobs {
+            Some(into) => {
+                into.job.merge(&from.job);
+                into.fetch.merge(&from.fetch);
+            }
+            None => {
+                room.take(2);
+                into.jobs = Some(JobsSnapshot { busy: 0, idle: 0, ..from.clone() });
             }
         }
     }

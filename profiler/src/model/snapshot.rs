@@ -105,6 +105,8 @@ pub struct TargetSnapshot {
     pub listeners: Vec<ListenerSnapshot>,
     /// Connections and requests; `None` where not measured.
     pub requests: Option<RequestsSnapshot>,
+    /// Jobs that its threads take; `None` where not measured, or none has asked for one.
+    pub jobs: Option<JobsSnapshot>,
     /// Pauses of the runtime; `None` where not measured.
     pub pauses: Option<PauseSnapshot>,
     /// How long tasks waited between two polls, by what for, nanoseconds; empty where that is not measured.
@@ -280,12 +282,31 @@ pub struct ListenerSnapshot {
 /// Connections that a target accepted, and the requests on them. Durations in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct RequestsSnapshot {
-    /// TCP connections that are open now.
+    /// Connections that are open now.
     pub open: u64,
+    /// Those that were accepted and from which nothing was read, although something has come; `None` where sockets do not tell.
+    pub unread: Option<u64>,
+    /// Requests of which something was read, and that were not answered.
+    pub in_progress: u64,
+    /// Threads that have replied and are not available again.
+    pub replied: u64,
     /// From the first read to the last write before the next read.
     pub request: Histogram,
     /// From the last write until the thread reads, accepts or waits.
     pub after_reply: Histogram,
+}
+
+/// Jobs that a target's threads take from a queue elsewhere. Durations in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct JobsSnapshot {
+    /// From a job to when its thread asks for the next one.
+    pub job: Histogram,
+    /// From there to the next job.
+    pub fetch: Histogram,
+    /// Threads that do a job now.
+    pub busy: u64,
+    /// Threads that wait for one now.
+    pub idle: u64,
 }
 
 /// The tasks of one target.

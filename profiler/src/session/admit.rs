@@ -62,7 +62,7 @@ impl Session {
         let Some(slot) = self.targets.slot_of(pid) else { return };
         if self.targets.get(slot).is_some_and(|watched| watched.process.pid == pid) {
             self.release(slot);
-            self.kernel.forget_threads_of(&[slot]);
+            self.forget(&[slot]);
             log::info!("process {pid} is not watched any more");
         }
     }
@@ -128,7 +128,7 @@ impl Session {
         self.targets.insert(slot, watched);
         if let Err(e) = attached {
             self.release(slot.number);
-            self.kernel.forget_threads_of(&[slot.number]);
+            self.forget(&[slot.number]);
             return Err(e.into());
         }
         log::info!("{said}");
@@ -177,7 +177,7 @@ impl Session {
         let slots: Vec<u32> = ended.into_iter().map(|(_, slot)| slot).collect();
         if !slots.is_empty() {
             self.retire(&slots);
-            self.kernel.forget_threads_of(&slots);
+            self.forget(&slots);
         }
         let gone = self.table.expire(now_ns);
         self.targets.iter_mut().for_each(|watched| watched.forget_tables(&gone));
@@ -203,12 +203,25 @@ impl Session {
                 let mut tasks: FxHashMap<TargetId, TasksSnapshot> =
                     watched.tables().filter_map(|id| Some((id, table.tasks_of(id)?))).collect();
                 let polls = polls.remove(slot);
-                retired.push(watched.snapshot(kernel, listener_slots, table, &mut tasks, polls, (now_ns, now_ns)));
+                // Of what has ended nothing is open.
+                let snapshot =
+                    watched.snapshot(kernel, listener_slots, table, &mut tasks, polls, None, (now_ns, now_ns));
+                retired.push(snapshot);
             }
         }
         slots.iter().for_each(|&slot| self.release(slot));
         // Its types leave room for others' before the slot does.
         if let Err(e) = self.kernel.clear_types(slots) {
+            log::warn!("{e}");
+        }
+    }
+
+    /// Forgets whatever the kernel half knows of what was in these slots.
+    fn forget(&mut self, slots: &[u32]) {
+        self.kernel.forget_threads_of(slots);
+        if self.options.requests
+            && let Err(e) = self.kernel.forget_requests_of(slots)
+        {
             log::warn!("{e}");
         }
     }

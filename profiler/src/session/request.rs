@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use crate::kernel::load::Kernel;
-use crate::kernel::request::ConnectionKind;
+use crate::kernel::request::{ConnectionKind, Jobs, OpenRequests};
 use crate::kernel::signal::REQUESTS;
-use crate::model::snapshot::RequestsSnapshot;
+use crate::model::snapshot::{JobsSnapshot, RequestsSnapshot};
 use crate::status::ProbeState;
 use crate::target::listener::{ListenerError, Listeners};
 
@@ -15,6 +15,10 @@ pub(super) type Hooks = Result<(), (ProbeState, String)>;
 /// What the row of the status says where requests are measured.
 pub(super) const HOW: &str = "by BTF tracepoints sock_send_length and sock_recv_length; every process of this machine pays for \
      them, some 120 ns per call on a socket";
+
+/// What the row of the status says of jobs.
+pub(super) const HOW_JOBS: &str =
+    "those that are taken by BRPOP from Redis over a connection without TLS, as Sidekiq takes its own";
 
 /// Attaches, for the whole machine.
 pub(super) fn attach(kernel: &mut Kernel) -> Hooks {
@@ -37,25 +41,44 @@ impl Connections {
         slot: u32,
     ) -> Result<Connections, String> {
         let added = follow(kernel, ConnectionKind::Tcp, slot, || listeners.tcp_connections(pids))?;
-        follow(kernel, ConnectionKind::Unix, slot, || listeners.unix_connections())?;
+        let cookies = |open: Vec<(u64, bool)>| open.into_iter().map(|(cookie, _)| cookie).collect();
+        follow(kernel, ConnectionKind::Unix, slot, || listeners.unix_connections().map(cookies))?;
         Ok(Connections { found: added })
     }
 
-    /// What is exported of them and of their requests.
+    /// What is exported of them and of their requests, of which `open` are open; of what sockets tell, since `since_ns`.
     pub fn snapshot(
         &self,
         kernel: &mut Kernel,
         listeners: Option<&mut Listeners>,
-        slot: u32,
+        (slot, open): (u32, &OpenRequests),
+        since_ns: u64,
     ) -> Option<RequestsSnapshot> {
         let stats = *kernel.requests(slot).inspect_err(|e| log::warn!("{e}")).ok()?;
-        let unix = listeners.and_then(|l| l.unix_connections().inspect_err(|e| log::debug!("{e}")).ok());
+        let listed = listeners.map(|listeners| {
+            let unix = listeners.unix_connections()?;
+            let unread = listeners.unread(&open.unread, since_ns)?;
+            let unread_unix = unix.iter().filter(|(cookie, waits)| *waits && !open.read_unix.contains(cookie)).count();
+            Ok::<_, ListenerError>((unix.len() as u64, unread + unread_unix as u64))
+        });
+        let listed = listed.and_then(|listed| listed.inspect_err(|e| log::debug!("{e}")).ok());
+        let (unix, unread) = listed.unzip();
         Some(RequestsSnapshot {
-            open: (self.found + stats.opened).saturating_sub(stats.closed) + unix.map_or(0, |open| open.len() as u64),
+            open: (self.found + stats.opened).saturating_sub(stats.closed) + unix.unwrap_or(0),
+            unread,
+            in_progress: open.in_progress,
+            replied: open.after_reply,
             request: (&stats.request).into(),
             after_reply: (&stats.after_reply).into(),
         })
     }
+}
+
+/// What is exported of a target's threads that take jobs; `None` where none has been seen to.
+pub(super) fn jobs(kernel: &mut Kernel, slot: u32, open: &OpenRequests) -> Option<JobsSnapshot> {
+    let Jobs { job, fetch } = kernel.jobs(slot);
+    let (busy, idle) = (open.busy, open.idle);
+    (busy + idle > 0 || job.count > 0 || fetch.count > 0).then_some(JobsSnapshot { job, fetch, busy, idle })
 }
 
 /// Follows the connections that `list` finds, and says how many.

@@ -11,6 +11,7 @@ use super::target::Watched;
 use super::walk::Walker;
 use crate::clock;
 use crate::diagnosis::Change;
+use crate::kernel::request::OpenRequests;
 use crate::model::snapshot::{NodeBudgetSnapshot, ProfilerSnapshot, Snapshot};
 
 impl Session {
@@ -33,10 +34,12 @@ impl Session {
             log::warn!("{e}");
             HashMap::new()
         });
+        let open = self.open_requests();
         let (kernel, slots, table) = (&mut self.kernel, &mut self.listener_slots, &self.table);
         let of = |watched: &mut Watched| {
             let polls = polls.remove(&watched.slot());
-            watched.snapshot(kernel, slots, table, &mut tasks, polls, (since_ns, now))
+            let open = open.get(&watched.slot());
+            watched.snapshot(kernel, slots, table, &mut tasks, polls, open, (since_ns, now))
         };
         let targets = self.targets.iter_mut().map(of).collect();
         let mut profiler = self.profiler_snapshot();
@@ -64,6 +67,15 @@ impl Session {
         self.table.finish();
         self.targets.iter_mut().for_each(|watched| watched.find_sites(&mut self.table, true));
         self.snapshot()
+    }
+
+    /// What threads do just now, by slot, where requests are measured.
+    pub(super) fn open_requests(&mut self) -> HashMap<u32, OpenRequests> {
+        let open = if self.options.requests { self.kernel.open_requests() } else { Ok(HashMap::new()) };
+        open.unwrap_or_else(|e| {
+            log::warn!("{e}");
+            HashMap::new()
+        })
     }
 
     fn profiler_snapshot(&mut self) -> ProfilerSnapshot {

@@ -143,18 +143,33 @@ impl Listeners {
         Ok(sockets)
     }
 
-    /// Cookies of the open unix connections that were accepted on a listening socket that was listed last.
+    /// In how many of these TCP connections, by cookie, something waits to be read, as of `since_ns` (CLOCK_MONOTONIC) or later.
     ///
     /// # Errors
     /// As for [`Listeners::list`].
-    pub fn unix_connections(&mut self) -> Result<Vec<u64>, ListenerError> {
+    pub fn unread(&mut self, cookies: &HashSet<u64>, since_ns: u64) -> Result<u64, ListenerError> {
+        // Most servers read what has come at once: then nobody is asked.
+        if cookies.is_empty() {
+            return Ok(0);
+        }
+        let mut namespace = self.namespace.borrow_mut();
+        let unread = namespace.unread(since_ns).map_err(ListenerError::Netlink)?;
+        Ok(cookies.intersection(unread).count() as u64)
+    }
+
+    /// The open unix connections that were accepted on a listening socket that was listed last: their cookies, and whether
+    /// something waits in them to be read.
+    ///
+    /// # Errors
+    /// As for [`Listeners::list`].
+    pub fn unix_connections(&mut self) -> Result<Vec<(u64, bool)>, ListenerError> {
         if self.names.is_empty() {
             return Ok(Vec::new());
         }
         // They have the name of the listening socket that they were accepted on, and one that was not yet has no inode.
         let sockets = self.namespace.borrow_mut().unix_connections().map_err(ListenerError::Netlink)?;
         let accepted = |s: &&ListeningSocket| s.inode != 0 && self.names.contains(&s.address);
-        Ok(sockets.iter().filter(accepted).map(|socket| socket.cookie).collect())
+        Ok(sockets.iter().filter(accepted).map(|socket| (socket.cookie, socket.length > 0)).collect())
     }
 
     /// Cookies of the open TCP connections that the processes accepted on a listening socket that was listed last.

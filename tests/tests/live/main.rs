@@ -22,6 +22,7 @@ mod fibers;
 mod garbage;
 mod hostile_clients;
 mod identity;
+mod jobs;
 mod loops;
 mod otlp;
 mod pods;

@@ -12,8 +12,15 @@ impl Watched {
     /// Measures connections and requests from now on, where that was asked for.
     pub fn follow_requests(&mut self, kernel: &mut Kernel, hooks: Option<&Hooks>) {
         let Some(hooks) = hooks else {
-            return self.status.set("requests", ProbeState::NotApplicable, "not asked for: see --requests");
+            for row in ["requests", "jobs"] {
+                self.status.set(row, ProbeState::NotApplicable, "not asked for: see --requests");
+            }
+            return;
         };
+        match hooks {
+            Ok(()) => self.status.set("jobs", ProbeState::Attached, request::HOW_JOBS),
+            Err((state, why)) => self.status.set("jobs", *state, why.clone()),
+        }
         let seen = |row: &ProbeRow| row.probe == "accept_wait" && row.state == ProbeState::Attached;
         let (state, detail) = match (hooks, &mut self.listeners) {
             (Err((state, why)), _) => (*state, why.clone()),

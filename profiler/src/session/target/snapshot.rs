@@ -11,10 +11,13 @@ use crate::histogram::Histogram;
 use crate::kernel::feature::Feature;
 use crate::kernel::load::Kernel;
 use crate::kernel::polls::TypePolls;
+use crate::kernel::request::OpenRequests;
 use crate::model::snapshot::{
-    IdentitySnapshot, ListenerSnapshot, PauseSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot,
+    IdentitySnapshot, JobsSnapshot, ListenerSnapshot, PauseSnapshot, RequestsSnapshot, SchedSnapshot, TargetSnapshot,
+    TasksSnapshot,
 };
 use crate::model::table::{Table, TargetId};
+use crate::session::request;
 use crate::session::threads::label;
 use crate::status::ProbeState;
 use crate::target::identity::Identity;
@@ -29,6 +32,7 @@ impl Watched {
         table: &Table,
         tasks: &mut FxHashMap<TargetId, TasksSnapshot>,
         polls: Option<Vec<TypePolls>>,
+        open: Option<&OpenRequests>,
         (since_ns, now_ns): (u64, u64),
     ) -> TargetSnapshot {
         self.refresh_listeners(kernel, slots, since_ns);
@@ -41,6 +45,7 @@ impl Watched {
         self.look_at_cgroups(now_ns);
         let Identity { container_id, pod_uid, systemd_unit } = self.identity.clone();
         let pauses = self.pause_snapshot(kernel);
+        let (requests, jobs) = self.request_snapshots(kernel, open, since_ns);
         let waits = self.wait_snapshots(kernel);
         TargetSnapshot {
             pauses,
@@ -55,7 +60,8 @@ impl Watched {
             sched: self.sched_snapshot(kernel, since_ns, now_ns),
             throttled: self.throttling.snapshot(),
             listeners,
-            requests: self.connections.as_ref().and_then(|c| c.snapshot(kernel, self.listeners.as_mut(), self.slot)),
+            requests,
+            jobs,
             tasks,
             budget: self.spending.as_ref().map(Spending::snapshot),
             figures: self.figures.clone(),
@@ -70,6 +76,21 @@ impl Watched {
         }
         let of = |(reason, label): (usize, &'static str)| (label, kernel.durations(self.slot, 1 + reason as u32));
         wait::LABELS.into_iter().enumerate().map(of).collect()
+    }
+
+    fn request_snapshots(
+        &mut self,
+        kernel: &mut Kernel,
+        open: Option<&OpenRequests>,
+        since_ns: u64,
+    ) -> (Option<RequestsSnapshot>, Option<JobsSnapshot>) {
+        let none = OpenRequests::default();
+        let open = open.unwrap_or(&none);
+        let connections = self.connections.as_ref();
+        let requests =
+            connections.and_then(|c| c.snapshot(kernel, self.listeners.as_mut(), (self.slot, open), since_ns));
+        let sees_jobs = self.status.probes.iter().any(|row| row.probe == "jobs" && row.state.is_measured());
+        (requests, if sees_jobs { request::jobs(kernel, self.slot, open) } else { None })
     }
 
     fn pause_snapshot(&mut self, kernel: &mut Kernel) -> Option<PauseSnapshot> {

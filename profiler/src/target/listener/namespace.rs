@@ -39,7 +39,8 @@ impl Namespaces {
         }
         let own = self::inode("/proc/self/ns/net").is_ok_and(|own| own == inode);
         let socket = if own { netlink() } else { netlink_in_namespace_of(pid)? };
-        let namespace = Namespace { socket: socket.map_err(ListenerError::Netlink)?, listing: Listing::default() };
+        let socket = socket.map_err(ListenerError::Netlink)?;
+        let namespace = Namespace { socket, listing: Listing::default(), unread: Default::default() };
         let namespace = Rc::new(RefCell::new(namespace));
         self.0.retain(|_, open| open.strong_count() > 0);
         self.0.insert(inode, Rc::downgrade(&namespace));
@@ -64,6 +65,8 @@ pub(super) struct Listing {
 pub(super) struct Namespace {
     socket: Socket,
     listing: Listing,
+    /// Connections in which something waits to be read, and as of when.
+    unread: (u64, HashSet<u64>),
 }
 
 impl Namespace {
@@ -90,6 +93,15 @@ impl Namespace {
     /// Open unix connections.
     pub fn unix_connections(&mut self) -> io::Result<Vec<ListeningSocket>> {
         self.dump(unix::request(unix::ESTABLISHED))
+    }
+
+    /// Cookies of open TCP connections in which something waits to be read, as of `since_ns` or later.
+    pub fn unread(&mut self, since_ns: u64) -> io::Result<&HashSet<u64>> {
+        if self.unread.0 < since_ns {
+            let unread = self.tcp_connections()?.iter().filter(|s| s.length > 0).map(|s| s.cookie).collect();
+            self.unread = (since_ns, unread);
+        }
+        Ok(&self.unread.1)
     }
 
     /// Open TCP connections.
