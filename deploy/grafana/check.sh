@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Proves the dashboards and the rules against a real Prometheus: it scrapes an agent, over TLS and with a password, which
-# watches a server of Tokio and one of Ruby's fibers under load, and every query of every panel, of every variable and of every recording rule must
+# watches a server of Tokio, one of Ruby's fibers and a Sidekiq under load, and every query of every panel, of every variable and of every recording rule must
 # return data.
 #
 #   deploy/grafana/check.sh [PROFILER [FIXTURE]]
 #
-# Needs root, prometheus, promtool, openssl, curl and jq. Ends only what it has started.
+# Needs root, prometheus, promtool, openssl, curl, jq, Ruby with async and Sidekiq, and redis-server. Ends only what it has started.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,8 +18,8 @@ rules=$root/deploy/prometheus/rules.yml
 rate_interval=10s # what Grafana would put in for $__rate_interval: four scrapes at least
 warm_up=20        # seconds of load before the first query
 
-for tool in prometheus promtool openssl curl jq; do
-    command -v "$tool" >/dev/null || { echo "error: $tool is missing (Debian: apt-get install prometheus openssl curl jq)" >&2; exit 1; }
+for tool in prometheus promtool openssl curl jq ruby sidekiq redis-server; do
+    command -v "$tool" >/dev/null || { echo "error: $tool is missing (Debian: apt-get install prometheus openssl curl jq ruby-async ruby-sidekiq redis-server)" >&2; exit 1; }
 done
 for program in "$profiler" "$fixture" "$ruby"; do
     [ -x "$program" ] || { echo "error: no $program: run \`cargo xtask test\`, which builds it" >&2; exit 1; }
@@ -95,6 +95,15 @@ exec 8>"$work/stdin-ruby"
 for _ in $(seq 100); do [ -s "$work/ready-ruby" ] && break; sleep 0.1; done
 port_ruby=$(jq -r .port "$work/ready-ruby")
 
+# Who takes jobs, and the store that has them.
+port_store=$(free_port)
+redis-server --port "$port_store" --bind 127.0.0.1 --save "" --appendonly no >"$work/store.log" 2>&1 &
+started+=($!)
+for _ in $(seq 100); do redis-cli -p "$port_store" ping >/dev/null 2>&1 && break; sleep 0.1; done
+REDIS="redis://127.0.0.1:$port_store/0" JOBS="$work/jobs" \
+    sidekiq -e production -c 3 -r "$root/tests/fixtures/ruby/sidekiq.rb" >"$work/sidekiq.log" 2>&1 &
+started+=($!)
+
 # A CPU limit that holds it now and then, where this host permits one.
 limit() { # FOLDER FILE QUOTA
     [ -e "$1/cgroup.procs" ] && mkdir "$1/profiler-check-$$" || return 1
@@ -109,6 +118,7 @@ load() {
         curl -s "http://127.0.0.1:$port/spawn#[1-200]" "http://127.0.0.1:$port/work?us=300#[1-20]" >/dev/null || true
         for _ in 1 2 3 4 5; do curl -s "http://127.0.0.1:$port/" >/dev/null || true; done
         curl -s "http://127.0.0.1:$port_ruby/#[1-500]" >/dev/null || true
+        redis-cli -p "$port_store" lpush queue:default '{"class":"Job","args":["sleep",20],"retry":false,"queue":"default","jid":"1","created_at":1.0,"enqueued_at":1.0}' >/dev/null || true
     done
 }
 load & started+=($!)
@@ -162,7 +172,7 @@ expect_data() { # WHAT QUERY
     local query=$2 answer rows
     query=${query//'$__rate_interval'/$rate_interval}
     query=${query//'$instance'/.*}
-    query=${query//'$process'/fixture|ruby}
+    query=${query//'$process'/fixture|ruby|sidekiq.*}
     query=${query//'$pid'/.*}
     for label in namespace pod container; do query=${query//"\$$label"/.*}; done
     checked=$((checked + 1))

@@ -224,6 +224,8 @@ const RUBY_ROWS: &[Row] = &[
                  ("sum by (namespace, pod, container, process, listener) (profiler_accept_queue_limit{RUBY})", "limit of WHO {{listener}}")];
             "Connections that are open" Lines "short" 8 "Accepted and not closed: busy threads, and kept ones."
                 [("sum by (namespace, pod, container, process) (profiler_connections_open{RUBY})", "WHO")];
+            "Requests that are open" Lines "short" 8 "Unread ones wait in the application, in progress are at most as many as its threads; with --requests."
+                [("sum by (namespace, pod, container, process, state) (profiler_requests_open{RUBY})", "WHO {{state}}")];
             "What the threads do" Lines "none" 8 "How many compute, wait for a CPU, or sleep: a full queue beside sleepers wants more threads, beside one that computes more workers."
                 [("sum by (namespace, pod, container, process, state) (rate(profiler_sched_thread_seconds_total{RUBY}[$__rate_interval]))", "WHO {{state}}")];
         },
@@ -243,6 +245,21 @@ const RUBY_ROWS: &[Row] = &[
                 [("sum by (namespace, pod, container, process, thread) (profiler_sched_threads{RUBY})", "WHO {{thread}}")];
             "Busy threads" Lines "none" 8 "By name: how many compute or wait for a CPU."
                 [("sum by (namespace, pod, container, process, thread) (rate(profiler_sched_thread_seconds_total{RUBY, state!=\"off_cpu\"}[$__rate_interval]))", "WHO {{thread}}")];
+        },
+    },
+    Row {
+        title: "Jobs",
+        panels: panels! {
+            "Threads that take jobs" Lines "short" 8 "With --requests, as all of this row: jobs that are taken from Redis, as Sidekiq does."
+                [("sum by (namespace, pod, container, process, state) (profiler_job_threads{RUBY})", "WHO {{state}}")];
+            "Jobs" Lines "ops" 8 "That are done."
+                [("sum by (namespace, pod, container, process) (rate(profiler_job_seconds_count{RUBY}[$__rate_interval]))", "WHO")];
+            "Jobs, mean" Lines "s" 8 "From when a thread got one until it asked for the next."
+                [("sum by (namespace, pod, container, process) (rate(profiler_job_seconds_sum{RUBY}[$__rate_interval])) / sum by (namespace, pod, container, process) (rate(profiler_job_seconds_count{RUBY}[$__rate_interval]))", "WHO")];
+            "Jobs, p99" Lines "s" 8 "As above."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_job_seconds_bucket{RUBY}[$__rate_interval])))", "WHO")];
+            "Waits for a job, p99" Lines "s" 8 "Near zero: there are always jobs, and more threads would do them sooner."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_job_fetch_seconds_bucket{RUBY}[$__rate_interval])))", "WHO")];
         },
     },
     Row {

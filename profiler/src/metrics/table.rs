@@ -284,7 +284,7 @@ metrics! {
         "Connections that the target accepted, before the profiler attached too, and that are neither closed nor reset.";
     RequestsOpen "requests_open" Gauge Count Requests Target Sum ["state"]
         "`state`: `unread`, `in_progress`, `after_reply`", REQUEST,
-        "Requests by where they are just now: come over a connection that was accepted, from which nothing was read yet (unread: they wait in the application); read and not answered (in_progress: threads that serve them, and those that wait for one); answered, while their thread is not yet available for the next one (after_reply).";
+        "Requests by where they are just now: come over a connection that was accepted, from which nothing was read yet (unread: they wait in the application); read and not answered (in_progress: threads that serve them, and those that wait for one); answered, at least in part, while their thread is not yet available for the next one (after_reply).";
     RequestSeconds "request_seconds" Histogram Seconds Requests Target Sum [] "", REQUEST,
         "Time from the first read on an accepted connection to the last write before its next read, which is one request in most protocols. It is recorded at that read, or at the end of the connection.";
     AfterReplySeconds "after_reply_seconds" Histogram Seconds Requests Target Sum [] "", REQUEST,

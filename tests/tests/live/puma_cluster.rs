@@ -148,14 +148,17 @@ fn puma_and_the_kernel_at_one_moment() {
         let [running, capacity, backlog, most] = ["running", "pool_capacity", "backlog", "max_threads"].map(sum);
         let open = page.sum("profiler_connections_open", &[]) as u64;
         let queued = page.value("profiler_accept_queue_length", &[("listener", &name)]) as u64;
-        (running, capacity, backlog, most, open, queued)
+        let of = |state: &str| page.sum("profiler_requests_open", &[("state", state)]) as u64;
+        (running, capacity, backlog, most, open, queued, of("in_progress"), of("unread"))
     };
-    let (running, capacity, backlog, most, open, queued) = wait::until_or_last(at_once, |now| {
+    let (running, capacity, backlog, most, open, queued, served, unread) = wait::until_or_last(at_once, |now| {
         now.1 == 0 && now.3 - now.1 + now.2 == now.4 && now.4 + now.5 == CONNECTIONS
     });
     table.equal("running threads, by Puma", THREADS * WORKERS as u64, running);
     table.equal("room for more, by Puma", 0, capacity);
     table.equal("open connections: Puma's busy threads and its backlog", most - capacity + backlog, open);
+    table.equal("requests in progress: Puma's busy threads", most - capacity, served);
+    table.equal("requests that were not read: Puma's backlog", backlog, unread);
     table.equal("accept queue: all others", CONNECTIONS - open, queued);
     table.holds(
         "waiting: by Puma, in the kernel",

@@ -152,6 +152,51 @@ fn requests_unix() {
     check_requests("threads", true, 3);
 }
 
+/// Where the requests are that are open: not read, in progress, answered by a thread that is not available yet.
+type Open = (u64, u64, u64);
+
+/// Check that it is told where requests are, while a loop is held by one of them.
+fn check_open(unix: bool) {
+    const HELD_US: u64 = 8_000_000;
+    let name = unix.then(|| format!("@profiler open {}", std::process::id()));
+    let (mut watched, _) = Watched::start("loop", name, 0);
+    let mut table = Table::new(format!("requests that are open{}", if unix { ", unix socket" } else { "" }));
+    let mut streams: Vec<_> = (0..3).map(|_| watched.connect()).collect();
+    watched.truth(3);
+    let profiler = &watched.profiler;
+    let open = || {
+        let page = profiler.page();
+        let of = |state: &str| page.value("profiler_requests_open", &[("state", state)]) as u64;
+        (of("unread"), of("in_progress"), of("after_reply"))
+    };
+    let mut check = |what: &str, truth: Open| {
+        let seen = wait::until_or_last(open, |seen| *seen == truth);
+        table.equal(what, format!("{truth:?}"), format!("{seen:?}"));
+    };
+    check("three connections that say nothing", (0, 0, 0));
+    let tell = |stream: &mut Box<dyn Stream>, line: String| stream.write_all(line.as_bytes()).expect("it is connected");
+    tell(&mut streams[0], format!("{HELD_US} 0 sleep\n"));
+    check("one is served", (0, 1, 0));
+    tell(&mut streams[1], "0 0 sleep\n".to_owned());
+    check("and one waits", (1, 1, 0));
+    streams[..2].iter_mut().for_each(|stream| stream.read_exact(&mut [0; 10]).expect("it replies"));
+    tell(&mut streams[2], format!("0 {} sleep\n", HELD_US / 2));
+    streams[2].read_exact(&mut [0; 10]).expect("it replies");
+    check("answered, and not available", (0, 0, 1));
+    check("available", (0, 0, 0));
+    table.finish();
+}
+
+#[test]
+fn open_requests() {
+    check_open(false);
+}
+
+#[test]
+fn open_requests_unix() {
+    check_open(true);
+}
+
 /// Check that nothing is attached, and nothing shown, where nobody asked for it.
 #[test]
 fn requests_are_not_asked_for() {
