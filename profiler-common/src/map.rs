@@ -311,6 +311,11 @@ pub struct Woken {
     pub first: u32,
 }
 
+/// Key of the types of coroutines that could not be told, or are too many to be told apart. Real keys are not so small.
+pub const UNKNOWN_TYPE: u64 = 1;
+/// Keys of [`TypeKey`] that the coroutines of one target may have: a program may make code without end.
+pub const MOST_TYPE_KEYS: u64 = 2048;
+
 /// A pause that has begun. Key: thread id.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

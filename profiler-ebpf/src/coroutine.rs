@@ -6,7 +6,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::programs::ProbeContext;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, flag, kind};
-use profiler_common::map::{CoroutineLayout, PollFrame, Probe, TaskKey, Woken, target_flag, wait};
+use profiler_common::map::{CoroutineLayout, PollFrame, Probe, TaskKey, UNKNOWN_TYPE, Woken, target_flag, wait};
 
 use crate::hit::{Hit, hit};
 use crate::maps::{MET, POLL_STACKS, WOKEN, count};
@@ -16,8 +16,6 @@ use crate::{emit, poll, read, shared};
 const WORDS: usize = 8;
 /// State of one that has ended (the lower two bits).
 const ENDED: u64 = 3;
-/// The type of those whose code cannot be told. Real keys are not so small.
-const UNKNOWN_TYPE: u64 = 1;
 
 /// A thread goes from one coroutine to another.
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
 use profiler_common::event::SampleRecord;
 use profiler_common::event_loop::LoopStats;
@@ -105,6 +105,10 @@ pub static MET: LruHashMap<TaskKey, u32> = LruHashMap::with_max_entries(4096, 0)
 /// machine's CPUs would be more than all other maps'.
 #[map]
 pub static TYPES: HashMap<TypeKey, TypeStats> = HashMap::with_max_entries(2048, 0);
+
+/// How many keys of [`TYPES`] a target has, by slot.
+#[map]
+pub static TYPE_KEYS: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Pauses that have begun, by thread id. The least recent one is evicted: its thread has ended.
 #[map]

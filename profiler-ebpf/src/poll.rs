@@ -5,11 +5,12 @@ use aya_ebpf::programs::ProbeContext;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, kind};
 use profiler_common::map::{
-    POLL_STACK_FRAMES, PollFrame, PollStack, Probe, TYPE_SHARDS, TaskKey, TypeKey, TypeStats, Woken, target_flag, wake,
+    MOST_TYPE_KEYS, POLL_STACK_FRAMES, PollFrame, PollStack, Probe, TYPE_SHARDS, TaskKey, TypeKey, TypeStats,
+    UNKNOWN_TYPE, Woken, target_flag, wake,
 };
 
 use crate::hit::{Hit, hit};
-use crate::maps::{NOEXIST, POLL_STACKS, TYPES, WOKEN, count};
+use crate::maps::{NOEXIST, POLL_STACKS, TYPE_KEYS, TYPES, WOKEN, count};
 use crate::task::CANCELLED_BIT;
 use crate::{emit, read, shared};
 
@@ -314,12 +315,24 @@ fn header(hit: &Hit) -> Option<(u64, u64)> {
 fn stats(hit: &Hit, vtable: u64) -> Option<*mut TypeStats> {
     // SAFETY: a live map value, and a call without arguments.
     let (slot, cpu) = unsafe { ((*hit.target).slot, bpf_get_smp_processor_id()) };
-    let key = TypeKey { vtable, slot, shard: cpu & (TYPE_SHARDS - 1) };
+    let mut key = TypeKey { vtable, slot, shard: cpu & (TYPE_SHARDS - 1) };
     if let Some(stats) = TYPES.get_ptr_mut(key) {
         return Some(stats);
     }
-    // Another CPU may have been faster.
-    if TYPES.insert(key, &NEW_TYPE, NOEXIST).is_err() && TYPES.get_ptr(key).is_none() {
+    let keys = TYPE_KEYS.get_ptr_mut(slot)?;
+    // A build has so many types as it has; those that are met while it runs have no end.
+    // SAFETY: live map values.
+    if unsafe { *keys >= MOST_TYPE_KEYS && (*hit.target).layout.coroutine.before != 0 } {
+        key.vtable = UNKNOWN_TYPE;
+        if let Some(stats) = TYPES.get_ptr_mut(key) {
+            return Some(stats);
+        }
+    }
+    if TYPES.insert(key, &NEW_TYPE, NOEXIST).is_ok() {
+        // SAFETY: a live map value.
+        unsafe { shared::add(keys, 1) };
+    } else if TYPES.get_ptr(key).is_none() {
+        // Another CPU may have been faster; it was not.
         count(Counter::TypesFull);
     }
     TYPES.get_ptr_mut(key)

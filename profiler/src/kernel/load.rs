@@ -144,7 +144,7 @@ impl Kernel {
         for (global, value) in &values {
             loader.override_global(global, value, true);
         }
-        for per_target in ["SCHED", "COSTS"] {
+        for per_target in ["SCHED", "COSTS", "TYPE_KEYS"] {
             loader.map_max_entries(per_target, sizes.targets.max(1));
         }
         loader.map_max_entries("DURATIONS", sizes.targets.max(1) * DURATION_KINDS);

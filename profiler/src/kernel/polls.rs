@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::histogram::Histogram;
 use aya::Pod;
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{Array, MapData, PerCpuArray};
 use profiler_common::map::{Cost, PollStack, TaskKey, TypeKey, TypeStats, Woken};
 
 use super::KernelError;
@@ -76,7 +76,9 @@ impl Kernel {
         for key in keys {
             map.remove(&Value(key)).map_err(failed(TYPES))?;
         }
-        Ok(())
+        let map = self.ebpf.map_mut(TYPE_KEYS).ok_or(KernelError::Missing(TYPE_KEYS))?;
+        let mut counts: Array<&mut MapData, u64> = Array::try_from(map).map_err(failed(TYPE_KEYS))?;
+        slots.iter().try_for_each(|&slot| counts.set(slot, 0, 0).map_err(failed(TYPE_KEYS)))
     }
 
     fn each_type(&mut self, mut see: impl FnMut(&TypeKey, &TypeStats)) -> Result<(), KernelError> {
@@ -102,6 +104,7 @@ impl Kernel {
 }
 
 const TYPES: &str = "TYPES";
+const TYPE_KEYS: &str = "TYPE_KEYS";
 
 /// Polls and wakes of one type, over all shards. Times in nanoseconds.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use profiler_common::event::TaskRecord;
+use profiler_common::map::{MOST_TYPE_KEYS, TYPE_SHARDS, UNKNOWN_TYPE};
 use rustc_hash::FxHashMap;
 
 use super::builds::{Build, type_info};
@@ -16,6 +17,8 @@ use crate::target::memory::ProcessMemory;
 
 /// Types that are met in one process and told apart; more are one type, whose name is not known.
 const MOST: usize = 1000;
+/// From so many on it is provided for those that the kernel half does not tell apart any more.
+const MANY: usize = MOST_TYPE_KEYS as usize / TYPE_SHARDS as usize / 2;
 /// Keys of types that are remembered.
 const MOST_KEYS: usize = 16_384;
 
@@ -70,6 +73,9 @@ impl Kinds {
         let kind = named.unwrap_or_else(|| naming.unknown());
         if let Some(kind) = self.add(&kind, table, target) {
             self.met.insert(record.vtable, kind);
+        }
+        if self.met.len() == MANY {
+            self.unknown(UNKNOWN_TYPE, table, target);
         }
     }
 

@@ -314,3 +314,25 @@ fn single_uprobes() {
     table.holds("a series of waits", "none", "", !profiler.page().has("profiler_task_wait_seconds_count", &[]));
     table.finish();
 }
+
+/// Check that a program that makes code without end is counted to the last, takes no room from others, and has no more names
+/// than are told apart.
+#[test]
+fn code_without_end() {
+    const FIBERS: u64 = 5000;
+    let mut fibers = Fibers::start();
+    let pid = fibers.pid();
+    let profiler = Profiler::attach_within("off", pid, &[]);
+    fibers.tell(&format!("evaluate {FIBERS}"));
+    let status = ended(&profiler, pid, FIBERS);
+    let target = status.target(pid);
+    let mut table = Table::new(format!("Ruby {}, a line of its own for each fiber", fibers.version));
+    table.equal("spawned", FIBERS, target.spawned());
+    table.equal("completed", FIBERS, target.completed());
+    let kinds = kinds(target);
+    table.equal("slices", FIBERS, kinds.values().map(|kind| kind.3).sum());
+    table.holds("names", "<= 1,001", kinds.len(), kinds.len() <= 1001);
+    table.holds("those that share one", "> 0", kinds[UNNAMED].0, kinds[UNNAMED].0 > 0);
+    nothing_lost(&mut table, &status);
+    table.finish();
+}

@@ -157,7 +157,7 @@ type Open = (u64, u64, u64);
 
 /// Check that it is told where requests are, while a loop is held by one of them.
 fn check_open(unix: bool) {
-    const HELD_US: u64 = 8_000_000;
+    const HELD_US: u64 = 6_000_000;
     let name = unix.then(|| format!("@profiler open {}", std::process::id()));
     let (mut watched, _) = Watched::start("loop", name, 0);
     let mut table = Table::new(format!("requests that are open{}", if unix { ", unix socket" } else { "" }));
