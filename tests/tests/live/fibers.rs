@@ -336,3 +336,63 @@ fn code_without_end() {
     nothing_lost(&mut table, &status);
     table.finish();
 }
+
+/// Check that a program which dies of the system calls that a probe might make does not die of ours.
+#[test]
+fn a_program_under_seccomp() {
+    let mut fibers = Fibers::start();
+    let pid = fibers.pid();
+    assert_eq!(fibers.tell("confine"), [0, 0]);
+    let profiler = Profiler::attach_within("off", pid, &["--requests"]);
+    let [made, over, switched] = fibers.tell("nested 20 20 2")[..] else { panic!("three numbers") };
+    let collections = fibers.tell("litter 20")[0];
+    let status = ended(&profiler, pid, over);
+    let target = status.target(pid);
+    let mut table = Table::new(format!("Ruby {} under seccomp", fibers.version));
+    table.equal("spawned", made, target.spawned());
+    table.equal("completed", over, target.completed());
+    table.equal("slices", switched, kinds(target).values().map(|kind| kind.3).sum());
+    let page = profiler.page();
+    table.equal("collections", collections, page.sum("profiler_gc_collections_total", &[]) as u64);
+    for probe in ["task_spawn", "task_polls", "task_wait", "gc_pause"] {
+        table.holds(probe, "attached", format!("{:?}", target.probe(probe)), target.is_attached(probe));
+    }
+    nothing_lost(&mut table, &status);
+    profiler.stop();
+    // And it lives on without.
+    table.equal("afterwards", 6, fibers.tell("nested 2 2 1")[0]);
+    table.finish();
+}
+
+/// Check that workers which come and go by the hundred, all at once, leave nothing behind, and their parent's numbers alone.
+#[test]
+fn a_bomb_of_workers() {
+    const WORKERS: u64 = 300;
+    let mut fibers = Fibers::start();
+    let pid = fibers.pid();
+    let profiler = Profiler::attach_within("off", pid, &[]);
+    let before = ended(&profiler, pid, fibers.tell("nested 10 10 1")[1]);
+    let mut table = Table::new(format!("Ruby {}, {WORKERS} workers at once", fibers.version));
+    table.equal("before", 110, before.target(pid).spawned());
+    table.equal("workers", WORKERS, fibers.tell(&format!("bomb {WORKERS}"))[0]);
+    let processes = || profiler.page().sum("profiler_target_processes", &[]) as u64;
+    table.equal("processes that are left", 1, wait::until_or_last(processes, |processes| *processes == 1));
+    // Which of the workers' fibers were seen depends on when each was attached to.
+    let rest = profiler.status();
+    let alive = || profiler.status().target(pid).alive();
+    table.equal("their fibers that are left", 0, wait::until_or_last(alive, |alive| *alive == 0));
+    table.holds(
+        "their fibers, at most",
+        WORKERS * 6,
+        rest.target(pid).spawned() - 110,
+        rest.target(pid).spawned() <= 110 + WORKERS * 6,
+    );
+    let spawned = profiler.status().target(pid).spawned();
+    let made = fibers.tell("nested 20 20 1")[0];
+    let status = wait::until_or_last(|| profiler.status(), |status| status.target(pid).spawned() == spawned + made);
+    table.equal("the parent's afterwards", made, status.target(pid).spawned() - spawned);
+    table.holds("rows", "attached", "", status.target(pid).is_attached("task_spawn"));
+    let losses = status.losses();
+    table.holds("lost", "nothing", format!("{losses:?}"), losses.is_empty());
+    table.finish();
+}
