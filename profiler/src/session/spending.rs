@@ -169,7 +169,7 @@ impl Spending {
 
     /// How polls are measured in the next window.
     pub fn policy(&self, window: u32, slow_ns: u64) -> PollPolicy {
-        let hit = |probe| self.prices.hit_ns(probe, &self.last) as u32;
+        let hit = |probe| self.prices.takes_ns(probe, &self.last) as u32;
         PollPolicy {
             window,
             added_ns: self.traps.poll_added_ns as u32,
