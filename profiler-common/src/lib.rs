@@ -2,7 +2,9 @@
 //! loss reasons. No code that runs on one side only, and no dependency.
 #![no_std]
 
+pub mod coroutine;
 pub mod counter;
+pub mod duration;
 pub mod event;
 pub mod event_loop;
 pub mod histogram;

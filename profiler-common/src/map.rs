@@ -1,5 +1,6 @@
 //! Keys and values of the BPF maps.
 
+use crate::coroutine::CoroutineLayout;
 use crate::histogram::{Histogram, Octaves};
 
 /// What the kernel half must know of a process that it watches. Key: process id in the initial PID namespace.
@@ -169,36 +170,6 @@ pub struct TaskLayout {
     pub coroutine: CoroutineLayout,
 }
 
-/// Where an interpreter keeps what is read of its coroutines, and of the code that they run. Offsets in bytes. A coroutine is
-/// known by the address of its context, whose first word is its saved stack pointer.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CoroutineLayout {
-    /// What is read of a coroutine begins so far before its context: a multiple of 8, at most 48.
-    pub before: u16,
-    /// Of its procedure in what is read: an object; 0 where the thread itself is the coroutine.
-    pub procedure: u16,
-    /// Of its state in what is read: the lower two bits are 3 once it has ended.
-    pub state: u16,
-    /// Of the flags of an object that is a handle, behind which is the pointer to its data; of the data itself where the flags
-    /// have bit 1.
-    pub handle: u16,
-    /// Of the environment in a procedure's block.
-    pub environment: u16,
-    /// Of the code in the block.
-    pub code: u16,
-    /// Of the kind of block: 0 where it has code.
-    pub block_kind: u16,
-    /// Of the code's body.
-    pub body: u16,
-    /// Of the line in the body.
-    pub line: u16,
-    /// Bit of an environment's flags (its first word) that says that it is a method's, whose block is the word before.
-    pub local_bit: u16,
-    /// Number of the span of time in which births and ends are seen without a gap: what was known in an earlier one is void.
-    pub span: u32,
-}
-
 /// The order of a stored error's fields, which is the compiler's choice.
 pub mod error_order {
     /// Not known: both are looked for.
@@ -297,7 +268,7 @@ pub struct TaskKey {
 }
 
 /// A task that was woken, or spawned, and what is known of it until it is polled. A coroutine is known for as long as it lives:
-/// `since_ns` is when its last poll ended, `window` the span in which it was met, `first` what it waits for (see [`wait`]).
+/// `since_ns` is when its last poll ended, `window` the span in which it was met, `first` what it waits for (see [`crate::coroutine::wait`]).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Woken {
@@ -309,87 +280,6 @@ pub struct Woken {
     pub window: u32,
     /// Whether it was not polled before: 1 or 0.
     pub first: u32,
-}
-
-/// Key of the types of coroutines that could not be told, or are too many to be told apart. Real keys are not so small.
-pub const UNKNOWN_TYPE: u64 = 1;
-/// Keys of [`TypeKey`] that the coroutines of one target may have: a program may make code without end.
-pub const MOST_TYPE_KEYS: u64 = 2048;
-
-/// A pause that has begun. Key: thread id.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pause {
-    /// When, nanoseconds.
-    pub start_ns: u64,
-    /// How long the thread had been off the CPU until then, nanoseconds.
-    pub off_cpu_ns: u64,
-    /// The span in which that was, see [`CoroutineLayout::span`].
-    pub span: u32,
-    /// Always 0.
-    pub reserved: u32,
-}
-
-/// Where a runtime keeps when its pauses began: the lowest and the highest address. Key: process id.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Clocks {
-    /// The lowest.
-    pub low: u64,
-    /// The highest.
-    pub high: u64,
-}
-
-/// Durations of one kind of a target. Key: [`durations_key`].
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Durations {
-    /// Nanoseconds.
-    pub octaves: Octaves,
-}
-
-impl Durations {
-    /// None.
-    pub const EMPTY: Durations = Durations { octaves: Octaves::EMPTY };
-}
-
-/// The key of durations of a target's slot, and of what: [`PAUSE_KIND`], a [`wait`] and one, [`JOB_KIND`] or [`FETCH_KIND`].
-pub const fn durations_key(slot: u32, kind: u32) -> u32 {
-    slot | kind << 16
-}
-
-/// Kind of durations: pauses, without the time off the CPU.
-pub const PAUSE_KIND: u32 = 0;
-/// Kind of durations: jobs of threads that take them from a queue.
-pub const JOB_KIND: u32 = 1 + wait::COUNT as u32;
-/// Kind of durations: waits of those threads for a job.
-pub const FETCH_KIND: u32 = 2 + wait::COUNT as u32;
-/// Kinds of durations that there are.
-pub const DURATION_KINDS: u32 = 3 + wait::COUNT as u32;
-
-/// What a coroutine waits for between two of its polls. Numbers are parts of keys: only added to.
-pub mod wait {
-    /// It was not told: another coroutine goes on, and comes back when it likes.
-    pub const OTHER: u32 = 0;
-    /// For a time to pass.
-    pub const SLEEP: u32 = 1;
-    /// For a lock, a queue, another task.
-    pub const BLOCK: u32 = 2;
-    /// For a file or a socket to be ready.
-    pub const IO_WAIT: u32 = 3;
-    /// For a read.
-    pub const IO_READ: u32 = 4;
-    /// For a write.
-    pub const IO_WRITE: u32 = 5;
-    /// For a process to end.
-    pub const PROCESS: u32 = 6;
-    /// For the address of a name.
-    pub const RESOLVE: u32 = 7;
-    /// How many there are.
-    pub const COUNT: usize = 8;
-    /// Their labels.
-    pub const LABELS: [&str; COUNT] =
-        ["other", "sleep", "block", "io_wait", "io_read", "io_write", "process", "resolve"];
 }
 
 /// A type of task of a target.
@@ -607,15 +497,11 @@ pub enum Argument {
 }
 
 const _: () = assert!(size_of::<TaskLayout>() == 64);
-const _: () = assert!(size_of::<CoroutineLayout>() == 24);
 const _: () = assert!(size_of::<PollPolicy>() == 40);
 const _: () = assert!(size_of::<Target>() == 120);
 const _: () = assert!(size_of::<Cost>() == 8 * (3 * PROBES + 1));
 const _: () = assert!(size_of::<PollFrame>() == 56);
 const _: () = assert!(size_of::<TaskKey>() == 16);
-const _: () = assert!(size_of::<Pause>() == 24);
-const _: () = assert!(size_of::<Clocks>() == 16);
-const _: () = assert!(size_of::<Durations>() == size_of::<Octaves>());
 const _: () = assert!(size_of::<RingKey>() == 16);
 const _: () = assert!(size_of::<Woken>() == 24);
 const _: () = assert!(size_of::<TypeKey>() == 16);

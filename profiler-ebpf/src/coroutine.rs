@@ -4,9 +4,10 @@
 use core::ptr::read_volatile;
 
 use aya_ebpf::programs::ProbeContext;
+use profiler_common::coroutine::{CoroutineLayout, UNKNOWN_TYPE, wait};
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, flag, kind};
-use profiler_common::map::{CoroutineLayout, PollFrame, Probe, TaskKey, UNKNOWN_TYPE, Woken, target_flag, wait};
+use profiler_common::map::{PollFrame, Probe, TaskKey, Woken, target_flag};
 
 use crate::hit::{Hit, hit};
 use crate::maps::{MET, POLL_STACKS, WOKEN, count};

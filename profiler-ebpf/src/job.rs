@@ -3,8 +3,8 @@
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use profiler_common::counter::Counter;
+use profiler_common::duration::{FETCH_KIND, JOB_KIND};
 use profiler_common::job::{REQUEST_WORDS, Worker, asks, is_job};
-use profiler_common::map::{FETCH_KIND, JOB_KIND};
 
 use crate::maps::{WORKERS, count};
 use crate::{offsets, read, shared};

@@ -4,12 +4,11 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
+use profiler_common::duration::{Clocks, Durations, Pause};
 use profiler_common::event::SampleRecord;
 use profiler_common::event_loop::LoopStats;
 use profiler_common::job::Worker;
-use profiler_common::map::{
-    Clocks, Cost, Durations, Listener, Pause, PollStack, RingKey, Target, TaskKey, TypeKey, TypeStats, Woken,
-};
+use profiler_common::map::{Cost, Listener, PollStack, RingKey, Target, TaskKey, TypeKey, TypeStats, Woken};
 use profiler_common::request::{Connection, Reply, RequestStats};
 use profiler_common::sched::{SchedStats, Thread};
 

@@ -1,7 +1,8 @@
 //! Pauses: the runtime stops its tasks, as to collect what they have left. Never why it does.
 
 use aya_ebpf::programs::ProbeContext;
-use profiler_common::map::{Clocks, PAUSE_KIND, Pause, Probe};
+use profiler_common::duration::{Clocks, PAUSE_KIND, Pause};
+use profiler_common::map::Probe;
 
 use crate::hit::{Hit, hit};
 use crate::maps::{CLOCKS, PAUSES, THREADS};

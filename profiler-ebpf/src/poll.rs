@@ -2,11 +2,11 @@
 
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::programs::ProbeContext;
+use profiler_common::coroutine::{MOST_TYPE_KEYS, UNKNOWN_TYPE};
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, kind};
 use profiler_common::map::{
-    MOST_TYPE_KEYS, POLL_STACK_FRAMES, PollFrame, PollStack, Probe, TYPE_SHARDS, TaskKey, TypeKey, TypeStats,
-    UNKNOWN_TYPE, Woken, target_flag, wake,
+    POLL_STACK_FRAMES, PollFrame, PollStack, Probe, TYPE_SHARDS, TaskKey, TypeKey, TypeStats, Woken, target_flag, wake,
 };
 
 use crate::hit::{Hit, hit};

@@ -2,8 +2,8 @@
 
 use core::arch::asm;
 
+use profiler_common::duration::{Durations, durations_key};
 use profiler_common::histogram::{OCTAVES, Octaves, octave};
-use profiler_common::map::{Durations, durations_key};
 
 use crate::maps::{DURATIONS, NOEXIST};
 

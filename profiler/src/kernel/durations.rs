@@ -1,12 +1,13 @@
 //! The maps of pauses, and of other durations by kind. Never what they are of.
 
+use std::collections::HashMap;
+
 use aya::Pod;
-use aya::maps::MapError;
-use profiler_common::map::{Clocks, DURATION_KINDS, Durations, durations_key};
+use profiler_common::duration::{Clocks, DURATION_KINDS, Durations, durations_key, durations_of};
 
 use super::KernelError;
 use super::load::Kernel;
-use super::maps::{Value, failed};
+use super::maps::Value;
 use crate::histogram::Histogram;
 
 // SAFETY: each is `repr(C)`, made of integers only, without padding (asserted beside its definition).
@@ -18,15 +19,17 @@ const DURATIONS: &str = "DURATIONS";
 const CLOCKS: &str = "CLOCKS";
 
 impl Kernel {
-    /// Durations of one kind of a slot, nanoseconds; none where there was none.
-    pub fn durations(&mut self, slot: u32, kind: u32) -> Histogram {
-        let map = self.hash::<u32, Value<Durations>>(DURATIONS);
-        let stats = map.ok().and_then(|map| map.get(&durations_key(slot, kind), 0).ok());
-        let mut durations = Histogram::EMPTY;
-        if let Some(Value(stats)) = stats {
-            durations.add_octaves(&stats.octaves);
-        }
-        durations
+    /// Durations by slot and kind, nanoseconds, where there were any.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn durations(&mut self) -> Result<HashMap<u32, HashMap<u32, Histogram>>, KernelError> {
+        let mut found: HashMap<u32, HashMap<u32, Histogram>> = HashMap::new();
+        self.each(DURATIONS, |&key: &u32, Value(stats): &Value<Durations>| {
+            let (slot, kind) = durations_of(key);
+            found.entry(slot).or_default().entry(kind).or_insert(Histogram::EMPTY).add_octaves(&stats.octaves);
+        })?;
+        Ok(found)
     }
 
     /// Where a process's runtime keeps when its pauses began; `None` where it has not paused.
@@ -47,13 +50,8 @@ impl Kernel {
     /// The map cannot be written.
     pub fn clear_durations(&mut self, slot: u32) -> Result<(), KernelError> {
         let mut map = self.hash::<u32, Value<Durations>>(DURATIONS)?;
-        for kind in 0..DURATION_KINDS {
-            match map.remove(&durations_key(slot, kind)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(e) => return Err(failed(DURATIONS)(e)),
-            }
-        }
+        // A kind of which there was none is no error.
+        (0..DURATION_KINDS).for_each(|kind| drop(map.remove(&durations_key(slot, kind))));
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use aya::maps::Map;
 use aya::programs::UProbe;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use profiler_common::map::DURATION_KINDS;
+use profiler_common::duration::DURATION_KINDS;
 
 use super::attach::{Links, UnixHooks};
 use super::btf::Btf;

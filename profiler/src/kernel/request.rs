@@ -5,13 +5,11 @@ use std::collections::{HashMap, HashSet};
 use aya::maps::{MapData, MapError, PerCpuArray};
 use aya::{Btf, Pod};
 use profiler_common::job::Worker;
-use profiler_common::map::{FETCH_KIND, JOB_KIND};
 use profiler_common::request::{Connection, Reply, RequestStats};
 
 use super::KernelError;
 use super::load::Kernel;
 use super::maps::{Value, failed};
-use crate::histogram::Histogram;
 
 /// Entries of maps that have one where requests are not measured.
 pub(super) const SIZES: &[(&str, u32)] = &[
@@ -70,15 +68,6 @@ pub struct OpenRequests {
     pub busy: u64,
     /// Threads that wait for a job.
     pub idle: u64,
-}
-
-/// Jobs of one target's threads, since it is watched. Durations in nanoseconds.
-#[derive(Debug)]
-pub struct Jobs {
-    /// From a job to when its thread asks for the next one.
-    pub job: Histogram,
-    /// From there to the next job.
-    pub fetch: Histogram,
 }
 
 impl Kernel {
@@ -142,11 +131,6 @@ impl Kernel {
             *(if worker.works == 1 { &mut of.busy } else { &mut of.idle }) += 1;
         })?;
         Ok(open)
-    }
-
-    /// Jobs of a slot's threads.
-    pub fn jobs(&mut self, slot: u32) -> Jobs {
-        Jobs { job: self.durations(slot, JOB_KIND), fetch: self.durations(slot, FETCH_KIND) }
     }
 
     /// Forgets what these slots' connections and threads do: they are not watched any more.

@@ -171,7 +171,7 @@ pub enum Hook {
     Transfer,
     /// A pause of the runtime begins or ends.
     Pause,
-    /// A coroutine is about to wait; the displacement is for what: one of [`profiler_common::map::wait`].
+    /// A coroutine is about to wait; the displacement is for what: one of [`profiler_common::coroutine::wait`].
     Wait,
 }
 

@@ -1,7 +1,6 @@
 //! Processes that come and go while the session runs: claimed and looked into first, attached to then, and let go without
 //! a trace. Never which of them are wanted.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use profiler_common::map::Target as TargetEntry;
@@ -9,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::builds::Found;
 use super::claim::{self, Claim};
+use super::counted::Counted;
 use super::target::Watched;
 use super::targets::FreeSlot;
 use super::walk::Walker;
@@ -193,19 +193,15 @@ impl Session {
         if self.options.more > 0 {
             while self.drain() {}
             let now_ns = clock::monotonic_ns();
-            let mut polls = self.kernel.types().unwrap_or_else(|e| {
-                log::warn!("{e}");
-                HashMap::new()
-            });
+            // Of what has ended nothing is open.
+            let mut counted = Counted::read(&mut self.kernel, false);
             let Session { kernel, listener_slots, table, targets, retired, .. } = self;
             for slot in slots {
                 let Some(watched) = targets.get_mut(*slot) else { continue };
                 let mut tasks: FxHashMap<TargetId, TasksSnapshot> =
                     watched.tables().filter_map(|id| Some((id, table.tasks_of(id)?))).collect();
-                let polls = polls.remove(slot);
-                // Of what has ended nothing is open.
-                let snapshot =
-                    watched.snapshot(kernel, listener_slots, table, &mut tasks, polls, None, (now_ns, now_ns));
+                let counted = counted.take(*slot);
+                let snapshot = watched.snapshot(kernel, listener_slots, table, &mut tasks, counted, (now_ns, now_ns));
                 retired.push(snapshot);
             }
         }

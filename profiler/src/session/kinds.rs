@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use profiler_common::coroutine::{MOST_TYPE_KEYS, UNKNOWN_TYPE};
 use profiler_common::event::TaskRecord;
-use profiler_common::map::{MOST_TYPE_KEYS, TYPE_SHARDS, UNKNOWN_TYPE};
+use profiler_common::map::TYPE_SHARDS;
 use rustc_hash::FxHashMap;
 
 use super::builds::{Build, type_info};

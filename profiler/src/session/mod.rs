@@ -6,6 +6,7 @@ mod admit;
 mod builds;
 mod calibration;
 mod claim;
+mod counted;
 mod image;
 mod kinds;
 mod loops;

@@ -2,9 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use profiler_common::map::PAUSE_KIND;
-
 use super::builds::Build;
+use crate::histogram::Histogram;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::PauseSnapshot;
 use crate::target::memory::ProcessMemory;
@@ -21,12 +20,13 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// Reads what the processes say now. `root` is the one that forked the others.
+    /// Reads what the processes say now. `pause` are the durations, `root` is the process that forked the others.
     pub fn snapshot(
         &mut self,
         kernel: &mut Kernel,
         build: Option<&Build>,
-        (slot, root): (u32, u32),
+        pause: Histogram,
+        root: u32,
         processes: &HashSet<u32>,
     ) -> PauseSnapshot {
         if let Some(build) = build {
@@ -40,7 +40,7 @@ impl Pauses {
             }
         }
         let collections = self.by_process.values().map(|(base, last)| last - base).sum::<u64>() + self.ended;
-        PauseSnapshot { pause: kernel.durations(slot, PAUSE_KIND), collections: self.read.then_some(collections) }
+        PauseSnapshot { pause, collections: self.read.then_some(collections) }
     }
 
     /// A process has ended, or runs another image: what it said last stays.

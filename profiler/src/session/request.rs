@@ -2,8 +2,11 @@
 
 use std::collections::HashSet;
 
+use profiler_common::duration::{FETCH_KIND, JOB_KIND};
+
+use super::counted::OfSlot;
 use crate::kernel::load::Kernel;
-use crate::kernel::request::{ConnectionKind, Jobs, OpenRequests};
+use crate::kernel::request::{ConnectionKind, OpenRequests};
 use crate::kernel::signal::REQUESTS;
 use crate::model::snapshot::{JobsSnapshot, RequestsSnapshot};
 use crate::status::ProbeState;
@@ -75,9 +78,9 @@ impl Connections {
 }
 
 /// What is exported of a target's threads that take jobs; `None` where none has been seen to.
-pub(super) fn jobs(kernel: &mut Kernel, slot: u32, open: &OpenRequests) -> Option<JobsSnapshot> {
-    let Jobs { job, fetch } = kernel.jobs(slot);
-    let (busy, idle) = (open.busy, open.idle);
+pub(super) fn jobs(counted: &mut OfSlot) -> Option<JobsSnapshot> {
+    let (job, fetch) = (counted.durations(JOB_KIND), counted.durations(FETCH_KIND));
+    let (busy, idle) = (counted.open.busy, counted.open.idle);
     (busy + idle > 0 || job.count > 0 || fetch.count > 0).then_some(JobsSnapshot { job, fetch, busy, idle })
 }
 

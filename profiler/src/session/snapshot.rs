@@ -1,17 +1,16 @@
 //! What is exported of a session, now: of all targets, and of the profiler. Never what one target has.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use profiler_common::counter::Counter;
 
 use super::Session;
+use super::counted::Counted;
 use super::runtime::{self, Overdue};
 use super::target::Watched;
 use super::walk::Walker;
 use crate::clock;
 use crate::diagnosis::Change;
-use crate::kernel::request::OpenRequests;
 use crate::model::snapshot::{NodeBudgetSnapshot, ProfilerSnapshot, Snapshot};
 
 impl Session {
@@ -30,16 +29,11 @@ impl Session {
         let now = clock::monotonic_ns();
         self.table.advance(now);
         let mut tasks = self.table.tasks();
-        let mut polls = self.kernel.types().unwrap_or_else(|e| {
-            log::warn!("{e}");
-            HashMap::new()
-        });
-        let open = self.open_requests();
+        let mut counted = Counted::read(&mut self.kernel, self.options.requests);
         let (kernel, slots, table) = (&mut self.kernel, &mut self.listener_slots, &self.table);
         let of = |watched: &mut Watched| {
-            let polls = polls.remove(&watched.slot());
-            let open = open.get(&watched.slot());
-            watched.snapshot(kernel, slots, table, &mut tasks, polls, open, (since_ns, now))
+            let counted = counted.take(watched.slot());
+            watched.snapshot(kernel, slots, table, &mut tasks, counted, (since_ns, now))
         };
         let targets = self.targets.iter_mut().map(of).collect();
         let mut profiler = self.profiler_snapshot();
@@ -67,15 +61,6 @@ impl Session {
         self.table.finish();
         self.targets.iter_mut().for_each(|watched| watched.find_sites(&mut self.table, true));
         self.snapshot()
-    }
-
-    /// What threads do just now, by slot, where requests are measured.
-    pub(super) fn open_requests(&mut self) -> HashMap<u32, OpenRequests> {
-        let open = if self.options.requests { self.kernel.open_requests() } else { Ok(HashMap::new()) };
-        open.unwrap_or_else(|e| {
-            log::warn!("{e}");
-            HashMap::new()
-        })
     }
 
     fn profiler_snapshot(&mut self) -> ProfilerSnapshot {

@@ -1,9 +1,12 @@
 //! Event loops of programs that know their own: a fixture with constructed times, and Node.
 
+use std::process::Command;
+
 use tests::fixture::Fixture;
 use tests::page::Page;
 use tests::place;
 use tests::profiler::Profiler;
+use tests::program::Program;
 use tests::status::number;
 use tests::table::Table;
 use tests::wait;
@@ -126,6 +129,33 @@ fn node() {
     compare(&mut table, "active, s", (grown("active_ns"), seen.active), 2.0, (0.0, seen.waited));
     compare(&mut table, "idle, s", (grown("idle_ns"), seen.idle), 2.0, (seen.waited, 0.0));
     intervals(&mut table, &truth, &seen, p99(&profiler, fixture.pid()));
+    table.finish();
+}
+
+/// Check the reactor of a server of Ruby's fibers, against what its fibers measure of it.
+#[test]
+fn reactor_of_fibers() {
+    place::require_root();
+    let mut program = Program::start(Command::new("ruby").arg(place::root().join("tests/fixtures/ruby/async.rb")));
+    program.line();
+    let profiler = Profiler::attach(program.pid());
+    let mut run = |command: &str| -> Vec<f64> {
+        program.send(command);
+        program.line().split(' ').map(|word| word.parse::<f64>().expect("a number") / 1e9).collect()
+    };
+    run("loop 40 1 4");
+    recognised(&profiler);
+    let before = profiler.page();
+    let truth = run("loop 60 30 20");
+    let seen = between(&before, &profiler.page());
+    let [busy, idle, late, sleeps] = truth[..] else { panic!("{truth:?}") };
+    let sleeps = sleeps * 1e9;
+    let mut table = Table::new("Ruby's async, fibers that compute and sleep");
+    // A fiber that sleeps for 20 ms is late, too, and the reactor has work of its own between.
+    compare(&mut table, "active, s", (busy, seen.active), 5.0, (0.0, seen.waited));
+    compare(&mut table, "all, s", (busy + idle, seen.active + seen.idle), 3.0, (seen.waited, seen.waited));
+    let (mean, mean_seen) = (TIMER + late / sleeps, TIMER + seen.late / seen.fired);
+    compare(&mut table, "mean interval of a 10 ms timer, s", (mean, mean_seen), 5.0, (seen.waited / seen.fired, 0.0));
     table.finish();
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use profiler_common::map::CoroutineLayout;
+use profiler_common::coroutine::CoroutineLayout;
 use serde::Deserialize;
 
 /// Where one version keeps what is read. Offsets in bytes; see `layouts.toml` for the source of each.

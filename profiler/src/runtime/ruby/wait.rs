@@ -1,7 +1,7 @@
 //! Where a fiber is about to wait: what calls the fiber scheduler of the program. scheduler.c.
 
 use iced_x86::Register;
-use profiler_common::map::wait;
+use profiler_common::coroutine::wait;
 
 use crate::target::elf::Binary;
 use crate::target::site::{self, Site};

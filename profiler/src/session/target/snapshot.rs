@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use profiler_common::map::wait;
+use profiler_common::coroutine::wait;
+use profiler_common::duration::PAUSE_KIND;
 use profiler_common::sched::{SchedStats, cause};
 use rustc_hash::FxHashMap;
 
@@ -10,14 +11,12 @@ use super::{Slots, Spending, Watched};
 use crate::histogram::Histogram;
 use crate::kernel::feature::Feature;
 use crate::kernel::load::Kernel;
-use crate::kernel::polls::TypePolls;
-use crate::kernel::request::OpenRequests;
 use crate::model::snapshot::{
-    IdentitySnapshot, JobsSnapshot, ListenerSnapshot, PauseSnapshot, RequestsSnapshot, SchedSnapshot, TargetSnapshot,
-    TasksSnapshot,
+    IdentitySnapshot, ListenerSnapshot, PauseSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot,
 };
 use crate::model::table::{Table, TargetId};
-use crate::session::request;
+use crate::session::counted::OfSlot;
+use crate::session::request::{self, Connections};
 use crate::session::threads::label;
 use crate::status::ProbeState;
 use crate::target::identity::Identity;
@@ -31,22 +30,25 @@ impl Watched {
         slots: &mut Slots,
         table: &Table,
         tasks: &mut FxHashMap<TargetId, TasksSnapshot>,
-        polls: Option<Vec<TypePolls>>,
-        open: Option<&OpenRequests>,
+        mut counted: OfSlot,
         (since_ns, now_ns): (u64, u64),
     ) -> TargetSnapshot {
         self.refresh_listeners(kernel, slots, since_ns);
         let mut tasks = self.tables.last().and_then(|table| tasks.remove(table));
         let runtime = self.runtime.as_ref().or(self.ended_runtime.as_ref());
         if let (Some(runtime), Some(tasks)) = (runtime, &mut tasks) {
-            runtime.fill_polls(polls.unwrap_or_default(), table, tasks);
+            runtime.fill_polls(std::mem::take(&mut counted.polls), table, tasks);
         }
         let listeners = self.listener_snapshots(kernel, slots);
         self.look_at_cgroups(now_ns);
         let Identity { container_id, pod_uid, systemd_unit } = self.identity.clone();
-        let pauses = self.pause_snapshot(kernel);
-        let (requests, jobs) = self.request_snapshots(kernel, open, since_ns);
-        let waits = self.wait_snapshots(kernel);
+        let pauses = self.pause_snapshot(kernel, &mut counted);
+        let waits = self.wait_snapshots(&mut counted);
+        let jobs = if self.is_measured("jobs") { request::jobs(&mut counted) } else { None };
+        let of = |connections: &Connections| {
+            connections.snapshot(kernel, self.listeners.as_mut(), (self.slot, &counted.open), since_ns)
+        };
+        let requests = self.connections.as_ref().and_then(of);
         TargetSnapshot {
             pauses,
             waits,
@@ -70,35 +72,24 @@ impl Watched {
         }
     }
 
-    fn wait_snapshots(&mut self, kernel: &mut Kernel) -> Vec<(&'static str, Histogram)> {
-        if !self.status.probes.iter().any(|row| row.probe == "task_wait" && row.state.is_measured()) {
+    fn is_measured(&self, probe: &str) -> bool {
+        self.status.probes.iter().any(|row| row.probe == probe && row.state.is_measured())
+    }
+
+    fn wait_snapshots(&self, counted: &mut OfSlot) -> Vec<(&'static str, Histogram)> {
+        if !self.is_measured("task_wait") {
             return Vec::new();
         }
-        let of = |(reason, label): (usize, &'static str)| (label, kernel.durations(self.slot, 1 + reason as u32));
+        let of = |(reason, label): (usize, &'static str)| (label, counted.durations(1 + reason as u32));
         wait::LABELS.into_iter().enumerate().map(of).collect()
     }
 
-    fn request_snapshots(
-        &mut self,
-        kernel: &mut Kernel,
-        open: Option<&OpenRequests>,
-        since_ns: u64,
-    ) -> (Option<RequestsSnapshot>, Option<JobsSnapshot>) {
-        let none = OpenRequests::default();
-        let open = open.unwrap_or(&none);
-        let connections = self.connections.as_ref();
-        let requests =
-            connections.and_then(|c| c.snapshot(kernel, self.listeners.as_mut(), (self.slot, open), since_ns));
-        let sees_jobs = self.status.probes.iter().any(|row| row.probe == "jobs" && row.state.is_measured());
-        (requests, if sees_jobs { request::jobs(kernel, self.slot, open) } else { None })
-    }
-
-    fn pause_snapshot(&mut self, kernel: &mut Kernel) -> Option<PauseSnapshot> {
-        if !self.status.probes.iter().any(|row| row.probe == "gc_pause" && row.state.is_measured()) {
+    fn pause_snapshot(&mut self, kernel: &mut Kernel, counted: &mut OfSlot) -> Option<PauseSnapshot> {
+        if !self.is_measured("gc_pause") {
             return None;
         }
         let build = self.runtime.as_ref().map(|runtime| runtime.build());
-        Some(self.pauses.snapshot(kernel, build, (self.slot, self.process.pid), &self.members))
+        Some(self.pauses.snapshot(kernel, build, counted.durations(PAUSE_KIND), self.process.pid, &self.members))
     }
 
     fn sched_snapshot(&mut self, kernel: &mut Kernel, since_ns: u64, now_ns: u64) -> Option<SchedSnapshot> {
