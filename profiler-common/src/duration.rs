@@ -16,7 +16,8 @@ impl Durations {
     pub const EMPTY: Durations = Durations { octaves: Octaves::EMPTY };
 }
 
-/// The key of durations of a target's slot, and of what: [`PAUSE_KIND`], a [`wait`] and one, [`JOB_KIND`] or [`FETCH_KIND`].
+/// The key of durations of a target's slot, and of what: [`PAUSE_KIND`], a [`wait`] and one, [`JOB_KIND`],
+/// [`FETCH_KIND`] or [`LOCK_KIND`].
 pub const fn durations_key(slot: u32, kind: u32) -> u32 {
     slot | kind << 16
 }
@@ -32,8 +33,10 @@ pub const PAUSE_KIND: u32 = 0;
 pub const JOB_KIND: u32 = 1 + wait::COUNT as u32;
 /// Kind of durations: waits of those threads for a job.
 pub const FETCH_KIND: u32 = 2 + wait::COUNT as u32;
+/// Kind of durations: waits for the lock under which the runtime runs its code.
+pub const LOCK_KIND: u32 = 3 + wait::COUNT as u32;
 /// Kinds of durations that there are.
-pub const DURATION_KINDS: u32 = 3 + wait::COUNT as u32;
+pub const DURATION_KINDS: u32 = 4 + wait::COUNT as u32;
 
 /// A pause that has begun. Key: thread id.
 #[repr(C)]

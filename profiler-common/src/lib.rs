@@ -9,6 +9,7 @@ pub mod event;
 pub mod event_loop;
 pub mod histogram;
 pub mod job;
+pub mod lock;
 pub mod map;
 pub mod request;
 pub mod sched;

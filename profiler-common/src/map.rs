@@ -67,10 +67,12 @@ pub enum Probe {
     Pause = 11,
     /// A coroutine is about to wait for something.
     Wait = 12,
+    /// A thread waits for the lock under which the runtime runs its code, or does so no longer.
+    Lock = 13,
 }
 
 /// Number of probes.
-pub const PROBES: usize = 13;
+pub const PROBES: usize = 14;
 
 impl Probe {
     /// All probes, in the order of their numbers.
@@ -88,6 +90,7 @@ impl Probe {
         Probe::Transfer,
         Probe::Pause,
         Probe::Wait,
+        Probe::Lock,
     ];
 
     /// Value of the `probe` label.
@@ -106,6 +109,7 @@ impl Probe {
             Probe::Transfer => "task_transfer",
             Probe::Pause => "gc_pause",
             Probe::Wait => "task_wait",
+            Probe::Lock => "lock_wait",
         }
     }
 }

@@ -117,7 +117,7 @@ pub fn hit(ctx: &ProbeContext, probe: Probe) -> Option<Hit> {
 const fn wanted(probe: Probe) -> u32 {
     match probe {
         Probe::PollStart | Probe::PollEnd => target_flag::POLLS | target_flag::POLL_STACK,
-        Probe::Wake | Probe::Wait => target_flag::POLLS,
+        Probe::Wake | Probe::Wait | Probe::Lock => target_flag::POLLS,
         _ => target_flag::TASKS,
     }
 }

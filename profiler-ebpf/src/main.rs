@@ -13,6 +13,7 @@ mod enqueue;
 mod event_loop;
 mod hit;
 mod job;
+mod lock;
 mod maps;
 mod offsets;
 mod pause;
@@ -226,6 +227,11 @@ fn task_wait(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn gc_pause(ctx: ProbeContext) -> u32 {
     pause::clocked(&ctx)
+}
+
+#[uprobe]
+fn lock_wait(ctx: ProbeContext) -> u32 {
+    lock::told(&ctx)
 }
 
 /// Each tick of a CPU's sampling clock.

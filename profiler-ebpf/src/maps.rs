@@ -8,6 +8,7 @@ use profiler_common::duration::{Clocks, Durations, Pause};
 use profiler_common::event::SampleRecord;
 use profiler_common::event_loop::LoopStats;
 use profiler_common::job::Worker;
+use profiler_common::lock::LockWait;
 use profiler_common::map::{Cost, Listener, PollStack, RingKey, Target, TaskKey, TypeKey, TypeStats, Woken};
 use profiler_common::request::{Connection, Reply, RequestStats};
 use profiler_common::sched::{SchedStats, Thread};
@@ -112,6 +113,14 @@ pub static TYPE_KEYS: Array<u64> = Array::with_max_entries(1, 0);
 /// Pauses that have begun, by thread id. The least recent one is evicted: its thread has ended.
 #[map]
 pub static PAUSES: LruHashMap<u32, Pause> = LruHashMap::with_max_entries(1024, 0);
+
+/// Threads that wait for the lock under which their runtime runs its code. The least recent one is evicted: its thread has ended.
+#[map]
+pub static LOCK_WAITS: LruHashMap<u32, LockWait> = LruHashMap::with_max_entries(8192, 0);
+
+/// Thread ids by the runtime's objects of threads, of those that have waited. Key: [`TaskKey`], of the object.
+#[map]
+pub static LOCK_THREADS: LruHashMap<TaskKey, u32> = LruHashMap::with_max_entries(8192, 0);
 
 /// Where processes' runtimes keep when their pauses began.
 #[map]

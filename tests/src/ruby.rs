@@ -13,6 +13,7 @@ pub const ROOT: &str = "PROFILER_RUBY_ROOT";
 /// Where the program is.
 pub const FIXTURE: &str = "tests/fixtures/ruby/fibers.rb";
 const WAITS: &str = "tests/fixtures/ruby/waits.rb";
+const LOCKS: &str = "tests/fixtures/ruby/locks.rb";
 
 /// The running program.
 pub struct Fibers {
@@ -37,6 +38,14 @@ impl Fibers {
     /// There is no Ruby.
     pub fn that_wait() -> Fibers {
         Fibers::start_program(WAITS)
+    }
+
+    /// Starts the one whose threads wait for Ruby's lock.
+    ///
+    /// # Panics
+    /// There is no Ruby.
+    pub fn that_lock() -> Fibers {
+        Fibers::start_program(LOCKS)
     }
 
     /// Starts it with the libraries of a directory.

@@ -248,6 +248,15 @@ const RUBY_ROWS: &[Row] = &[
         },
     },
     Row {
+        title: "The lock",
+        panels: panels! {
+            "Threads that wait for the lock" Lines "none" 12 "How many do, on average: the process computes with one at a time."
+                [("sum by (namespace, pod, container, process) (rate(profiler_runtime_lock_wait_seconds_sum{RUBY}[$__rate_interval]))", "WHO")];
+            "Waits for the lock, p99" Lines "s" 12 "Of those that did not get it at once."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_runtime_lock_wait_seconds_bucket{RUBY}[$__rate_interval])))", "WHO")];
+        },
+    },
+    Row {
         title: "Jobs",
         panels: panels! {
             "Threads that take jobs" Lines "short" 8 "With --requests, as all of this row: jobs that are taken from Redis, as Sidekiq does."

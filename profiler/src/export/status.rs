@@ -162,6 +162,7 @@ fn target(target: &TargetSnapshot) -> Value {
         "listeners": target.listeners.iter().map(listener).collect::<Vec<_>>(),
         "requests": target.requests.as_ref().map(requests),
         "jobs": target.jobs.as_ref().map(jobs),
+        "lock_waits": target.lock_waits.as_ref().map(quantiles),
         "waits": target.waits.iter().map(|(reason, wait)| (*reason, quantiles(wait))).collect::<BTreeMap<_, _>>(),
         "gc": target.pauses.as_ref().map(|pauses| {
             json!({ "pauses": quantiles(&pauses.pause), "pause_seconds": pauses.pause.sum as f64 / 1e9, "collections": pauses.collections })

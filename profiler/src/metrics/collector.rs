@@ -189,6 +189,9 @@ impl<'a> Filler<'_, 'a> {
                 self.number(Id::GcCollectionsTotal, ["", ""], collections as f64);
             }
         }
+        if let Some(waits) = &target.lock_waits {
+            self.histogram(Id::RuntimeLockWaitSeconds, ["", ""], waits);
+        }
         for (reason, wait) in &target.waits {
             self.histogram(Id::TaskWaitSeconds, [reason, ""], wait);
         }

@@ -115,6 +115,7 @@ const fn row(id: Id) -> (&'static str, &'static str) {
         Id::RuntimeThreads => ("process.thread.count", "{thread}"),
         Id::GcPauseSeconds => ("*.gc.pause.duration", "s"),
         Id::GcCollectionsTotal => ("*.gc.collections", "{collection}"),
+        Id::RuntimeLockWaitSeconds => ("*.lock.wait.duration", "s"),
         Id::RuntimeWorkers => ("*.worker.count", "{worker}"),
         Id::RuntimeWorkerBusySecondsTotal => ("*.worker.busy.time", "s"),
         Id::RuntimeQueueDepth => ("*.queue.depth", "{task}"),

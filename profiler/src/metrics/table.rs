@@ -208,6 +208,7 @@ const SAMPLED: &str = "tier 0, CPU clock; sampled 99 times a second of CPU time"
 const FOUND: &str = "tier 0, the runtime's lists of tasks; walked at the attach";
 const PAUSES: &str =
     "tier 1, at the runtime's own looks at the clock; every pause while `probe_state` of `gc_pause` is `attached`";
+const LOCKS: &str = "tier 2, where the runtime waits for its lock; every wait while `probe_state` of `lock_wait` is `attached`, in windows while it is `sampled`: then counts are samples, of the time that `probe_covered_seconds_total` tells";
 const READ: &str = "read at the scrape";
 const MEMORY: &str = "tier 0, the runtime's own memory; read at the scrape, at most once a second";
 const LISTS: &str =
@@ -360,6 +361,9 @@ metrics! {
         "Time for which a thread of the target collected garbage without a break, without the time that it was off the CPU meanwhile: no other thread runs the runtime's code then.";
     GcCollectionsTotal "gc_collections_total" Counter Count Runtime Target Sum [] "", MEMORY,
         "Collections of garbage since the process began, as the runtime counts them: each may have many pauses. Known from the first pause on; of a worker that was forked, since it was looked at first; of a process that has ended, as of the last look.";
+
+    RuntimeLockWaitSeconds "runtime_lock_wait_seconds" Histogram Seconds Runtime Target Sum [] "", LOCKS,
+        "Time that threads waited for the lock under which the runtime runs its code one thread at a time, until they had it. Who got it at once has not waited.";
 
     RuntimeWorkers "runtime_workers" Gauge Count Runtime Target Sum [] "", MEMORY,
         "Threads that the runtime runs tasks on.";

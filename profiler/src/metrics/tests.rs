@@ -124,6 +124,7 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
             after_reply: recorded(&[700]),
         }),
         jobs: Some(JobsSnapshot { job: recorded(&[5000]), fetch: recorded(&[700]), busy: 1, idle: 2 }),
+        lock_waits: Some(recorded(&[9000])),
         waits: vec![("sleep", recorded(&[9000]))],
         pauses: Some(PauseSnapshot { pause: recorded(&[1500]), collections: Some(4) }),
         tasks: Some(TasksSnapshot {

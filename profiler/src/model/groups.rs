@@ -339,6 +339,7 @@ fn absorb(into: &mut TargetSnapshot, from: &TargetSnapshot, room: &mut Room) {
             }
         }
     }
+    room.merge(&mut into.lock_waits, from.lock_waits.as_ref());
     for (reason, from) in &from.waits {
         match into.waits.iter_mut().find(|(known, _)| known == reason) {
             Some((_, into)) => into.merge(from),

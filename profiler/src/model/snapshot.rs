@@ -109,6 +109,8 @@ pub struct TargetSnapshot {
     pub jobs: Option<JobsSnapshot>,
     /// Pauses of the runtime; `None` where not measured.
     pub pauses: Option<PauseSnapshot>,
+    /// How long threads waited for the lock under which the runtime runs its code, nanoseconds; `None` where not measured.
+    pub lock_waits: Option<Histogram>,
     /// How long tasks waited between two polls, by what for, nanoseconds; empty where that is not measured.
     pub waits: Vec<(&'static str, Histogram)>,
     /// Tasks; `None` where not measured.

@@ -173,11 +173,14 @@ pub enum Hook {
     Pause,
     /// A coroutine is about to wait; the displacement is for what: one of [`profiler_common::coroutine::wait`].
     Wait,
+    /// A thread waits for the lock under which the runtime runs its code, or does so no longer; the displacement says what the
+    /// site tells: one of [`profiler_common::lock::tells`].
+    Lock,
 }
 
 impl Hook {
     /// All hooks. Ends come before beginnings: what ends is not measured before it was seen to begin.
-    pub const ALL: [Hook; 9] = [
+    pub const ALL: [Hook; 10] = [
         Hook::Complete,
         Hook::PollEnd,
         Hook::WakeByValue,
@@ -187,11 +190,12 @@ impl Hook {
         Hook::Transfer,
         Hook::Pause,
         Hook::Wait,
+        Hook::Lock,
     ];
 
     /// Whether it tells of polls and wakes, rather than of a task's birth or end.
     pub const fn is_poll(self) -> bool {
-        matches!(self, Hook::PollStart | Hook::PollEnd | Hook::WakeByValue | Hook::WakeByRef | Hook::Wait)
+        matches!(self, Hook::PollStart | Hook::PollEnd | Hook::WakeByValue | Hook::WakeByRef | Hook::Wait | Hook::Lock)
     }
 }
 

@@ -194,5 +194,6 @@ const fn program(hook: Hook) -> &'static str {
         Hook::Transfer => "task_transfer",
         Hook::Pause => "gc_pause",
         Hook::Wait => "task_wait",
+        Hook::Lock => "lock_wait",
     }
 }

@@ -53,8 +53,10 @@ impl Spending {
             .into_iter()
             .flat_map(|plan| plan.probes.iter().filter(|probe| !probe.emulated).map(|probe| probe_of(probe.hook)))
             .collect();
-        let mut tiers =
-            [vec![Probe::Spawn, Probe::Complete, Probe::Transfer, Probe::Pause], vec![Probe::Wake, Probe::Wait]];
+        let mut tiers = [
+            vec![Probe::Spawn, Probe::Complete, Probe::Transfer, Probe::Pause],
+            vec![Probe::Wake, Probe::Wait, Probe::Lock],
+        ];
         let lineage = plan.map(|plan| plan.lineage);
         let polls_with_births = matches!(lineage, Some(Lineage::PollStack | Lineage::Transfer));
         let polls = if polls_with_births { Tier::Lifecycle } else { Tier::Polls };
@@ -215,5 +217,6 @@ const fn probe_of(hook: Hook) -> Probe {
         Hook::Transfer => Probe::Transfer,
         Hook::Pause => Probe::Pause,
         Hook::Wait => Probe::Wait,
+        Hook::Lock => Probe::Lock,
     }
 }

@@ -34,7 +34,7 @@ use crate::kernel::signal::{ACCEPT_WAIT, EVENT_LOOP, RUN_QUEUE, SLEEP_CAUSE, TAS
 use crate::model::snapshot::RuntimeSnapshot;
 use crate::model::table::{Table, TargetId};
 use crate::runtime::Hook;
-use crate::status::{ProbeState, TargetStatus};
+use crate::status::{ProbeRow, ProbeState, TargetStatus};
 use crate::target::identity::{self, Identity};
 use crate::target::listener::{ListenerError, Listeners, ListeningSocket, Namespaces};
 use crate::target::process::{self, Process};
@@ -392,8 +392,9 @@ impl Watched {
         };
         self.status.set("tasks", ProbeState::Attached, runtime.detail());
         let polls = runtime.plan().has_polls() && !runtime.has_polls();
-        let waits = runtime.plan().has(Hook::Wait) && !runtime.sees_waits();
-        let lacking = [("task_polls", polls), ("task_wakes", polls), ("task_wait", waits)];
+        let lacks = |hook| runtime.plan().has(hook) && !runtime.sees_waits();
+        let (waits, locks) = (lacks(Hook::Wait), lacks(Hook::Lock));
+        let lacking = [("task_polls", polls), ("task_wakes", polls), ("task_wait", waits), ("lock_wait", locks)];
         for (signal, _) in lacking.into_iter().filter(|(_, lacking)| *lacking) {
             let why = kernel.signals.way(TASK_POLLS).err();
             let why = why.unwrap_or_else(|| "single uprobes are not detached in time".to_owned());
@@ -525,7 +526,9 @@ impl Watched {
             Ok(process) => self.process = process,
             Err(e) => log::debug!("{e}"),
         }
-        self.status.probes.retain(|row| !row.probe.starts_with("task") && row.probe != "gc_pause");
+        let of_runtime =
+            |row: &ProbeRow| row.probe.starts_with("task") || ["gc_pause", "lock_wait"].contains(&&*row.probe);
+        self.status.probes.retain(|row| !of_runtime(row));
         (self.accepts, self.accept_tried) = (None, false);
         (self.runtime_name, self.runtime_version) = ("none", None);
         (self.walker, self.figures) = (None, None);

@@ -39,6 +39,10 @@ pub enum ElfError {
     },
 }
 
+/// `call` and `jmp` with a distance of four bytes.
+const CALL: u8 = 0xe8;
+const JUMP: u8 = 0xe9;
+
 /// A loadable segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -183,6 +187,30 @@ impl<'data> Binary<'data> {
     /// The executable segments: address and bytes.
     pub fn code(&self) -> impl Iterator<Item = (u64, &'data [u8])> + '_ {
         self.segments.iter().filter(|s| s.executable).filter_map(|s| Some((s.address, self.file_bytes(s)?)))
+    }
+
+    /// Addresses of the relative calls of these functions. What only looks like one, within another instruction, may be among them.
+    pub fn relative_calls(&self, targets: &[u64]) -> Vec<u64> {
+        self.relative(&[CALL], targets)
+    }
+
+    /// The same, with jumps to them.
+    pub fn relative_branches(&self, targets: &[u64]) -> Vec<u64> {
+        self.relative(&[CALL, JUMP], targets)
+    }
+
+    fn relative(&self, opcodes: &[u8], targets: &[u64]) -> Vec<u64> {
+        let mut found = Vec::new();
+        for (address, code) in self.code() {
+            for (at, &[opcode, a, b, c, d]) in code.array_windows().enumerate() {
+                let from = address + at as u64;
+                let to = (from + 5).wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])));
+                if opcodes.contains(&opcode) && targets.contains(&to) {
+                    found.push(from);
+                }
+            }
+        }
+        found
     }
 
     /// The bytes from `address` to the end of the file's part of its segment.

@@ -23,6 +23,7 @@ mod garbage;
 mod hostile_clients;
 mod identity;
 mod jobs;
+mod locks;
 mod loops;
 mod otlp;
 mod pods;

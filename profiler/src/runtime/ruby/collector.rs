@@ -6,8 +6,8 @@ use crate::target::memory::{Batch, Memory};
 
 /// What reads the clock; imported.
 const CLOCK: &str = "clock_gettime";
-/// `mov edi, CLOCK_PROCESS_CPUTIME_ID; call`.
-const LOAD_AND_CALL: [u8; 6] = [0xbf, 2, 0, 0, 0, 0xe8];
+/// `mov edi, CLOCK_PROCESS_CPUTIME_ID`.
+const LOAD: [u8; 5] = [0xbf, 2, 0, 0, 0];
 /// The stack pointer's number.
 const RSP: u8 = 4;
 
@@ -17,23 +17,12 @@ const RSP: u8 = 4;
 /// # Errors
 /// Why there is none, for people.
 pub fn clock_calls(binary: &Binary<'_>) -> Result<Vec<u64>, String> {
-    let targets = binary.entries_of_import(CLOCK);
-    let mut found = Vec::new();
-    for (address, code) in binary.code() {
-        for (at, window) in code.windows(13).enumerate() {
-            let (store, rest) = window.split_at(3);
-            let (load, displacement) = rest.split_at(LOAD_AND_CALL.len());
-            let &[a, b, c, d] = displacement else { continue };
-            if load != LOAD_AND_CALL || !passes_on(store) {
-                continue;
-            }
-            let next = address + at as u64 + window.len() as u64;
-            let target = next.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])));
-            if targets.contains(&target) {
-                found.push(next - 5);
-            }
-        }
-    }
+    let calls = binary.relative_calls(&binary.entries_of_import(CLOCK));
+    let is_collectors = |call: &u64| {
+        let before = call.checked_sub(8).and_then(|start| binary.bytes(start..*call));
+        before.and_then(|code| code.split_at_checked(3)).is_some_and(|(store, load)| load == LOAD && passes_on(store))
+    };
+    let found: Vec<u64> = calls.into_iter().filter(is_collectors).collect();
     match found.len() {
         1 | 2 => Ok(found),
         0 => Err("where the collector reads the clock was not found".to_owned()),

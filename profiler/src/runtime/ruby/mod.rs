@@ -5,6 +5,7 @@
 
 mod collector;
 mod layout;
+mod lock;
 mod naming;
 mod switch;
 #[cfg(test)]
@@ -24,8 +25,8 @@ use crate::target::elf::Binary;
 use crate::target::memory::Memory;
 
 /// The signals of a plan, in the order of the rows.
-const SIGNALS: [&str; 7] =
-    ["task_spawn", "task_complete", "task_parent", "task_name", "task_polls", "task_wait", "gc_pause"];
+const SIGNALS: [&str; 8] =
+    ["task_spawn", "task_complete", "task_parent", "task_name", "task_polls", "task_wait", "gc_pause", "lock_wait"];
 /// What has the interpreter exports its version as text (version.c).
 const VERSION: &str = "ruby_version";
 /// Longer than any version.
@@ -129,6 +130,15 @@ fn plan(binary: &Binary<'_>, version: String) -> Plan {
             }
         }
     });
+    // Whoever has no fibers waits for the lock all the same; what is seen of it comes and goes with the polls of fibers.
+    let locks = switches.as_ref().map_err(String::clone).and_then(|_| lock::sites(binary));
+    let locks = locks.map(|sites| {
+        probes.extend(sites.iter().filter_map(|site| {
+            let probe = probe(Hook::Lock, site.address)?;
+            Some(ProbeSpec { argument: site.thread, displacement: site.tells as i16, id: IdPlace::Nowhere, ..probe })
+        }));
+        "where a thread waits for the interpreter's lock, and has it".to_owned()
+    });
     let fibers = |how: &str| switches.as_ref().map(|_| how.to_owned()).map_err(String::clone);
     let states = [
         fibers("at a fiber's first switch"),
@@ -138,6 +148,7 @@ fn plan(binary: &Binary<'_>, version: String) -> Plan {
         fibers("from one switch to the next"),
         waits,
         clocks.as_ref().map(|_| "between the collector's looks at the clock".to_owned()).map_err(String::clone),
+        locks,
     ];
     Plan {
         probes,

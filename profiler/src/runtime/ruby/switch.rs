@@ -4,8 +4,6 @@ use crate::target::elf::Binary;
 
 /// What switches; exported, since it is written in assembly.
 const SWITCH: &str = "coroutine_transfer";
-/// `call`.
-const CALL: u8 = 0xe8;
 /// `test rax, rax`: cont.c looks whether the switch came back with nothing. Threads that are switched (thread_pthread_mn.c,
 /// 3.3 and later) do not.
 const TESTED: [u8; 3] = [0x48, 0x85, 0xc0];
@@ -20,20 +18,8 @@ pub fn calls(binary: &Binary<'_>) -> Result<Vec<u64>, String> {
     let entry = binary.exported(SWITCH).ok_or_else(|| format!("it does not export `{SWITCH}`"))?;
     let mut targets = binary.entries_of_import(SWITCH);
     targets.push(entry);
-    let mut found = Vec::new();
-    for (address, code) in binary.code() {
-        for (at, window) in code.windows(8).enumerate() {
-            let [CALL, a, b, c, d, rest @ ..] = window else { continue };
-            if rest != TESTED {
-                continue;
-            }
-            let call = address + at as u64;
-            let target = (call + 5).wrapping_add_signed(i64::from(i32::from_le_bytes([*a, *b, *c, *d])));
-            if targets.contains(&target) {
-                found.push(call);
-            }
-        }
-    }
+    let is_tested = |call: &u64| binary.bytes_from(call + 5).is_some_and(|code| code.starts_with(&TESTED));
+    let found: Vec<u64> = binary.relative_calls(&targets).into_iter().filter(is_tested).collect();
     match found.len() {
         0 => Err(format!("no call of `{SWITCH}` was found whose result is looked at")),
         1..=MOST => Ok(found),

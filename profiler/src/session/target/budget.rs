@@ -13,7 +13,7 @@ const BALANCE_NS: u64 = 40_000_000;
 const CALM_BALANCE_NS: u64 = 200_000_000;
 /// Rows of the status that the budget switches, by tier.
 const LIFECYCLE: &[&str] = &["task_spawn", "task_complete", "task_parent", "task_outcome", "gc_pause"];
-const POLLS: &[&str] = &["task_polls", "task_wakes", "task_wait"];
+const POLLS: &[&str] = &["task_polls", "task_wakes", "task_wait", "lock_wait"];
 
 impl Watched {
     /// What probing has cost it since this was asked last, nanoseconds of its CPU time.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use profiler_common::coroutine::wait;
-use profiler_common::duration::PAUSE_KIND;
+use profiler_common::duration::{LOCK_KIND, PAUSE_KIND};
 use profiler_common::sched::{SchedStats, cause};
 use rustc_hash::FxHashMap;
 
@@ -44,6 +44,7 @@ impl Watched {
         let Identity { container_id, pod_uid, systemd_unit } = self.identity.clone();
         let pauses = self.pause_snapshot(kernel, &mut counted);
         let waits = self.wait_snapshots(&mut counted);
+        let lock_waits = self.is_measured("lock_wait").then(|| counted.durations(LOCK_KIND));
         let jobs = if self.is_measured("jobs") { request::jobs(&mut counted) } else { None };
         let of = |connections: &Connections| {
             connections.snapshot(kernel, self.listeners.as_mut(), (self.slot, &counted.open), since_ns)
@@ -52,6 +53,7 @@ impl Watched {
         TargetSnapshot {
             pauses,
             waits,
+            lock_waits,
             pid: self.process.pid,
             process: self.process.comm.clone(),
             runtime: self.runtime_name,
