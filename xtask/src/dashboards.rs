@@ -243,6 +243,9 @@ const RUBY_ROWS: &[Row] = &[
                 [("sum by (namespace, pod, container, process) (rate(profiler_request_seconds_count{RUBY}[$__rate_interval]))", "WHO")];
             "Threads" Lines "short" 8 "By name: `puma srv tp`, `puma reactor`, `processor`."
                 [("sum by (namespace, pod, container, process, thread) (profiler_sched_threads{RUBY})", "WHO {{thread}}")];
+            "Threads that come and go" Lines "ops" 8 "By name, started and ended: a pool that is made anew for each request shows here."
+                [("sum by (namespace, pod, container, process, thread) (rate(profiler_sched_threads_started_total{RUBY}[$__rate_interval]))", "WHO {{thread}} started"),
+                 ("sum by (namespace, pod, container, process, thread) (rate(profiler_sched_threads_ended_total{RUBY}[$__rate_interval]))", "WHO {{thread}} ended")];
             "Busy threads" Lines "none" 8 "By name: how many compute or wait for a CPU."
                 [("sum by (namespace, pod, container, process, thread) (rate(profiler_sched_thread_seconds_total{RUBY, state!=\"off_cpu\"}[$__rate_interval]))", "WHO {{thread}}")];
         },

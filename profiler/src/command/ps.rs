@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Read as _;
 
 use memmap2::Mmap;
 
-use crate::runtime::{RUNTIMES, Runtime};
+use crate::runtime::{Command, RUNTIMES, library_of, refusal_of};
 use crate::target::elf::Binary;
 use crate::target::process::{self, Process, ProcessError};
 
 /// A larger file is not looked into: a listing of all processes must stay quick.
 const MAX_IMAGE_BYTES: u64 = 512 << 20;
+
+/// Shown where there is no runtime.
+const NONE: &str = "-";
 
 #[derive(Clone)]
 struct Verdict {
@@ -31,13 +33,14 @@ pub fn list() -> String {
         match process.image() {
             Ok(image) => {
                 let verdict = seen.entry(image.identity).or_insert_with(|| examine(&process, &image.file)).clone();
+                let verdict = if verdict.runtime == NONE { refuse(&process).unwrap_or(verdict) } else { verdict };
                 rows.push((process, verdict));
             }
             Err(ProcessError::NotPermitted { .. }) => unreadable += 1,
             Err(_) => {}
         }
     }
-    rows.sort_by_key(|(process, verdict)| (verdict.runtime == "-", process.pid));
+    rows.sort_by_key(|(process, verdict)| (verdict.runtime == NONE, process.pid));
     let mut text = format!("{:>8}  {:<16} {:<16} {}\n", "PID", "PROCESS", "RUNTIME", "TASKS");
     for (process, verdict) in &rows {
         let _ = writeln!(text, "{:>8}  {:<16} {:<16} {}", process.pid, process.comm, verdict.runtime, verdict.tasks);
@@ -53,7 +56,7 @@ pub fn list() -> String {
 }
 
 fn none(tasks: &str) -> Verdict {
-    Verdict { runtime: "-".to_owned(), tasks: tasks.to_owned() }
+    Verdict { runtime: NONE.to_owned(), tasks: tasks.to_owned() }
 }
 
 fn examine(process: &Process, file: &fs::File) -> Verdict {
@@ -63,22 +66,26 @@ fn examine(process: &Process, file: &fs::File) -> Verdict {
     // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
     let Ok(data) = (unsafe { Mmap::map(file) }) else { return none("-") };
     let Ok(binary) = Binary::parse(&data) else { return none("-") };
-    let in_library = |runtime: &&'static dyn Runtime| Some((*runtime, runtime.library(&binary)?));
-    let Some((runtime, is)) = RUNTIMES.iter().find_map(in_library) else { return judge(&binary) };
+    let Some((runtime, is)) = library_of(&binary) else { return judge(&binary) };
     let unsupported = |why: &str| Verdict { runtime: runtime.name().to_owned(), tasks: why.to_owned() };
     match process.library(is) {
-        Ok(Some(mut library)) => {
-            // A library may be written to, unlike an image: it is read, not mapped.
-            let mut bytes = Vec::new();
-            let read = library.file.read_to_end(&mut bytes);
-            match read.map_err(|e| e.to_string()).and_then(|_| Binary::parse(&bytes).map_err(|e| e.to_string())) {
+        Ok(Some(library)) => match library.read_library() {
+            Ok(bytes) => match Binary::parse(&bytes) {
                 Ok(binary) => judge(&binary),
                 Err(why) => unsupported(&format!("unsupported: its library cannot be read: {why}")),
-            }
-        }
+            },
+            Err(why) => unsupported(&format!("unsupported: its library cannot be read: {why}")),
+        },
         Ok(None) => unsupported("unsupported: its library is not loaded"),
         Err(e) => unsupported(&format!("unsupported: {e}")),
     }
+}
+
+/// What is said of an implementation that is known not to be supported: its executable may run others, too.
+fn refuse(process: &Process) -> Option<Verdict> {
+    let executable = process.executable().ok()?;
+    let why = refusal_of(&Command { executable: &executable, arguments: &process.arguments() })?;
+    Some(none(&format!("unsupported: {why}")))
 }
 
 /// What the binary that has the runtime in it tells.

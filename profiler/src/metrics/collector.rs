@@ -300,6 +300,8 @@ impl<'a> Filler<'_, 'a> {
                 self.number(Id::SchedThreadSecondsTotal, [&threads.name, state], seconds(ns));
             }
             self.number(Id::SchedThreads, [&threads.name, ""], threads.threads as f64);
+            self.number(Id::SchedThreadsStartedTotal, [&threads.name, ""], threads.started as f64);
+            self.number(Id::SchedThreadsEndedTotal, [&threads.name, ""], threads.ended as f64);
         }
     }
 

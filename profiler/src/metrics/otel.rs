@@ -71,6 +71,8 @@ const fn row(id: Id) -> (&'static str, &'static str) {
         Id::SchedMigrationsTotal => ("profiler.sched.migrations", "{migration}"),
         Id::SchedThreadSecondsTotal => ("profiler.sched.thread.time", "s"),
         Id::SchedThreads => ("profiler.sched.thread.count", "{thread}"),
+        Id::SchedThreadsStartedTotal => ("profiler.sched.thread.started", "{thread}"),
+        Id::SchedThreadsEndedTotal => ("profiler.sched.thread.ended", "{thread}"),
         Id::CpuThrottledSeconds => ("profiler.cpu.throttled.duration", "s"),
         Id::CpuThrottledSecondsTotal => ("profiler.cpu.throttled.time", "s"),
         Id::LoopSecondsTotal => ("profiler.loop.time", "s"),

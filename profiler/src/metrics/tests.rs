@@ -106,6 +106,8 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
             threads: vec![ThreadsSnapshot {
                 name: "main".into(),
                 threads: 1,
+                started: 3,
+                ended: 2,
                 on_cpu_ns: 2000,
                 run_queue_ns: 3000,
                 asleep_ns: 3000,

@@ -407,6 +407,8 @@ fn sched(into: &mut SchedSnapshot, from: &SchedSnapshot, room: &mut Room) {
         into.on_cpu_ns += from.on_cpu_ns;
         into.run_queue_ns += from.run_queue_ns;
         into.asleep_ns += from.asleep_ns;
+        into.started += from.started;
+        into.ended += from.ended;
     }
     for from in &from.loops {
         let before = into.loops.len();

@@ -202,6 +202,10 @@ pub struct ThreadsSnapshot {
     pub name: String,
     /// How many live.
     pub threads: u64,
+    /// How many have started since the target is watched, and taken this name.
+    pub started: u64,
+    /// How many have ended since then.
+    pub ended: u64,
     /// Time on a CPU, of spans that have not ended too.
     pub on_cpu_ns: u64,
     /// Time in the run queue, of waits that have ended.

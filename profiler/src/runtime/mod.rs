@@ -44,6 +44,12 @@ pub trait Runtime: Sync {
         None
     }
 
+    /// Whether the program is another implementation of what this runtime runs, which is not supported: what to say of it, for
+    /// people.
+    fn refuses(&self, _: &Command<'_>) -> Option<&'static str> {
+        None
+    }
+
     /// How often a process has collected garbage since it began, where it is kept beside its clocks: those that its pauses have
     /// shown at the lowest and the highest address. `None` where that is not known.
     fn collections(&self, _: &Plan, _: &dyn Memory, _low: u64, _high: u64) -> Option<u64> {
@@ -63,6 +69,32 @@ pub trait Runtime: Sync {
     /// # Errors
     /// Why they are not, for people.
     fn walk(&self, binary: &Binary<'_>) -> Result<WalkAt, String>;
+}
+
+/// How a program was started, as it tells itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Command<'a> {
+    /// Path of its executable, as it sees it.
+    pub executable: &'a str,
+    /// Its arguments, the first of which is its name.
+    pub arguments: &'a [String],
+}
+
+impl Command<'_> {
+    /// The executable's name without its directory.
+    pub fn name(&self) -> &str {
+        self.executable.rsplit('/').next().unwrap_or(self.executable)
+    }
+}
+
+/// The library of a runtime that this program asks for: whose, and what tells it.
+pub fn library_of(binary: &Binary<'_>) -> Option<(&'static dyn Runtime, IsLibrary)> {
+    RUNTIMES.iter().find_map(|runtime| Some((*runtime, runtime.library(binary)?)))
+}
+
+/// Why a program of an implementation that is known to be none of ours is not looked into.
+pub fn refusal_of(command: &Command<'_>) -> Option<&'static str> {
+    RUNTIMES.iter().find_map(|runtime| runtime.refuses(command))
 }
 
 /// Whether a mapped file is a runtime's library, by its name without the directory.

@@ -145,6 +145,7 @@ impl Session {
         let entry = TargetEntry { slot: slot.number, root: watched.process.pid, ..TargetEntry::default() };
         watched.members().into_iter().try_for_each(|member| self.kernel.set_target(member, entry))?;
         watched.follow_threads(&mut self.kernel)?;
+        watched.remember_threads();
         watched.look_at_cgroups(clock::monotonic_ns());
         watched.attach_accept(&mut self.kernel, &mut self.accept);
         watched.look_for_uring(&mut self.kernel, &mut self.listener_slots);

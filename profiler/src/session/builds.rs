@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read as _;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -11,16 +10,14 @@ use memmap2::{Mmap, UncheckedAdvice};
 use super::image::Refusal;
 use super::sites::Paths;
 use crate::model::task::{SiteInfo, TypeInfo};
-use crate::runtime::{IsLibrary, Lineage, Plan, RUNTIMES, Runtime, SpawnSite, TaskType, WalkAt};
+use crate::runtime::{IsLibrary, Lineage, Plan, RUNTIMES, Runtime, SpawnSite, TaskType, WalkAt, library_of};
 use crate::status::ProbeState;
 use crate::target::elf::{Binary, Segment};
-use crate::target::process::FileId;
+use crate::target::process::{FileId, Image};
 use crate::target::unwind::Unwinder;
 
 /// Files that are remembered: a node runs some hundred programs, and most of them have no runtime that is known.
 const MOST: usize = 1024;
-/// A larger library is none of a runtime's.
-const MOST_LIBRARY_BYTES: u64 = 256 << 20;
 
 /// One build, read and understood.
 pub(super) struct Build {
@@ -90,8 +87,7 @@ impl Builds {
             // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
             let file = unsafe { Mmap::map(file) }.map_err(Refusal::broken)?;
             let binary = Binary::parse(&file).map_err(Refusal::unsupported)?;
-            let in_library = |runtime: &&'static dyn Runtime| Some((*runtime, runtime.library(&binary)?));
-            if let Some((runtime, is)) = RUNTIMES.iter().find_map(in_library) {
+            if let Some((runtime, is)) = library_of(&binary) {
                 return Ok(Found::InLibrary(runtime, is));
             }
             let mut build = read(&binary, poll_stack)?;
@@ -106,14 +102,9 @@ impl Builds {
     ///
     /// # Errors
     /// There is no runtime in it, or nothing of it can be probed.
-    pub fn of_library(&mut self, id: FileId, file: &File, poll_stack: bool) -> Result<Rc<Build>, Refusal> {
-        let found = self.find(id, || {
-            if file.metadata().is_ok_and(|metadata| metadata.len() > MOST_LIBRARY_BYTES) {
-                return Err(Refusal::unsupported("the runtime's library is larger than any is"));
-            }
-            let mut bytes = Vec::new();
-            let mut file = file;
-            file.read_to_end(&mut bytes).map_err(Refusal::broken)?;
+    pub fn of_library(&mut self, library: &Image, poll_stack: bool) -> Result<Rc<Build>, Refusal> {
+        let found = self.find(library.file_id, || {
+            let bytes = library.read_library().map_err(Refusal::unsupported)?;
             let binary = Binary::parse(&bytes).map_err(Refusal::unsupported)?;
             read(&binary, poll_stack).map(|build| Found::Here(Rc::new(build)))
         })?;

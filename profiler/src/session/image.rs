@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::builds::{Build, Builds, Found};
 use super::sites::SpawnSites;
-use crate::runtime::Walk;
+use crate::runtime::{Command, Walk, refusal_of};
 use crate::status::ProbeState;
 use crate::target::elf;
 use crate::target::process::{Image, Process};
@@ -56,6 +56,16 @@ impl Refusal {
     }
 }
 
+/// Where no runtime was recognised it may be an implementation that is known not to be supported.
+fn say_which(process: &Process, refusal: Refusal) -> Refusal {
+    if refusal.state != ProbeState::NotApplicable {
+        return refusal;
+    }
+    let executable = process.executable().unwrap_or_default();
+    let named = refusal_of(&Command { executable: &executable, arguments: &process.arguments() });
+    named.map_or(refusal, |why| Refusal::unsupported(format!("{why}; the kernel's signals are measured")))
+}
+
 /// Recognises the build of a process. With `poll_stack`, parents are to be found by poll probes.
 ///
 /// # Errors
@@ -66,7 +76,8 @@ pub(super) fn read(
     builds: &mut Builds,
     poll_stack: bool,
 ) -> Result<Reading, Refusal> {
-    let (build, library) = match builds.of(image.file_id, &image.file, poll_stack)? {
+    let found = builds.of(image.file_id, &image.file, poll_stack).map_err(|refusal| say_which(process, refusal))?;
+    let (build, library) = match found {
         Found::Here(build) => (build, None),
         Found::InLibrary(runtime, is) => {
             let library = process.library(is).map_err(Refusal::broken)?;
@@ -81,7 +92,7 @@ pub(super) fn read(
                 );
                 return Err(Refusal::unsupported(why));
             }
-            (builds.of_library(library.file_id, &library.file, poll_stack)?, Some(library))
+            (builds.of_library(&library, poll_stack)?, Some(library))
         }
     };
     let image = library.as_ref().unwrap_or(image);

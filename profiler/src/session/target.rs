@@ -207,6 +207,11 @@ impl Watched {
         Ok(())
     }
 
+    /// The threads that there are have not started since it is watched.
+    pub fn remember_threads(&mut self) {
+        self.threads.were_there(self.members.iter().flat_map(|&pid| process::threads(pid)));
+    }
+
     /// Looks which cgroups it is in: whose they are, and which limits hold it. Processes are moved to another cgroup now
     /// and then, as a rule just after they were started.
     pub fn look_at_cgroups(&mut self, now_ns: u64) {

@@ -50,16 +50,28 @@ impl Time {
 struct Seen {
     time: Time,
     name: usize,
+    /// Whether it has been counted as started, or was there before.
+    started: bool,
     /// Looks at which it was not there: its end has yet to be reported, once.
     missed: u32,
+}
+
+/// The threads of one name.
+struct Group {
+    name: String,
+    time: Time,
+    started: u64,
+    ended: u64,
 }
 
 /// The sums by name, and what is needed to go on with them.
 #[derive(Default)]
 pub(super) struct Threads {
     /// In the order of first sight.
-    names: Vec<(String, Time)>,
+    groups: Vec<Group>,
     seen: HashMap<u32, Seen>,
+    /// Those that were there before, and have not ended.
+    older: HashSet<u32>,
     /// The threads that there were at a time.
     listed: (Vec<u32>, u64),
 }
@@ -74,6 +86,11 @@ impl Threads {
         &self.listed.0
     }
 
+    /// These were there before.
+    pub fn were_there(&mut self, tids: impl IntoIterator<Item = u32>) {
+        self.older.extend(tids);
+    }
+
     /// A thread that lives, at `now_ns`. `name` is asked only where it may have changed: for a thread that has run.
     pub fn lives(&mut self, tid: u32, thread: &Thread, now_ns: u64, name: impl FnOnce() -> Option<String>) {
         let open = |since: u64| if since == 0 { 0 } else { now_ns.saturating_sub(since) };
@@ -85,7 +102,12 @@ impl Threads {
         };
         let known = self.seen.get(&tid).filter(|seen| seen.time.on_cpu_ns == time.on_cpu_ns).map(|seen| seen.name);
         let Some(name) = known.or_else(|| Some(self.named(&name()?))) else { return };
+        // A thread has its creator's name until it takes its own: it counts where the next look finds it again.
+        let is_settled = self.seen.get(&tid).is_some_and(|seen| seen.name == name);
         self.count(tid, name, time);
+        if is_settled {
+            self.has_started(tid);
+        }
     }
 
     /// A thread that has ended, or is no longer the target's.
@@ -97,45 +119,66 @@ impl Threads {
         let place = self.named(&name);
         let ThreadRecord { on_cpu_ns, run_queue_ns, asleep_ns, .. } = *record;
         self.count(header.tid, place, Time { on_cpu_ns, run_queue_ns, asleep_ns });
-        self.seen.remove(&header.tid);
+        self.has_ended(header.tid);
         name
     }
 
     /// All sums. `live` are the threads that there are now.
     pub fn snapshot(&mut self, live: &[u32]) -> Vec<ThreadsSnapshot> {
         let live: HashSet<u32> = live.iter().copied().collect();
-        self.seen.retain(|tid, seen| {
+        for (tid, seen) in &mut self.seen {
             seen.missed = if live.contains(tid) { 0 } else { seen.missed + 1 };
-            // The report of an end is taken before the next look: without one it was lost, and is counted there.
-            seen.missed < 2
-        });
+        }
+        // The report of an end is taken before the next look: without one it was lost, and that is counted elsewhere.
+        let gone: Vec<u32> = self.seen.iter().filter(|(_, seen)| seen.missed >= 2).map(|(&tid, _)| tid).collect();
+        gone.into_iter().for_each(|tid| self.has_ended(tid));
         let alive = |name| self.seen.values().filter(|seen| seen.name == name && seen.missed == 0).count() as u64;
-        let row = |(index, (name, time)): (usize, &(String, Time))| ThreadsSnapshot {
-            name: name.clone(),
+        let row = |(index, group): (usize, &Group)| ThreadsSnapshot {
+            name: group.name.clone(),
             threads: alive(index),
-            on_cpu_ns: time.on_cpu_ns,
-            run_queue_ns: time.run_queue_ns,
-            asleep_ns: time.asleep_ns,
+            started: group.started,
+            ended: group.ended,
+            on_cpu_ns: group.time.on_cpu_ns,
+            run_queue_ns: group.time.run_queue_ns,
+            asleep_ns: group.time.asleep_ns,
         };
-        self.names.iter().enumerate().map(row).collect()
+        self.groups.iter().enumerate().map(row).collect()
     }
 
     fn count(&mut self, tid: u32, name: usize, time: Time) {
-        let seen = self.seen.entry(tid).or_insert(Seen { time: Time::default(), name, missed: 0 });
-        self.names[name].1.add(time.since(seen.time));
-        *seen = Seen { time, name, missed: 0 };
+        let older = self.older.contains(&tid);
+        let seen =
+            self.seen.entry(tid).or_insert_with(|| Seen { time: Time::default(), name, started: older, missed: 0 });
+        self.groups[name].time.add(time.since(seen.time));
+        *seen = Seen { time, name, started: seen.started, missed: 0 };
+    }
+
+    /// A thread counts as started, once, unless it was there before.
+    fn has_started(&mut self, tid: u32) {
+        if let Some(seen) = self.seen.get_mut(&tid).filter(|seen| !seen.started) {
+            seen.started = true;
+            self.groups[seen.name].started += 1;
+        }
+    }
+
+    fn has_ended(&mut self, tid: u32) {
+        self.has_started(tid);
+        self.older.remove(&tid);
+        if let Some(seen) = self.seen.remove(&tid) {
+            self.groups[seen.name].ended += 1;
+        }
     }
 
     /// The place of a name; of the one that all others share once there are as many as are told apart.
     fn named(&mut self, name: &str) -> usize {
-        let name = match self.names.iter().position(|(known, _)| known == name) {
+        let name = match self.groups.iter().position(|known| known.name == name) {
             Some(place) => return place,
-            None if self.names.len() >= NAMES => OTHER,
+            None if self.groups.len() >= NAMES => OTHER,
             None => name,
         };
-        self.names.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
-            self.names.push((name.to_owned(), Time::default()));
-            self.names.len() - 1
+        self.groups.iter().position(|known| known.name == name).unwrap_or_else(|| {
+            self.groups.push(Group { name: name.to_owned(), time: Time::default(), started: 0, ended: 0 });
+            self.groups.len() - 1
         })
     }
 }
@@ -200,6 +243,37 @@ mod tests {
         // Another thread of the same id.
         threads.lives(3, &running(1), 0, || Some("pool".into()));
         assert_eq!(rows(&mut threads, &[2, 3])[0], ("pool".to_owned(), 1, 16));
+    }
+
+    /// Check that each thread that came is counted once as started and once as ended, under the name that it had taken, and those that
+    /// were there before only as ended.
+    #[test]
+    fn threads_that_come_and_go() {
+        let counts = |threads: &mut Threads, live: &[u32]| -> Vec<(String, u64, u64, u64)> {
+            threads.snapshot(live).into_iter().map(|row| (row.name, row.started, row.threads, row.ended)).collect()
+        };
+        let of = |name: &str, started: u64, alive: u64, ended: u64| (name.to_owned(), started, alive, ended);
+        let mut threads = Threads::default();
+        threads.were_there([1, 2]);
+        threads.lives(1, &running(1), 0, || Some("main".into()));
+        // Not yet named by itself, and then it is.
+        threads.lives(3, &running(1), 0, || Some("server".into()));
+        assert_eq!(counts(&mut threads, &[1, 2, 3]), [of("main", 0, 1, 0), of("server", 0, 1, 0)]);
+        threads.lives(3, &running(2), 0, || Some("pool".into()));
+        threads.lives(3, &running(3), 0, || Some("pool".into()));
+        threads.lives(3, &running(4), 0, || Some("pool".into()));
+        // Two that nobody has looked at, one of which was there before.
+        threads.ended(&end(2, "pool 1", 10));
+        threads.ended(&end(4, "pool 2", 10));
+        let all = [of("main", 0, 1, 0), of("server", 0, 0, 0), of("pool", 2, 1, 2)];
+        assert_eq!(counts(&mut threads, &[1, 3]), all);
+        // The report of an end was lost.
+        counts(&mut threads, &[1]);
+        assert_eq!(counts(&mut threads, &[1])[2], of("pool", 2, 0, 3));
+        // Another thread of an older one's id is new.
+        threads.lives(2, &running(1), 0, || Some("pool".into()));
+        threads.lives(2, &running(2), 0, || Some("pool".into()));
+        assert_eq!(counts(&mut threads, &[1, 2])[2], of("pool", 3, 1, 3));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
@@ -66,6 +66,11 @@ pub enum ProcessError {
     },
 }
 
+/// A larger library is none of a runtime's.
+const MOST_LIBRARY_BYTES: u64 = 256 << 20;
+/// Of longer command lines the rest is not looked at.
+const MOST_ARGUMENT_BYTES: u64 = 64 << 10;
+
 /// A process, as it was when it was looked at.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -95,6 +100,20 @@ pub struct Image {
 }
 
 impl Image {
+    /// The bytes of a library, which may be written to, unlike an executable that runs: it is read, and not mapped.
+    ///
+    /// # Errors
+    /// Why they cannot be had, for people.
+    pub fn read_library(&self) -> Result<Vec<u8>, String> {
+        let length = self.file.metadata().map_err(|e| e.to_string())?.len();
+        if length > MOST_LIBRARY_BYTES {
+            return Err("the runtime's library is larger than any is".to_owned());
+        }
+        let mut bytes = Vec::new();
+        (&self.file).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        Ok(bytes)
+    }
+
     /// Whether another file, or none, has its place by now.
     pub fn is_replaced(&self) -> bool {
         self.path.components().any(|part| part.as_os_str() == MAPPED)
@@ -233,6 +252,18 @@ impl Process {
         let path = fs::read_link(format!("/proc/{}/exe", self.pid)).map_err(|e| self.failed("the executable", e))?;
         let path = path.to_string_lossy();
         Ok(path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned())
+    }
+
+    /// Its arguments, the first of which is its name; none where it has ended, or is the kernel's.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut bytes = Vec::new();
+        let file = File::open(format!("/proc/{}/cmdline", self.pid));
+        let read = file.and_then(|file| file.take(MOST_ARGUMENT_BYTES).read_to_end(&mut bytes));
+        if read.is_err() {
+            return Vec::new();
+        }
+        let text = |argument: &[u8]| String::from_utf8_lossy(argument).into_owned();
+        bytes.split(|&byte| byte == 0).filter(|argument| !argument.is_empty()).map(text).collect()
     }
 
     /// All places of the image's file in the process's memory, in the order of their addresses.

@@ -14,7 +14,7 @@ use tests::place;
 use tests::profiler::{Profiler, run_to_end};
 use tests::program::{Ended, Program};
 use tests::random::Random;
-use tests::scratch::Scratch;
+use tests::scratch::{Folder, Scratch};
 use tests::table::Table;
 use tests::wait;
 
@@ -354,5 +354,40 @@ fn damaged_target() {
     profiler.stop();
     nothing_is_left(&mut table, &before);
     table.holds("still answers", true, fixture.answers(), true);
+    table.finish();
+}
+
+/// Check that an implementation of a language whose runtime is known, and which is not that one, is named, and that what the
+/// kernel sees of it is measured. Stands for a Java virtual machine: any program of that name with those arguments.
+#[test]
+fn an_implementation_that_is_not_supported() {
+    place::require_root();
+    let folder = Folder::new("not-mri");
+    let java = folder.0.join("java");
+    fs::copy("/bin/sh", &java).expect("a file of our own");
+    let mut program =
+        Program::start(Command::new(&java).args(["-c", "read line", "-Djruby.home=/opt/jruby", "org.jruby.Main"]));
+    let pid = program.pid();
+    let mut table = Table::new("JRuby");
+    let why = "JRuby is not supported";
+    let profiler = Profiler::attach(pid);
+    let status = profiler.status();
+    let row = status.target(pid).probe("tasks");
+    table.holds(
+        "row `tasks`",
+        format!("unsupported, {why}"),
+        format!("{row:?}"),
+        row.is_some_and(|(state, detail)| state == "unsupported" && detail.contains(why)),
+    );
+    table.holds("run queue", "attached", "", status.target(pid).is_attached("run_queue"));
+    let listed = run_to_end(&["ps"]);
+    let line = listed
+        .stdout
+        .iter()
+        .find(|line| line.trim_start().starts_with(&format!("{pid} ")))
+        .cloned()
+        .unwrap_or_default();
+    table.holds("ps", why, &line, line.contains(why));
+    program.close();
     table.finish();
 }

@@ -11,6 +11,8 @@ use tests::wait;
 
 const SECONDS: &str = "profiler_sched_thread_seconds_total";
 const THREADS: &str = "profiler_sched_threads";
+const STARTED: &str = "profiler_sched_threads_started_total";
+const ENDED: &str = "profiler_sched_threads_ended_total";
 
 fn start() -> (Fixture, Profiler) {
     place::require_root();
@@ -61,7 +63,12 @@ fn time_by_name() {
         let right = (truth * 0.95..=(truth + stolen) * 1.05 + 0.002).contains(&seen);
         table.holds(format!("{name}: on CPU, s"), format!("{truth:.4} (up to {stolen:.2} taken)"), seen, right);
         table.equal(format!("{name}: alive"), 0.0, page.value(THREADS, &[("thread", name)]));
+        let threads = if name == "pool" { 5.0 } else { 1.0 };
+        table.equal(format!("{name}: started"), threads, page.value(STARTED, &[("thread", name)]));
+        table.equal(format!("{name}: ended"), threads, page.value(ENDED, &[("thread", name)]));
     }
+    table.equal("all: started", 6.0, page.sum(STARTED, &[]));
+    table.equal("all: ended", 6.0, page.sum(ENDED, &[]));
     table.equal("main: alive", 1.0, page.value(THREADS, &[("thread", "main")]));
     compare_sums(&mut table, "after", &page);
     let losses = profiler.status();

@@ -7,6 +7,7 @@ mod collector;
 mod layout;
 mod lock;
 mod naming;
+mod other;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -18,8 +19,8 @@ use profiler_common::map::TaskLayout;
 
 use self::naming::Names;
 use super::{
-    Argument, DetectError, Hook, IdPlace, IsLibrary, Lineage, Naming, Plan, ProbeSpec, Runtime, Signal, SpawnPath,
-    SpawnSite, WalkAt,
+    Argument, Command, DetectError, Hook, IdPlace, IsLibrary, Lineage, Naming, Plan, ProbeSpec, Runtime, Signal,
+    SpawnPath, SpawnSite, WalkAt,
 };
 use crate::target::elf::Binary;
 use crate::target::memory::Memory;
@@ -46,6 +47,10 @@ impl Runtime for Ruby {
 
     fn library(&self, binary: &Binary<'_>) -> Option<IsLibrary> {
         binary.needed.iter().any(|name| is_library(name)).then_some(is_library)
+    }
+
+    fn refuses(&self, command: &Command<'_>) -> Option<&'static str> {
+        other::named(command)
     }
 
     fn naming(&self, plan: &Plan) -> Option<Box<dyn Naming>> {
