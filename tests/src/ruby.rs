@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::place;
 use crate::program::Program;
+use crate::scratch::Scratch;
 
 /// Names a directory with another distribution in it, whose Ruby is to be used.
 pub const ROOT: &str = "PROFILER_RUBY_ROOT";
@@ -111,15 +112,48 @@ fn introduction(program: &mut Program) -> String {
 }
 
 fn command(fixture: &str) -> Command {
+    let mut command = program("ruby");
+    command.arg(place_of(fixture));
+    command
+}
+
+/// The directory with the other distribution, where there is one.
+pub fn other_root() -> Option<PathBuf> {
+    env::var_os(ROOT).map(PathBuf::from)
+}
+
+/// What starts a program of the distribution whose Ruby is used.
+pub fn program(name: &str) -> Command {
+    let Some(root) = other_root() else { return Command::new(name) };
+    let mut command = Command::new("chroot");
+    command.arg(root).arg(name);
+    command
+}
+
+/// Where such a program finds a fixture, or another file that is a fixture's.
+///
+/// # Panics
+/// The directory of the other distribution cannot be written to.
+pub fn place_of(fixture: &str) -> PathBuf {
     let fixture = place::root().join(fixture);
-    let Some(root) = env::var_os(ROOT).map(PathBuf::from) else {
-        let mut command = Command::new("ruby");
-        command.arg(fixture);
-        return command;
-    };
+    let Some(root) = other_root() else { return fixture };
     let name = fixture.file_name().expect("a file");
     fs::copy(&fixture, root.join(name)).expect("the directory can be written to");
-    let mut command = Command::new("chroot");
-    command.arg(&root).arg("ruby").arg(Path::new("/").join(name));
-    command
+    Path::new("/").join(name)
+}
+
+/// An empty file that such a program writes to: as it sees it, and as we do.
+///
+/// # Panics
+/// It cannot be made.
+pub fn told(name: &str) -> (PathBuf, Scratch) {
+    let file = Scratch::new(name);
+    let Some(root) = other_root() else {
+        fs::write(&file.0, "").expect("a file of our own");
+        return (file.0.clone(), file);
+    };
+    let name = Path::new("/tmp").join(file.0.file_name().expect("a file"));
+    let within = Scratch(root.join(name.strip_prefix("/").expect("it begins so")));
+    fs::write(&within.0, "").expect("a file of our own");
+    (name, within)
 }

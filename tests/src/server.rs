@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::http;
 use crate::place;
 use crate::program::Program;
+use crate::ruby;
 use crate::scratch::Scratch;
 use crate::wait;
 
@@ -60,7 +61,7 @@ impl Server {
     /// There is none.
     pub fn puma_with(query: &str, flags: &[&str]) -> Server {
         let (address, control) = (free_address(), free_address());
-        let mut command = Command::new("puma");
+        let mut command = ruby::program("puma");
         command.args(["-e", "production", "-C"]).arg(fixture("puma.rb")).args(flags);
         command.args(["-b", &format!("tcp://{address}{query}")]);
         command.args(["--control-url", &format!("tcp://{control}"), "--control-token", TOKEN]);
@@ -73,16 +74,15 @@ impl Server {
     /// There is none.
     pub fn unicorn() -> Server {
         let address = free_address();
-        let mut command = Command::new("unicorn");
+        let mut command = ruby::program("unicorn");
         command.args(["-E", "production", "-l", &address.to_string(), "-c"]).arg(fixture("unicorn.rb"));
         Server::start(command, address, None)
     }
 
     fn start(mut command: Command, address: SocketAddr, control: Option<SocketAddr>) -> Server {
         place::require_root();
-        let told = Scratch::new(&format!("requests-{}", address.port()));
-        fs::write(&told.0, "").expect("a file of our own");
-        command.arg(fixture("server.ru")).env("REQUESTS", &told.0);
+        let (place, told) = ruby::told(&format!("requests-{}", address.port()));
+        command.arg(fixture("server.ru")).env("REQUESTS", place);
         // It ends with its stdin, for a test that is killed.
         command.env("RUBYOPT", format!("-r{}", fixture("leash.rb").display())).process_group(0);
         let server = Server { program: Program::start(&mut command), address, control, told };
@@ -159,7 +159,7 @@ impl Drop for Server {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    place::root().join("tests/fixtures/ruby").join(name)
+    ruby::place_of(&format!("tests/fixtures/ruby/{name}"))
 }
 
 /// One that was free a moment ago.

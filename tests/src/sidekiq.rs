@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::place;
 use crate::program::Program;
+use crate::ruby;
 use crate::scratch::Scratch;
 use crate::wait;
 
@@ -70,13 +71,12 @@ impl Sidekiq {
     pub fn start(threads: u64) -> Sidekiq {
         place::require_root();
         let store = Store::start();
-        let told = Scratch::new(&format!("jobs-{}", store.address.port()));
-        fs::write(&told.0, "").expect("a file of our own");
-        let fixtures = place::root().join("tests/fixtures/ruby");
-        let mut command = Command::new("sidekiq");
-        command.args(["-e", "production", "-c", &threads.to_string(), "-r"]).arg(fixtures.join("sidekiq.rb"));
-        command.env("REDIS", format!("redis://{}/0", store.address)).env("JOBS", &told.0);
-        command.env("RUBYOPT", format!("-r{}", fixtures.join("leash.rb").display())).process_group(0);
+        let (place, told) = ruby::told(&format!("jobs-{}", store.address.port()));
+        let fixture = |name: &str| ruby::place_of(&format!("tests/fixtures/ruby/{name}"));
+        let mut command = ruby::program("sidekiq");
+        command.args(["-e", "production", "-c", &threads.to_string(), "-r"]).arg(fixture("sidekiq.rb"));
+        command.env("REDIS", format!("redis://{}/0", store.address)).env("JOBS", place);
+        command.env("RUBYOPT", format!("-r{}", fixture("leash.rb").display())).process_group(0);
         let program = Program::start(&mut command);
         Sidekiq { program, store, told, pushed: 0 }
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask rubies`: the tests of Ruby's fibers and pauses with the Ruby of a later Debian, in a directory of its own.
+//! `cargo xtask rubies`: the tests of Ruby and its servers with those of a later Debian, in a directory of its own.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,10 +11,13 @@ use crate::{build, setup};
 
 /// The distribution, and what is in it besides the least.
 const SUITE: &str = "trixie";
-const PACKAGES: &str = "ruby,ruby-async";
+const PACKAGES: &str = "ruby,ruby-async,puma,ruby-rack,unicorn,ruby-sidekiq";
 /// What the tests look for.
 const ROOT: &str = "PROFILER_RUBY_ROOT";
-const TESTS: [&str; 2] = ["fibers", "garbage"];
+const TESTS: [&str; 9] =
+    ["fibers", "garbage", "locks", "async_tasks", "reactor_of_fibers", "puma_cluster", "saturated", "unicorn", "jobs"];
+/// The last of them that is installed: an older directory lacks it.
+const LAST: &str = "usr/bin/sidekiq";
 
 /// Installs it once, and runs the tests on it.
 ///
@@ -35,7 +38,7 @@ pub fn run() -> Result<()> {
 /// The directory, which is whole or not there.
 fn installed() -> Result<PathBuf> {
     let folder = root().join("target/rubies").join(SUITE);
-    if folder.join("usr/bin/ruby").exists() {
+    if folder.join(LAST).exists() {
         return Ok(folder);
     }
     setup::have("debootstrap")?;
@@ -46,6 +49,9 @@ fn installed() -> Result<PathBuf> {
     fs::create_dir_all(&unfinished)?;
     let include = format!("--include={PACKAGES}");
     command(Command::new("debootstrap").args(["--variant=minbase", &include, SUITE]).arg(&unfinished))?;
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
     fs::rename(&unfinished, &folder)?;
     Ok(folder)
 }

@@ -299,6 +299,7 @@ fn label_values_are_escaped() {
 fn what_was_not_measured_is_absent() {
     let mut bare = target(1, &["a"]);
     (bare.sched, bare.figures, bare.threads, bare.processes) = (None, None, None, None);
+    bare.jobs = None;
     bare.listeners = vec![ListenerSnapshot { listener: "[::1]:80".into(), ..ListenerSnapshot::default() }];
     bare.status.set("task_complete", ProbeState::Unsupported, "not found");
     bare.status.set("task_outcome", ProbeState::Unsupported, "not found");

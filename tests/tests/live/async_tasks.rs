@@ -1,10 +1,9 @@
 //! Tasks of Ruby's library async, each of which is a fiber.
 
-use std::process::Command;
-
 use tests::place;
 use tests::profiler::Profiler;
 use tests::program::Program;
+use tests::ruby;
 use tests::table::Table;
 use tests::wait;
 
@@ -16,7 +15,7 @@ const ROUNDS: u64 = 3;
 #[test]
 fn tasks_of_async_are_fibers() {
     place::require_root();
-    let mut program = Program::start(Command::new("ruby").arg(place::root().join("tests/fixtures/ruby/async.rb")));
+    let mut program = Program::start(ruby::program("ruby").arg(ruby::place_of("tests/fixtures/ruby/async.rb")));
     program.line();
     let pid = program.pid();
     let profiler = Profiler::attach_within("off", pid, &[]);

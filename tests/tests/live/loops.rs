@@ -1,12 +1,11 @@
 //! Event loops of programs that know their own: a fixture with constructed times, and Node.
 
-use std::process::Command;
-
 use tests::fixture::Fixture;
 use tests::page::Page;
 use tests::place;
 use tests::profiler::Profiler;
 use tests::program::Program;
+use tests::ruby;
 use tests::status::number;
 use tests::table::Table;
 use tests::wait;
@@ -136,7 +135,7 @@ fn node() {
 #[test]
 fn reactor_of_fibers() {
     place::require_root();
-    let mut program = Program::start(Command::new("ruby").arg(place::root().join("tests/fixtures/ruby/async.rb")));
+    let mut program = Program::start(ruby::program("ruby").arg(ruby::place_of("tests/fixtures/ruby/async.rb")));
     program.line();
     let profiler = Profiler::attach(program.pid());
     let mut run = |command: &str| -> Vec<f64> {

@@ -65,8 +65,12 @@ struct Calls(Vec<(u64, Function)>);
 
 impl Calls {
     fn to(binary: &Binary<'_>, targets: &[u64]) -> Calls {
-        let within = |address: u64| Some((address, binary.function_at(address)?.clone()));
-        Calls(binary.relative_calls(targets).into_iter().filter_map(within).collect())
+        Calls::at(binary, binary.relative_calls(targets))
+    }
+
+    fn at(binary: &Binary<'_>, addresses: Vec<u64>) -> Calls {
+        let within = |address: u64| Some((address, *binary.function_at(address)?));
+        Calls(addresses.into_iter().filter_map(within).collect())
     }
 
     fn within(&self, function: &Function) -> Vec<u64> {
@@ -160,7 +164,7 @@ fn event(binary: &Binary<'_>, address: u64) -> Option<Event> {
             _ => {}
         }
     }
-    Some(Event { number: number?, function: function.clone(), thread: argument(thread)? })
+    Some(Event { number: number?, function: *function, thread: argument(thread)? })
 }
 
 /// Whether the call says that another thread makes this one ready, which its third argument tells.
@@ -221,13 +225,7 @@ fn by_quantum(binary: &Binary<'_>, waits: &Calls) -> Result<Vec<LockSite>, Strin
     }
     sites.extend(timed.within(acquires).into_iter().map(begins));
     // Whoever lets another thread go first waits until it has.
-    let callers = Calls(
-        binary
-            .relative_branches(&[acquires.start])
-            .into_iter()
-            .filter_map(|address| Some((address, binary.function_at(address)?.clone())))
-            .collect(),
-    );
+    let callers = Calls::at(binary, binary.relative_branches(&[acquires.start]));
     for yields in callers.functions() {
         let all = waits.within(yields);
         if all.len() < 2 || !timed.within(yields).is_empty() {
