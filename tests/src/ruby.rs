@@ -126,7 +126,8 @@ pub fn other_root() -> Option<PathBuf> {
 pub fn program(name: &str) -> Command {
     let Some(root) = other_root() else { return Command::new(name) };
     let mut command = Command::new("chroot");
-    command.arg(root).arg(name);
+    // Puma looks at where it says that it was started.
+    command.arg(root).arg(name).env("PWD", "/");
     command
 }
 

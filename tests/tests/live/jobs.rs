@@ -1,5 +1,8 @@
 //! Jobs of Sidekiq: how many, how long they took, how long its threads waited for them, and what they do just now.
 
+use std::thread;
+use std::time::Duration;
+
 use tests::page::Page;
 use tests::profiler::Profiler;
 use tests::sidekiq::{Sidekiq, between};
@@ -8,7 +11,7 @@ use tests::wait;
 
 const JOBS: u64 = 60;
 
-fn threads(page: &Page, state: &str) -> u64 {
+fn in_state(page: &Page, state: &str) -> u64 {
     page.sum("profiler_job_threads", &[("state", state)]) as u64
 }
 
@@ -27,13 +30,13 @@ fn check(how: &str, all: u64) {
     assert!(profiler.status().target(sidekiq.pid()).is_attached("jobs"));
     let mut table = Table::new(format!("Sidekiq with {all} threads, jobs that {how}"));
     // They ask every two seconds: who has not asked yet is not known to take jobs.
-    let page = wait::until_or_last(|| profiler.page(), |page| threads(page, "idle") == all);
-    table.equal("idle threads", all, threads(&page, "idle"));
+    let page = wait::until_or_last(|| profiler.page(), |page| in_state(page, "idle") == all);
+    table.equal("idle threads", all, in_state(&page, "idle"));
     table.equal("jobs before there were any", 0, total(&page, "job_seconds_count") as u64);
     // A job for each.
     sidekiq.push("sleep", &vec![300; all as usize]);
-    let page = wait::until_or_last(|| profiler.page(), |page| threads(page, "busy") == all);
-    table.equal("busy threads, each with a job", all, threads(&page, "busy"));
+    let page = wait::until_or_last(|| profiler.page(), |page| in_state(page, "busy") == all);
+    table.equal("busy threads, each with a job", all, in_state(&page, "busy"));
     let warm = sidekiq.settle().len();
     let before = page_after(&profiler, warm as u64);
     let lengths: Vec<u64> = (0..JOBS).map(|n| 40 + n % 5 * 20).collect();
@@ -53,14 +56,14 @@ fn check(how: &str, all: u64) {
     table.equal(
         "idle threads again",
         all,
-        threads(&wait::until_or_last(|| profiler.page(), |page| threads(page, "idle") == all), "idle"),
+        in_state(&wait::until_or_last(|| profiler.page(), |page| in_state(page, "idle") == all), "idle"),
     );
     // One by one, so that there is something to wait for.
     let (done_before, before) = (done.len(), page);
-    for _ in 0..2 * all {
+    for _ in 0..4 {
+        thread::sleep(Duration::from_millis(300));
         sidekiq.push("sleep", &[100]);
         sidekiq.settle();
-        std::thread::sleep(std::time::Duration::from_millis(100));
     }
     let done = sidekiq.settle();
     let page = page_after(&profiler, done.len() as u64);
