@@ -33,7 +33,7 @@ pub struct CoroutineLayout {
 /// Key of the types of coroutines that could not be told, or are too many to be told apart. Real keys are not so small.
 pub const UNKNOWN_TYPE: u64 = 1;
 /// Keys of [`TypeKey`] that the coroutines of one target may have: a program may make code without end.
-pub const MOST_TYPE_KEYS: u64 = 2048;
+pub const MOST_TYPE_KEYS: u64 = 1024;
 
 /// What a coroutine waits for between two of its polls. Numbers are parts of keys: only added to.
 pub mod wait {

@@ -49,7 +49,15 @@ impl Fibers {
         Fibers::start_program(LOCKS)
     }
 
-    /// Starts it with the libraries of a directory.
+    /// Starts it with this host's Ruby, whichever the others are of.
+    ///
+    /// # Panics
+    /// There is no Ruby.
+    pub fn of_this_host() -> Fibers {
+        Fibers::start_command(Command::new("ruby").arg(place::root().join(FIXTURE)))
+    }
+
+    /// Starts it with this host's Ruby, and the libraries of a directory.
     ///
     /// # Panics
     /// There is no Ruby.

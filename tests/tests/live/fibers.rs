@@ -241,14 +241,14 @@ fn waits_have_reasons() {
 
 /// A copy of the interpreter's library in a folder of its own, and where in it its version is.
 fn library() -> (Folder, PathBuf, usize) {
-    let original = Fibers::start().library();
+    let original = Fibers::of_this_host().library();
     let folder = Folder::new("ruby-library");
     // Programs ask for it by major and minor version.
     let name = original.file_name().and_then(|name| name.to_str()?.rsplit_once('.')).expect("it has a version").0;
     let copy = folder.path(name);
     fs::copy(&original, &copy).expect("it can be copied");
     let bytes = fs::read(&copy).expect("a file of our own");
-    let version = Fibers::start().full_version;
+    let version = Fibers::of_this_host().full_version;
     let text = format!("{version}\0");
     let at = bytes.windows(text.len()).position(|window| window == text.as_bytes()).expect("it has its version in it");
     (folder, copy, at)
@@ -267,7 +267,7 @@ fn an_unknown_version() {
     let status = profiler.status();
     let target = status.target(fibers.pid());
     let mut table = Table::new(format!("Ruby {}", fibers.version));
-    for signal in ["task_spawn", "task_polls", "task_wait", "gc_pause"] {
+    for signal in ["task_spawn", "task_polls", "task_wait", "gc_pause", "lock_wait"] {
         let (state, why) = target.probe(signal).expect("a row");
         table.holds(signal, "unsupported: only known layouts", why, state == "unsupported" && why.contains("3.0, 3.1"));
     }
