@@ -255,9 +255,9 @@ metrics! {
     SchedThreads "sched_threads" Gauge Count RunQueue Target Sum ["thread"] THREAD, READ,
         "Threads that live, by their names.";
     SchedThreadsStartedTotal "sched_threads_started_total" Counter Count RunQueue Target Sum ["thread"] THREAD, SCHED,
-        "Threads that were started since the profiler attached, by the names that they have taken: counted at the second look that finds one under its name, or at its end.";
+        "Threads that were started since the profiler attached, by the names that they have taken: counted when one is found under its name again, or at its end. A child that is forked starts with its first thread.";
     SchedThreadsEndedTotal "sched_threads_ended_total" Counter Count RunQueue Target Sum ["thread"] THREAD, SCHED,
-        "Threads that have ended since the profiler attached, by their names at the end.";
+        "Threads that have ended since the profiler attached, by their names at the end; those of a child, too, that runs another program from then on.";
     CpuThrottledSeconds "cpu_throttled_seconds" Histogram Seconds RunQueue Target Sum [] "", CGROUP,
         "Time that a CPU limit held the target's cgroup in one period of the limit: the mean of those since the last \
          look, 0.1 s before, or 1 s where no limit has held it for 10 s. CPUs that were held at the same time are added; its threads' run queue waits contain it.";

@@ -209,7 +209,8 @@ impl Watched {
 
     /// The threads that there are have not started since it is watched.
     pub fn remember_threads(&mut self) {
-        self.threads.were_there(self.members.iter().flat_map(|&pid| process::threads(pid)));
+        let tids: Vec<u32> = self.members.iter().flat_map(|&pid| process::threads(pid)).collect();
+        self.threads.were_there(tids, clock::monotonic_ns());
     }
 
     /// Looks which cgroups it is in: whose they are, and which limits hold it. Processes are moved to another cgroup now

@@ -15,6 +15,8 @@ const NAMES: usize = 16;
 const OTHER: &str = "other";
 /// The first thread of a process: its name is the process's.
 const MAIN: &str = "main";
+/// A thread that has had a name for so long keeps it, nanoseconds.
+const SETTLED_NS: u64 = 100_000_000;
 /// What stands before and between the numbers at the end of a name.
 const SEPARATORS: [char; 10] = [' ', '-', '_', '.', ':', '/', '#', '(', '[', ')'];
 
@@ -50,6 +52,8 @@ impl Time {
 struct Seen {
     time: Time,
     name: usize,
+    /// When it was seen first under that name.
+    named_ns: u64,
     /// Whether it has been counted as started, or was there before.
     started: bool,
     /// Looks at which it was not there: its end has yet to be reported, once.
@@ -70,8 +74,10 @@ pub(super) struct Threads {
     /// In the order of first sight.
     groups: Vec<Group>,
     seen: HashMap<u32, Seen>,
-    /// Those that were there before, and have not ended.
-    older: HashSet<u32>,
+    /// Those that were there before and have not ended, with the looks at which they were not there.
+    older: HashMap<u32, u32>,
+    /// When it was known which were there before: who ended until then is none that came or went.
+    since_ns: u64,
     /// The threads that there were at a time.
     listed: (Vec<u32>, u64),
 }
@@ -86,9 +92,10 @@ impl Threads {
         &self.listed.0
     }
 
-    /// These were there before.
-    pub fn were_there(&mut self, tids: impl IntoIterator<Item = u32>) {
-        self.older.extend(tids);
+    /// These were there at `now_ns`, before anything is counted.
+    pub fn were_there(&mut self, tids: impl IntoIterator<Item = u32>, now_ns: u64) {
+        self.older.extend(tids.into_iter().map(|tid| (tid, 0)));
+        self.since_ns = now_ns;
     }
 
     /// A thread that lives, at `now_ns`. `name` is asked only where it may have changed: for a thread that has run.
@@ -102,9 +109,10 @@ impl Threads {
         };
         let known = self.seen.get(&tid).filter(|seen| seen.time.on_cpu_ns == time.on_cpu_ns).map(|seen| seen.name);
         let Some(name) = known.or_else(|| Some(self.named(&name()?))) else { return };
-        // A thread has its creator's name until it takes its own: it counts where the next look finds it again.
-        let is_settled = self.seen.get(&tid).is_some_and(|seen| seen.name == name);
-        self.count(tid, name, time);
+        // A thread has its creator's name until it takes its own: it counts where a later look finds it again.
+        let is_settled = |seen: &Seen| seen.name == name && now_ns.saturating_sub(seen.named_ns) >= SETTLED_NS;
+        let is_settled = self.seen.get(&tid).is_some_and(is_settled);
+        self.count(tid, name, time, now_ns);
         if is_settled {
             self.has_started(tid);
         }
@@ -118,8 +126,12 @@ impl Threads {
         let name = label(header.tid == header.pid, &String::from_utf8_lossy(name));
         let place = self.named(&name);
         let ThreadRecord { on_cpu_ns, run_queue_ns, asleep_ns, .. } = *record;
-        self.count(header.tid, place, Time { on_cpu_ns, run_queue_ns, asleep_ns });
-        self.has_ended(header.tid);
+        self.count(header.tid, place, Time { on_cpu_ns, run_queue_ns, asleep_ns }, header.time_ns);
+        if header.time_ns < self.since_ns {
+            self.seen.remove(&header.tid);
+        } else {
+            self.has_ended(header.tid);
+        }
         name
     }
 
@@ -132,6 +144,11 @@ impl Threads {
         // The report of an end is taken before the next look: without one it was lost, and that is counted elsewhere.
         let gone: Vec<u32> = self.seen.iter().filter(|(_, seen)| seen.missed >= 2).map(|(&tid, _)| tid).collect();
         gone.into_iter().for_each(|tid| self.has_ended(tid));
+        let seen = &self.seen;
+        self.older.retain(|tid, missed| {
+            *missed = if live.contains(tid) || seen.contains_key(tid) { 0 } else { *missed + 1 };
+            *missed < 2
+        });
         let alive = |name| self.seen.values().filter(|seen| seen.name == name && seen.missed == 0).count() as u64;
         let row = |(index, group): (usize, &Group)| ThreadsSnapshot {
             name: group.name.clone(),
@@ -145,12 +162,13 @@ impl Threads {
         self.groups.iter().enumerate().map(row).collect()
     }
 
-    fn count(&mut self, tid: u32, name: usize, time: Time) {
-        let older = self.older.contains(&tid);
-        let seen =
-            self.seen.entry(tid).or_insert_with(|| Seen { time: Time::default(), name, started: older, missed: 0 });
+    fn count(&mut self, tid: u32, name: usize, time: Time, now_ns: u64) {
+        let started = self.older.contains_key(&tid);
+        let new = Seen { time: Time::default(), name, named_ns: now_ns, started, missed: 0 };
+        let seen = self.seen.entry(tid).or_insert(new);
         self.groups[name].time.add(time.since(seen.time));
-        *seen = Seen { time, name, started: seen.started, missed: 0 };
+        let named_ns = if seen.name == name { seen.named_ns } else { now_ns };
+        *seen = Seen { time, name, named_ns, started: seen.started, missed: 0 };
     }
 
     /// A thread counts as started, once, unless it was there before.
@@ -208,7 +226,7 @@ mod tests {
     fn end(tid: u32, comm: &str, on_cpu_ns: u64) -> ThreadRecord {
         let mut name = [0; 16];
         name[..comm.len()].copy_from_slice(comm.as_bytes());
-        let header = Header { time_ns: 0, pid: 1, tid, kind: kind::THREAD_ENDED, flags: 0, site: 0 };
+        let header = Header { time_ns: 50, pid: 1, tid, kind: kind::THREAD_ENDED, flags: 0, site: 0 };
         ThreadRecord { header, name, on_cpu_ns, run_queue_ns: 0, asleep_ns: 0 }
     }
 
@@ -254,17 +272,21 @@ mod tests {
         };
         let of = |name: &str, started: u64, alive: u64, ended: u64| (name.to_owned(), started, alive, ended);
         let mut threads = Threads::default();
-        threads.were_there([1, 2]);
-        threads.lives(1, &running(1), 0, || Some("main".into()));
+        threads.were_there([1, 2], 10);
+        threads.lives(1, &running(1), 20, || Some("main".into()));
         // Not yet named by itself, and then it is.
-        threads.lives(3, &running(1), 0, || Some("server".into()));
+        threads.lives(3, &running(1), 20, || Some("server".into()));
+        threads.lives(3, &running(1), 30, || Some("server".into()));
         assert_eq!(counts(&mut threads, &[1, 2, 3]), [of("main", 0, 1, 0), of("server", 0, 1, 0)]);
-        threads.lives(3, &running(2), 0, || Some("pool".into()));
-        threads.lives(3, &running(3), 0, || Some("pool".into()));
-        threads.lives(3, &running(4), 0, || Some("pool".into()));
-        // Two that nobody has looked at, one of which was there before.
+        for at in 1..4 {
+            threads.lives(3, &running(1 + at), at * SETTLED_NS, || Some("pool".into()));
+        }
+        // Two that nobody has looked at, one of which was there before, and one that ended before it was known which were.
         threads.ended(&end(2, "pool 1", 10));
         threads.ended(&end(4, "pool 2", 10));
+        let mut before = end(5, "pool 3", 10);
+        before.header.time_ns = 9;
+        threads.ended(&before);
         let all = [of("main", 0, 1, 0), of("server", 0, 0, 0), of("pool", 2, 1, 2)];
         assert_eq!(counts(&mut threads, &[1, 3]), all);
         // The report of an end was lost.
@@ -272,7 +294,7 @@ mod tests {
         assert_eq!(counts(&mut threads, &[1])[2], of("pool", 2, 0, 3));
         // Another thread of an older one's id is new.
         threads.lives(2, &running(1), 0, || Some("pool".into()));
-        threads.lives(2, &running(2), 0, || Some("pool".into()));
+        threads.lives(2, &running(2), SETTLED_NS, || Some("pool".into()));
         assert_eq!(counts(&mut threads, &[1, 2])[2], of("pool", 3, 1, 3));
     }
 

@@ -65,6 +65,8 @@ fn a_worker_is_killed() {
     let profiler = Profiler::attach_with(puma.pid(), &["--requests"]);
     assert!(profiler.status().target(puma.pid()).is_attached("requests"));
     let mut table = Table::new("Puma, two workers, one killed");
+    let threads = |of: &str| profiler.page().sum(&format!("profiler_sched_threads{of}"), &[]);
+    let older_threads = threads("");
     let had = Had::default();
     let older = puma.workers();
     let killed = older[0];
@@ -109,6 +111,12 @@ fn a_worker_is_killed() {
     table.equal("requests", truth, wait::until_or_last(seen, |seen| *seen >= truth));
     let open = || profiler.page().sum("profiler_connections_open", &[]) as u64;
     table.equal("open at the end", 0, wait::until_or_last(open, |open| *open == 0));
+    // Those of the dead worker have ended, and as many have started, or as are there now.
+    let balance = || (threads("") - older_threads, threads("_started_total") - threads("_ended_total"));
+    let (more, came) = wait::until_or_last(balance, |(more, came)| more == came);
+    table.equal("threads: more than before; started less ended", more, came);
+    let ended = threads("_ended_total") as u64;
+    table.holds("threads that have ended, one worker's", "> 2", ended, ended > THREADS);
     // Until the new worker has probes of its own its accepts are not seen. They are told as lost, once they are many.
     let name = puma.address.to_string();
     let accepts = || {

@@ -4,11 +4,13 @@ use crate::runtime::Command;
 
 /// What they are, for people; `None` where the command is none of theirs.
 pub fn named(command: &Command<'_>) -> Option<&'static str> {
-    let is_path_of =
-        |name: &str| command.executable.split('/').any(|part| part == name || part.starts_with(&format!("{name}-")));
+    // The interpreter of its own, in its own directory: what else is in one of that name is somebody else's.
+    let is_truffleruby_path =
+        command.executable.split('/').any(|part| part == "truffleruby" || part.starts_with("truffleruby-"));
+    let is_interpreter = command.name() == "truffleruby" || (command.name() == "ruby" && is_truffleruby_path);
     let argument = |is: fn(&str) -> bool| command.arguments.iter().any(|argument| is(argument));
     let is_java = command.name() == "java";
-    if is_path_of("truffleruby") || (is_java && argument(is_truffleruby)) {
+    if is_interpreter || (is_java && argument(is_truffleruby)) {
         return Some("TruffleRuby is not supported: its fibers and threads are those of its own virtual machine");
     }
     if is_java && argument(is_jruby) {
@@ -56,6 +58,7 @@ mod tests {
             (JAVA, &["java", "org.truffleruby.launcher.RubyLauncher"], Some("TruffleRuby")),
             ("/opt/truffleruby-24.1.1/bin/ruby", &["ruby", "app.rb"], Some("TruffleRuby")),
             ("/usr/bin/truffleruby", &["truffleruby"], Some("TruffleRuby")),
+            ("/srv/truffleruby-bench/target/release/server", &["server"], None),
             ("/usr/bin/mruby", &["mruby", "app.rb"], Some("mruby")),
             ("/usr/bin/ruby3.1", &["ruby", "-rjruby", "org.jruby.Main"], None),
             ("/usr/bin/sleep", &["sleep", "org.jruby.Main"], None),
