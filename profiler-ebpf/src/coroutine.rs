@@ -117,7 +117,7 @@ fn leave(hit: &Hit, layout: &CoroutineLayout, left: &Coroutine) {
     let reason = if hit.flags() & target_flag::POLLS != 0 { end_poll(hit, vtable) } else { None };
     if left.ended {
         emit_task(hit, kind::TASK_COMPLETED, 0, vtable, hit.task, 0);
-        let _ = WOKEN.remove(key(hit, hit.task));
+        let _ = WOKEN.remove(hit.key(hit.task));
         return;
     }
     // It waits from now on, if it is known for what.
@@ -132,7 +132,7 @@ fn leave(hit: &Hit, layout: &CoroutineLayout, left: &Coroutine) {
             (*known).first = first;
         },
         None => {
-            let _ = WOKEN.insert(key(hit, hit.task), Woken { since_ns, vtable, window: layout.span, first }, 0);
+            let _ = WOKEN.insert(hit.key(hit.task), Woken { since_ns, vtable, window: layout.span, first }, 0);
             emit_task(hit, kind::TASK_FOUND, 0, vtable, hit.task, 0);
         }
     }
@@ -162,7 +162,7 @@ fn enter(hit: &Hit, layout: &CoroutineLayout, entered: &Coroutine, context: u64,
         _ => (kind::TASK_FOUND, 0, 0),
     };
     let vtable = type_of(hit, layout, entered.procedure);
-    let _ = WOKEN.insert(key(hit, context), Woken { since_ns: 0, vtable, window: layout.span, first: 0 }, 0);
+    let _ = WOKEN.insert(hit.key(context), Woken { since_ns: 0, vtable, window: layout.span, first: 0 }, 0);
     emit_task(hit, what, flags, vtable, context, parent);
     begin_poll(hit, context, vtable);
 }
@@ -170,7 +170,7 @@ fn enter(hit: &Hit, layout: &CoroutineLayout, entered: &Coroutine, context: u64,
 /// A coroutine that was met before.
 #[inline(always)]
 fn known(hit: &Hit, layout: &CoroutineLayout, context: u64) -> Option<*mut Woken> {
-    let known = WOKEN.get_ptr_mut(key(hit, context))?;
+    let known = WOKEN.get_ptr_mut(hit.key(context))?;
     // SAFETY: a live map value.
     unsafe { ((*known).window == layout.span).then_some(known) }
 }
@@ -279,11 +279,6 @@ fn code_of(block: u64, layout: &CoroutineLayout) -> Option<u64> {
         return None;
     }
     read::user(block + u64::from(layout.code))
-}
-
-#[inline(always)]
-fn key(hit: &Hit, task: u64) -> TaskKey {
-    TaskKey { task, pid: hit.pid, reserved: 0 }
 }
 
 /// Submits a record; false where there was no room.

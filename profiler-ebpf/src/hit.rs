@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::bpf_get_attach_cookie;
 use aya_ebpf::programs::ProbeContext;
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, ProcessRecord, kind};
-use profiler_common::map::{Argument, Cookie, Probe, Target, target_flag};
+use profiler_common::map::{Argument, Cookie, Probe, Target, TaskKey, target_flag};
 
 use crate::maps::{NO_PROGRAMS, TARGETS, count};
 use crate::sched::now;
@@ -23,7 +23,8 @@ pub struct Hit {
     pub cookie: Cookie,
     pub task: u64,
     pub registers: Registers,
-    slot: u32,
+    /// Its target's.
+    pub slot: u32,
     probe: Probe,
 }
 
@@ -33,6 +34,19 @@ impl Hit {
     pub fn flags(&self) -> u32 {
         // SAFETY: a live map value.
         unsafe { (*self.target).flags }
+    }
+
+    /// The window in which polls and what goes with them are measured without a gap.
+    #[inline(always)]
+    pub fn window(&self) -> u32 {
+        // SAFETY: a live map value.
+        unsafe { (*self.target).polls.window }
+    }
+
+    /// The key of what has this address in the process.
+    #[inline(always)]
+    pub fn key(&self, task: u64) -> TaskKey {
+        TaskKey { task, pid: self.pid, reserved: 0 }
     }
 
     /// The program has done its work: now and then, how long that took is noted.

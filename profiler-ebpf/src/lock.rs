@@ -3,7 +3,7 @@
 use aya_ebpf::programs::ProbeContext;
 use profiler_common::duration::LOCK_KIND;
 use profiler_common::lock::{LockWait, tells};
-use profiler_common::map::{Probe, TaskKey};
+use profiler_common::map::Probe;
 
 use crate::hit::{Hit, hit};
 use crate::maps::{LOCK_THREADS, LOCK_WAITS};
@@ -20,7 +20,7 @@ pub fn told(ctx: &ProbeContext) -> u32 {
         tells::BEGINS => begins(&hit),
         tells::BEGINS_UNREADY => {
             begins(&hit);
-            let _ = LOCK_THREADS.insert(thread(&hit), hit.tid, 0);
+            let _ = LOCK_THREADS.insert(hit.key(hit.task), hit.tid, 0);
         }
         tells::READY => ready(&hit),
         // SAFETY: the registers are this program's context.
@@ -35,7 +35,7 @@ pub fn told(ctx: &ProbeContext) -> u32 {
 fn begins(hit: &Hit) {
     // Who waits once more has waited since.
     if waiting(hit, hit.tid).is_none() {
-        let wait = LockWait { since_ns: hit.time_ns, window: window(hit), reserved: 0 };
+        let wait = LockWait { since_ns: hit.time_ns, window: hit.window(), reserved: 0 };
         let _ = LOCK_WAITS.insert(hit.tid, wait, 0);
     }
 }
@@ -43,7 +43,7 @@ fn begins(hit: &Hit) {
 /// What the thread waited for until now was no lock.
 #[inline(always)]
 fn ready(hit: &Hit) {
-    let Some(tid) = LOCK_THREADS.get_ptr(thread(hit)) else { return };
+    let Some(tid) = LOCK_THREADS.get_ptr(hit.key(hit.task)) else { return };
     // SAFETY: live map values.
     unsafe {
         if let Some(wait) = waiting(hit, *tid) {
@@ -55,8 +55,8 @@ fn ready(hit: &Hit) {
 #[inline(always)]
 fn ends(hit: &Hit) {
     if let Some(wait) = waiting(hit, hit.tid) {
-        // SAFETY: live map values.
-        unsafe { shared::lasted((*hit.target).slot, LOCK_KIND, hit.time_ns.saturating_sub((*wait).since_ns)) };
+        // SAFETY: a live map value.
+        shared::lasted(hit.slot, LOCK_KIND, hit.time_ns.saturating_sub(unsafe { (*wait).since_ns }));
     }
     let _ = LOCK_WAITS.remove(hit.tid);
 }
@@ -66,17 +66,5 @@ fn ends(hit: &Hit) {
 fn waiting(hit: &Hit, tid: u32) -> Option<*mut LockWait> {
     let wait = LOCK_WAITS.get_ptr_mut(tid)?;
     // SAFETY: a live map value.
-    (unsafe { (*wait).window } == window(hit)).then_some(wait)
-}
-
-#[inline(always)]
-fn window(hit: &Hit) -> u32 {
-    // SAFETY: a live map value.
-    unsafe { (*hit.target).polls.window }
-}
-
-/// The key of the thread whose object is the argument.
-#[inline(always)]
-fn thread(hit: &Hit) -> TaskKey {
-    TaskKey { task: hit.task, pid: hit.pid, reserved: 0 }
+    (unsafe { (*wait).window } == hit.window()).then_some(wait)
 }

@@ -6,7 +6,7 @@ use profiler_common::coroutine::{MOST_TYPE_KEYS, UNKNOWN_TYPE};
 use profiler_common::counter::Counter;
 use profiler_common::event::{Header, TaskRecord, kind};
 use profiler_common::map::{
-    POLL_STACK_FRAMES, PollFrame, PollStack, Probe, TYPE_SHARDS, TaskKey, TypeKey, TypeStats, Woken, target_flag, wake,
+    POLL_STACK_FRAMES, PollFrame, PollStack, Probe, TYPE_SHARDS, TypeKey, TypeStats, Woken, target_flag, wake,
 };
 
 use crate::hit::{Hit, hit};
@@ -38,7 +38,7 @@ pub fn started(ctx: &ProbeContext) -> u32 {
 
 #[inline(always)]
 fn start(hit: &Hit) {
-    let window = window(hit);
+    let window = hit.window();
     let Some(stack) = stack_of(hit.tid) else {
         count(Counter::PollThreadsFull);
         return;
@@ -82,7 +82,7 @@ fn measure(hit: &Hit, window: u32, frame: &mut PollFrame) {
     } else {
         cancelled(hit, vtable);
     }
-    let Some(woken) = WOKEN.get_ptr_mut(key(hit)) else { return };
+    let Some(woken) = WOKEN.get_ptr_mut(hit.key(hit.task)) else { return };
     // SAFETY: a live map value. A task is polled by one thread at a time; a waker that writes at the same time has
     // woken it either before this poll or during it, and both are true.
     unsafe {
@@ -114,7 +114,7 @@ fn end(hit: &Hit) {
     };
     // SAFETY: a live map value; only this thread writes it.
     unsafe {
-        if (*stack).window != window(hit) || (*stack).depth == 0 {
+        if (*stack).window != hit.window() || (*stack).depth == 0 {
             count(Counter::PollStartUnseen);
             return;
         }
@@ -188,7 +188,7 @@ pub fn woken(ctx: &ProbeContext, way: usize) -> u32 {
 #[inline(always)]
 fn wake(hit: &Hit, way: usize) {
     let Some((state, vtable)) = header(hit) else { return };
-    let window = window(hit);
+    let window = hit.window();
     let by_self = charge(hit, Probe::Wake) == Some(hit.task);
     let by_value = way == wake::BY_VALUE;
     let way = if by_self { wake::BY_SELF } else { way };
@@ -207,7 +207,7 @@ fn wake(hit: &Hit, way: usize) {
     if state & (before | COMPLETE_BIT) != 0 {
         return;
     }
-    match WOKEN.get_ptr_mut(key(hit)) {
+    match WOKEN.get_ptr_mut(hit.key(hit.task)) {
         // SAFETY: a live map value; of wakers at the same time, one is as good as the other.
         Some(woken) => unsafe {
             if (*woken).since_ns == 0 || (*woken).window != window {
@@ -215,7 +215,7 @@ fn wake(hit: &Hit, way: usize) {
             }
         },
         None => {
-            let _ = WOKEN.insert(key(hit), Woken { since_ns: hit.time_ns, vtable, window, first: 0 }, 0);
+            let _ = WOKEN.insert(hit.key(hit.task), Woken { since_ns: hit.time_ns, vtable, window, first: 0 }, 0);
         }
     }
 }
@@ -227,8 +227,8 @@ pub fn spawned(hit: &Hit) {
         return;
     }
     charge(hit, Probe::Spawn);
-    let woken = Woken { since_ns: hit.time_ns, vtable: 0, window: window(hit), first: 1 };
-    let _ = WOKEN.insert(key(hit), woken, 0);
+    let woken = Woken { since_ns: hit.time_ns, vtable: 0, window: hit.window(), first: 1 };
+    let _ = WOKEN.insert(hit.key(hit.task), woken, 0);
 }
 
 /// A task was completed: nobody waits for it any more.
@@ -238,7 +238,7 @@ pub fn completed(hit: &Hit) {
         return;
     }
     charge(hit, Probe::Complete);
-    let _ = WOKEN.remove(key(hit));
+    let _ = WOKEN.remove(hit.key(hit.task));
 }
 
 /// The task that a thread polls; 0 for none, `None` where that is not known.
@@ -265,7 +265,7 @@ fn charge(hit: &Hit, probe: Probe) -> Option<u64> {
     // SAFETY: a live map value; only this thread writes it.
     unsafe {
         let depth = (*stack).depth as usize;
-        if (*stack).window != window(hit) || depth == 0 || depth > POLL_STACK_FRAMES {
+        if (*stack).window != hit.window() || depth == 0 || depth > POLL_STACK_FRAMES {
             return None;
         }
         let frame = frame_below(stack, depth);
@@ -342,15 +342,4 @@ fn stats(hit: &Hit, vtable: u64) -> Option<*mut TypeStats> {
 fn record(hit: &Hit, kind: u16, task: u64, vtable: u64, what: u64) {
     let header = Header { time_ns: hit.time_ns, pid: hit.pid, tid: hit.tid, kind, flags: 0, site: hit.cookie.site() };
     emit::task(TaskRecord { header, task, vtable, id: 0, parent: what });
-}
-
-#[inline(always)]
-fn window(hit: &Hit) -> u32 {
-    // SAFETY: a live map value.
-    unsafe { (*hit.target).polls.window }
-}
-
-#[inline(always)]
-fn key(hit: &Hit) -> TaskKey {
-    TaskKey { task: hit.task, pid: hit.pid, reserved: 0 }
 }

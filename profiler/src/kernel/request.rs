@@ -56,14 +56,15 @@ impl ConnectionKind {
 /// What the threads of one target do just now for those who ask something of it.
 #[derive(Debug, Default)]
 pub struct OpenRequests {
-    /// Requests of which something was read, and that were not answered.
+    /// Requests over TCP of which something was read, and that were not answered.
     pub in_progress: u64,
     /// Threads that have replied and are not available again.
     pub after_reply: u64,
     /// Cookies of TCP connections from which nothing was read since they were accepted.
     pub unread: HashSet<u64>,
-    /// Cookies of connections of unix sockets from which something was read.
-    pub read_unix: HashSet<u64>,
+    /// Connections of unix sockets from which something was read, by cookie, and whether that was not answered. Some may be closed:
+    /// their end is not told.
+    pub read_unix: HashMap<u64, bool>,
     /// Threads that do a job.
     pub busy: u64,
     /// Threads that wait for a job.
@@ -117,10 +118,8 @@ impl Kernel {
             }
         })?;
         self.each(ConnectionKind::Unix.map(), |cookie: &u64, Value(connection): &Value<Connection>| {
-            let of = open.entry(connection.slot).or_default();
-            of.in_progress += u64::from(in_progress(connection));
             if connection.was_read != 0 {
-                of.read_unix.insert(*cookie);
+                open.entry(connection.slot).or_default().read_unix.insert(*cookie, in_progress(connection));
             }
         })?;
         self.each(REPLIES, |_: &u32, Value(reply): &Value<Reply>| {

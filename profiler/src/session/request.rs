@@ -61,15 +61,20 @@ impl Connections {
         let listed = listeners.map(|listeners| {
             let unix = listeners.unix_connections()?;
             let unread = listeners.unread(&open.unread, since_ns)?;
-            let unread_unix = unix.iter().filter(|(cookie, waits)| *waits && !open.read_unix.contains(cookie)).count();
-            Ok::<_, ListenerError>((unix.len() as u64, unread + unread_unix as u64))
+            // Those that are open still, of all that were seen.
+            let count = |is: &dyn Fn(Option<bool>, bool) -> bool| {
+                unix.iter().filter(|(cookie, waits)| is(open.read_unix.get(cookie).copied(), *waits)).count() as u64
+            };
+            let unread_unix = count(&|read, waits| waits && read.is_none());
+            let in_progress_unix = count(&|read, _| read == Some(true));
+            Ok::<_, ListenerError>((unix.len() as u64, unread + unread_unix, in_progress_unix))
         });
         let listed = listed.and_then(|listed| listed.inspect_err(|e| log::debug!("{e}")).ok());
-        let (unix, unread) = listed.unzip();
+        let (unix, in_progress_unix) = listed.map_or((0, 0), |(unix, _, in_progress)| (unix, in_progress));
         Some(RequestsSnapshot {
-            open: (self.found + stats.opened).saturating_sub(stats.closed) + unix.unwrap_or(0),
-            unread,
-            in_progress: open.in_progress,
+            open: (self.found + stats.opened).saturating_sub(stats.closed) + unix,
+            unread: listed.map(|(_, unread, _)| unread),
+            in_progress: open.in_progress + in_progress_unix,
             replied: open.after_reply,
             request: (&stats.request).into(),
             after_reply: (&stats.after_reply).into(),

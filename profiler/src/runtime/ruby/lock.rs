@@ -26,6 +26,8 @@ const RESUMED: u64 = 4;
 const QUANTUM_NS: u64 = 100_000_000;
 /// `cmp qword ptr [rip + ..], 0`, without its address.
 const COMPARED: [u8; 3] = [0x48, 0x83, 0x3d];
+/// Registers that a call leaves as they are.
+const KEPT: [Argument; 6] = [Argument::Rbx, Argument::Rbp, Argument::R12, Argument::R13, Argument::R14, Argument::R15];
 /// Instructions between a comparison and its jump, and of what is run for those that have asked for events.
 const NEAR: usize = 5;
 const MOST: usize = 14;
@@ -99,16 +101,24 @@ fn by_events(binary: &Binary<'_>, add: u64, waits: &Calls) -> Result<Vec<LockSit
     let [ready] = made_ready[..] else {
         return Err(format!("{} places make a thread ready: which of them do is not known", made_ready.len()));
     };
+    // The waiter's is looked for after a call, and the other's is the function's argument.
+    if !KEPT.contains(&turn.thread) || ready.thread != Argument::Rsi {
+        return Err("where a thread's object is when it waits, or is made ready, is not known".to_owned());
+    }
     let body = Body::decode(binary, &turn.function).ok_or("a function is cut off")?;
     let mut sites = vec![
         LockSite { address: wait, thread: turn.thread, tells: tells::BEGINS_UNREADY },
         LockSite { address: end_after(&body, wait)?, thread: Argument::Rdi, tells: tells::ENDS },
     ];
-    for (address, function) in Calls::to(binary, &[ready.function.start]).0 {
+    for (address, function) in Calls::at(binary, binary.relative_branches(&[ready.function.start])).0 {
         let body = Body::decode(binary, &function).ok_or("a function is cut off")?;
         if is_by_another(&body, address)? {
             sites.push(LockSite { address, thread: Argument::Rsi, tells: tells::READY });
         }
+    }
+    // Without any each endless sleep would be a wait for the lock.
+    if sites.iter().all(|site| site.tells != tells::READY) {
+        return Err("where one thread makes another ready was not found".to_owned());
     }
     Ok(sites)
 }
@@ -124,9 +134,11 @@ struct Event {
 /// Where the list of those is that have asked for events: what the exported function puts a new one in front of.
 fn hooks(binary: &Binary<'_>, add: u64) -> Option<u64> {
     let body = Body::decode(binary, binary.function_at(add)?)?;
-    let mut exchanged = body.instructions.iter().filter(|one| one.mnemonic() == Mnemonic::Xchg);
-    let found = exchanged.find(|one| one.is_ip_rel_memory_operand())?;
-    Some(found.ip_rel_memory_address())
+    let is_exchange = |one: &&Instruction| one.mnemonic() == Mnemonic::Xchg && one.is_ip_rel_memory_operand();
+    let mut found: Vec<u64> =
+        body.instructions.iter().filter(is_exchange).map(Instruction::ip_rel_memory_address).collect();
+    found.dedup();
+    if let [hooks] = found[..] { Some(hooks) } else { None }
 }
 
 /// Whatever tells an event, where somebody has asked for any.
@@ -178,7 +190,7 @@ fn is_by_another(body: &Body, address: u64) -> Result<bool, String> {
         if matches!(one.mnemonic(), Mnemonic::Cmp | Mnemonic::Test) {
             continue;
         }
-        if one.op_count() > 0 && matches!(one.op0_register(), Register::EDX | Register::RDX | Register::DL) {
+        if one.op_count() > 0 && one.op0_register().full_register() == Register::RDX {
             return match one.code() {
                 Code::Mov_r32_imm32 => Ok(one.immediate(1) != 0),
                 Code::Xor_r32_rm32 | Code::Xor_rm32_r32 if one.op1_register() == Register::EDX => Ok(false),
@@ -223,7 +235,12 @@ fn by_quantum(binary: &Binary<'_>, waits: &Calls) -> Result<Vec<LockSite>, Strin
             .filter(|&ip| ip != end && looked_at(&body, ip) == Some(owner));
         sites.extend(others.map(ends));
     }
-    sites.extend(timed.within(acquires).into_iter().map(begins));
+    let limited = timed.within(acquires);
+    // A wait that is not seen to end would be one until the next.
+    if sites.iter().filter(|site| site.tells == tells::ENDS).count() < waits.within(acquires).len() + limited.len() {
+        return Err("where a wait for the quantum is over is not known".to_owned());
+    }
+    sites.extend(limited.into_iter().map(begins));
     // Whoever lets another thread go first waits until it has.
     let callers = Calls::at(binary, binary.relative_branches(&[acquires.start]));
     for yields in callers.functions() {
