@@ -8,7 +8,7 @@ use std::thread;
 use serde_json::Value;
 use tests::http::Connection;
 use tests::profiler::Profiler;
-use tests::server::Server;
+use tests::server::{Server, Told};
 use tests::status::number;
 use tests::table::Table;
 use tests::wait;
@@ -174,5 +174,33 @@ fn puma_and_the_kernel_at_one_moment() {
         format!("{backlog}, {queued}"),
         backlog < queued,
     );
+    table.finish();
+}
+
+/// Check that workers that are attached to by themselves are counted by themselves.
+#[test]
+fn each_worker_by_itself() {
+    const ASKED: u64 = 60;
+    let puma = Server::puma(&["-w", "2", "--preload", "-t", "2:2"]);
+    let workers = puma.workers();
+    let ids: Vec<String> = workers.iter().map(u32::to_string).collect();
+    let before = puma.told();
+    let profiler = Profiler::attach_with(workers[0], &["--pid", &ids[1], "--requests"]);
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS / 2 {
+            let ask = || (0..2 * ASKED / CLIENTS).for_each(|_| drop(puma.get("/sleep/5").expect("an answer")));
+            scope.spawn(ask);
+        }
+    });
+    let told = puma.told();
+    let mut table = Table::new("Puma, two workers, each by itself");
+    for (worker, pid) in workers.iter().zip(&ids) {
+        let of = |told: &Told| told.requests.get(worker).copied().unwrap_or_default();
+        let truth = of(&told) - of(&before);
+        let seen = || profiler.page().sum("profiler_request_seconds_count", &[("pid", pid)]) as u64;
+        table.equal("requests of a worker", truth, wait::until_or_last(seen, |seen| *seen >= truth));
+        table.holds("some of it", "> 0", truth, truth > 0);
+    }
+    table.equal("of both", ASKED, told.all() - before.all());
     table.finish();
 }
