@@ -169,13 +169,8 @@ fn puma_and_the_kernel_at_one_moment() {
     let busy = most - capacity;
     table.equal("requests that are open: Puma's busy threads and its backlog", busy + backlog, served + unread);
     table.holds("of them in progress", format!(">= {busy}"), served, served >= busy);
+    // How many it takes in before it finds all its threads busy is its own affair.
     table.equal("accept queue: all others", CONNECTIONS - open, queued);
-    table.holds(
-        "waiting: by Puma, in the kernel",
-        "more in the kernel",
-        format!("{backlog}, {queued}"),
-        backlog < queued,
-    );
     table.finish();
 }
 
