@@ -160,7 +160,7 @@ fn puma_and_the_kernel_at_one_moment() {
         (running, capacity, backlog, most, open, queued, of("in_progress"), of("unread"))
     };
     let (running, capacity, backlog, most, open, queued, served, unread) = wait::until_or_last(at_once, |now| {
-        now.1 == 0 && now.3 - now.1 + now.2 == now.4 && now.4 + now.5 == CONNECTIONS
+        now.1 == 0 && now.3 - now.1 + now.2 == now.4 && now.4 + now.5 == CONNECTIONS && now.6 + now.7 == now.4
     });
     table.equal("running threads, by Puma", THREADS * WORKERS as u64, running);
     table.equal("room for more, by Puma", 0, capacity);
