@@ -6,7 +6,7 @@ use std::fs;
 
 use memmap2::Mmap;
 
-use crate::runtime::{Command, RUNTIMES, library_of, refusal_of};
+use crate::runtime::{RUNTIMES, library_of, refusal_of};
 use crate::target::elf::Binary;
 use crate::target::process::{self, Process, ProcessError};
 
@@ -64,18 +64,16 @@ fn examine(process: &Process, file: &fs::File) -> Verdict {
         return none("not looked into: the program is too large");
     }
     // SAFETY: the file is a running program's: the kernel refuses to write to it or to truncate it (ETXTBSY).
-    let Ok(data) = (unsafe { Mmap::map(file) }) else { return none("-") };
-    let Ok(binary) = Binary::parse(&data) else { return none("-") };
+    let Ok(data) = (unsafe { Mmap::map(file) }) else { return none(NONE) };
+    let Ok(binary) = Binary::parse(&data) else { return none(NONE) };
     let Some((runtime, is)) = library_of(&binary) else { return judge(&binary) };
     let unsupported = |why: &str| Verdict { runtime: runtime.name().to_owned(), tasks: why.to_owned() };
     match process.library(is) {
-        Ok(Some(library)) => match library.read_library() {
-            Ok(bytes) => match Binary::parse(&bytes) {
-                Ok(binary) => judge(&binary),
-                Err(why) => unsupported(&format!("unsupported: its library cannot be read: {why}")),
-            },
-            Err(why) => unsupported(&format!("unsupported: its library cannot be read: {why}")),
-        },
+        Ok(Some(library)) => {
+            let parsed = |bytes: Vec<u8>| Binary::parse(&bytes).map(|binary| judge(&binary)).map_err(|e| e.to_string());
+            let judged = library.read_library().and_then(parsed);
+            judged.unwrap_or_else(|why| unsupported(&format!("unsupported: its library cannot be read: {why}")))
+        }
         Ok(None) => unsupported("unsupported: its library is not loaded"),
         Err(e) => unsupported(&format!("unsupported: {e}")),
     }
@@ -83,8 +81,7 @@ fn examine(process: &Process, file: &fs::File) -> Verdict {
 
 /// What is said of an implementation that is known not to be supported: its executable may run others, too.
 fn refuse(process: &Process) -> Option<Verdict> {
-    let executable = process.executable().ok()?;
-    let why = refusal_of(&Command { executable: &executable, arguments: &process.arguments() })?;
+    let why = refusal_of(process)?;
     Some(none(&format!("unsupported: {why}")))
 }
 
@@ -111,7 +108,7 @@ fn judge(binary: &Binary<'_>) -> Verdict {
             Err(e) => return none(&e.to_string()),
         }
     }
-    none("-")
+    none(NONE)
 }
 
 #[cfg(test)]

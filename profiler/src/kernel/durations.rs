@@ -7,7 +7,7 @@ use profiler_common::duration::{Clocks, DURATION_KINDS, Durations, durations_key
 
 use super::KernelError;
 use super::load::Kernel;
-use super::maps::Value;
+use super::maps::{Value, failed, gone};
 use crate::histogram::Histogram;
 
 // SAFETY: each is `repr(C)`, made of integers only, without padding (asserted beside its definition).
@@ -50,8 +50,7 @@ impl Kernel {
     /// The map cannot be written.
     pub fn clear_durations(&mut self, slot: u32) -> Result<(), KernelError> {
         let mut map = self.hash::<u32, Value<Durations>>(DURATIONS)?;
-        // A kind of which there was none is no error.
-        (0..DURATION_KINDS).for_each(|kind| drop(map.remove(&durations_key(slot, kind))));
-        Ok(())
+        let mut kinds = 0..DURATION_KINDS;
+        kinds.try_for_each(|kind| gone(map.remove(&durations_key(slot, kind)))).map_err(failed(DURATIONS))
     }
 }

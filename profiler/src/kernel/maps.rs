@@ -193,25 +193,23 @@ impl Kernel {
         read.map_err(|source| KernelError::System { what: format!("read map {name}"), source })
     }
 
-    /// Takes every entry out of a hash map for whose value `which` is true.
+    /// Takes every entry out of a hash map for which `which` is true.
     ///
     /// # Errors
-    /// As for [`Kernel::each`].
+    /// As for [`Kernel::each`], or the map cannot be written.
     pub(super) fn forget<K: Pod, V: Pod>(
         &mut self,
         name: &'static str,
-        which: impl Fn(&V) -> bool,
+        which: impl Fn(&K, &V) -> bool,
     ) -> Result<(), KernelError> {
         let mut keys: Vec<K> = Vec::new();
         self.each(name, |key: &K, value: &V| {
-            if which(value) {
+            if which(key, value) {
                 keys.push(*key);
             }
         })?;
         let mut map = self.hash::<K, V>(name)?;
-        // One that is gone meanwhile is no error.
-        keys.iter().for_each(|key| drop(map.remove(key)));
-        Ok(())
+        keys.iter().try_for_each(|key| gone(map.remove(key))).map_err(failed(name))
     }
 
     pub(super) fn per_cpu<V: Pod>(&mut self, name: &'static str) -> Result<PerCpuArray<&mut MapData, V>, KernelError> {
@@ -221,6 +219,15 @@ impl Kernel {
 }
 
 const EMPTY_LISTENER: Listener = Listener { accepted: 0, queued: 0, depth: Histogram::EMPTY, wait: Histogram::EMPTY };
+
+/// An entry that is to be gone, and was not there, is no error.
+pub(super) fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
 
 pub(super) fn failed(map: &'static str) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::Map { map, source }

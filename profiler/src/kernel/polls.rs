@@ -54,7 +54,7 @@ impl Kernel {
     /// The map cannot be read.
     pub fn types(&mut self) -> Result<HashMap<u32, Vec<TypePolls>>, KernelError> {
         let mut found: HashMap<u32, HashMap<u64, TypePolls>> = HashMap::new();
-        self.each_type(|key, stats| {
+        self.each(TYPES, |Value(key): &Value<TypeKey>, Value(stats): &Value<TypeStats>| {
             let of_slot = found.entry(key.slot).or_default();
             of_slot.entry(key.vtable).or_insert_with(|| TypePolls::new(key.vtable)).add(stats);
         })?;
@@ -66,23 +66,10 @@ impl Kernel {
     /// # Errors
     /// The map cannot be read.
     pub fn clear_types(&mut self, slots: &[u32]) -> Result<(), KernelError> {
-        let mut keys: Vec<TypeKey> = Vec::new();
-        self.each_type(|key, _| {
-            if slots.contains(&key.slot) {
-                keys.push(*key);
-            }
-        })?;
-        let mut map = self.hash::<Value<TypeKey>, Value<TypeStats>>(TYPES)?;
-        for key in keys {
-            map.remove(&Value(key)).map_err(failed(TYPES))?;
-        }
+        self.forget(TYPES, |Value(key): &Value<TypeKey>, _: &Value<TypeStats>| slots.contains(&key.slot))?;
         let map = self.ebpf.map_mut(TYPE_KEYS).ok_or(KernelError::Missing(TYPE_KEYS))?;
         let mut counts: Array<&mut MapData, u64> = Array::try_from(map).map_err(failed(TYPE_KEYS))?;
         slots.iter().try_for_each(|&slot| counts.set(slot, 0, 0).map_err(failed(TYPE_KEYS)))
-    }
-
-    fn each_type(&mut self, mut see: impl FnMut(&TypeKey, &TypeStats)) -> Result<(), KernelError> {
-        self.each(TYPES, |Value(key), Value(stats)| see(key, stats))
     }
 
     /// Hands every task that waits to be polled to `see`, at most `limit` of them; true when there may be more.

@@ -138,12 +138,10 @@ impl Kernel {
     /// A map cannot be read.
     pub fn forget_requests_of(&mut self, slots: &[u32]) -> Result<(), KernelError> {
         for kind in [ConnectionKind::Tcp, ConnectionKind::Unix] {
-            self.forget::<u64, _>(kind.map(), |Value(connection): &Value<Connection>| {
-                slots.contains(&connection.slot)
-            })?;
+            self.forget(kind.map(), |_: &u64, Value(connection): &Value<Connection>| slots.contains(&connection.slot))?;
         }
-        self.forget::<u32, _>(REPLIES, |Value(reply): &Value<Reply>| slots.contains(&reply.slot))?;
-        self.forget::<u32, _>(WORKERS, |Value(worker): &Value<Worker>| slots.contains(&worker.slot))
+        self.forget(REPLIES, |_: &u32, Value(reply): &Value<Reply>| slots.contains(&reply.slot))?;
+        self.forget(WORKERS, |_: &u32, Value(worker): &Value<Worker>| slots.contains(&worker.slot))
     }
 
     /// Connections and requests of a slot, over all CPUs.

@@ -71,11 +71,9 @@ impl Kernel {
     /// Watches the threads of these slots no longer, whoever they are: one that ended while it was made known has left an entry
     /// that nobody takes out.
     pub fn forget_threads_of(&mut self, slots: &[u32]) {
-        let Ok(mut threads) = self.hash::<u32, Value<Thread>>("THREADS") else { return };
-        let of_slot = |(tid, Value(thread)): (u32, Value<Thread>)| slots.contains(&thread.slot).then_some(tid);
-        let tids: Vec<u32> = threads.iter().map_while(Result::ok).filter_map(of_slot).collect();
-        for tid in tids {
-            let _ = threads.remove(&tid);
+        let of_slot = |_: &u32, Value(thread): &Value<Thread>| slots.contains(&thread.slot);
+        if let Err(e) = self.forget("THREADS", of_slot) {
+            log::warn!("{e}");
         }
     }
 

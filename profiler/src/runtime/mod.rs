@@ -23,6 +23,7 @@ pub use self::stack::PollCode;
 use crate::event::TypeId;
 use crate::target::elf::Binary;
 use crate::target::memory::Memory;
+use crate::target::process::Process;
 
 /// All runtimes, in the order in which they are asked.
 pub const RUNTIMES: &[&dyn Runtime] = &[&tokio::Tokio, &ruby::Ruby];
@@ -92,9 +93,11 @@ pub fn library_of(binary: &Binary<'_>) -> Option<(&'static dyn Runtime, IsLibrar
     RUNTIMES.iter().find_map(|runtime| Some((*runtime, runtime.library(binary)?)))
 }
 
-/// Why a program of an implementation that is known to be none of ours is not looked into.
-pub fn refusal_of(command: &Command<'_>) -> Option<&'static str> {
-    RUNTIMES.iter().find_map(|runtime| runtime.refuses(command))
+/// Why a process of an implementation that is known to be none of ours is not looked into.
+pub fn refusal_of(process: &Process) -> Option<&'static str> {
+    let executable = process.executable().ok()?;
+    let command = Command { executable: &executable, arguments: &process.arguments() };
+    RUNTIMES.iter().find_map(|runtime| runtime.refuses(&command))
 }
 
 /// Whether a mapped file is a runtime's library, by its name without the directory.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::builds::{Build, Builds, Found};
 use super::sites::SpawnSites;
-use crate::runtime::{Command, Walk, refusal_of};
+use crate::runtime::{Walk, refusal_of};
 use crate::status::ProbeState;
 use crate::target::elf;
 use crate::target::process::{Image, Process};
@@ -61,9 +61,7 @@ fn say_which(process: &Process, refusal: Refusal) -> Refusal {
     if refusal.state != ProbeState::NotApplicable {
         return refusal;
     }
-    let executable = process.executable().unwrap_or_default();
-    let named = refusal_of(&Command { executable: &executable, arguments: &process.arguments() });
-    named.map_or(refusal, |why| Refusal::unsupported(format!("{why}; the kernel's signals are measured")))
+    refusal_of(process).map_or(refusal, |why| Refusal::unsupported(format!("{why}; the kernel's signals are measured")))
 }
 
 /// Recognises the build of a process. With `poll_stack`, parents are to be found by poll probes.
