@@ -46,6 +46,7 @@ pub fn get_with(address: SocketAddr, path: &str, head: &str) -> io::Result<Respo
 pub struct Connection {
     stream: TcpStream,
     address: SocketAddr,
+    begun: bool,
 }
 
 impl Connection {
@@ -56,7 +57,7 @@ impl Connection {
     pub fn open(address: SocketAddr) -> io::Result<Connection> {
         let stream = TcpStream::connect_timeout(&address, wait::LIMIT)?;
         stream.set_read_timeout(Some(wait::LIMIT))?;
-        Ok(Connection { stream, address })
+        Ok(Connection { stream, address, begun: false })
     }
 
     /// Asks, and waits for nothing.
@@ -65,6 +66,7 @@ impl Connection {
     /// The connection has ended.
     pub fn ask(&mut self, path: &str) -> io::Result<()> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
+        self.begun = false;
         self.stream.write_all(request.as_bytes())
     }
 
@@ -77,6 +79,7 @@ impl Connection {
         loop {
             let mut piece = [0; 4096];
             let length = self.stream.read(&mut piece)?;
+            self.begun |= length > 0;
             text.extend_from_slice(&piece[..length]);
             match parse(&String::from_utf8_lossy(&text)) {
                 Some(response) => return Ok(response),
@@ -84,6 +87,11 @@ impl Connection {
                 None => {}
             }
         }
+    }
+
+    /// Whether anything has come of the answer to what was last asked.
+    pub fn has_begun(&self) -> bool {
+        self.begun
     }
 }
 

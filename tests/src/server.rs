@@ -37,6 +37,8 @@ pub struct Told {
     pub afters: u64,
     /// How long it was in all, nanoseconds.
     pub after_ns: u64,
+    /// Who has written one half of a reply, by process id.
+    pub halves: Vec<u32>,
 }
 
 impl Told {
@@ -140,6 +142,7 @@ impl Server {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words[..] {
                 [pid, "request"] => *told.requests.entry(pid.parse().expect("an id")).or_default() += 1,
+                [pid, "half"] => told.halves.push(pid.parse().expect("an id")),
                 [_, "after", ns] => {
                     told.afters += 1;
                     told.after_ns += ns.parse::<u64>().expect("a time");

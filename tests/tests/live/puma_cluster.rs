@@ -35,6 +35,8 @@ fn of_workers(stats: &Value, figure: &str) -> BTreeMap<u32, u64> {
 struct Had {
     connections: AtomicU64,
     replies: AtomicU64,
+    /// Replies that ended before they were whole: Puma writes heads and bodies by themselves.
+    broken: AtomicU64,
 }
 
 impl Had {
@@ -51,6 +53,8 @@ impl Had {
                 self.replies.fetch_add(1, Ordering::Relaxed);
                 left -= 1;
                 kept = keeps.then_some(connection);
+            } else if connection.has_begun() {
+                self.broken.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -69,7 +73,11 @@ fn a_worker_is_killed() {
     let older_threads = threads("");
     let had = Had::default();
     let older = puma.workers();
-    let killed = older[0];
+    // One reply has begun when its worker is killed.
+    let mut half = Connection::open(puma.address).expect("it listens");
+    half.ask("/halves/600000").expect("it is connected");
+    let begun = || puma.told().halves.first().copied();
+    let killed = wait::until("one half of a reply", || begun().ok_or_else(|| "none".to_owned()));
     thread::scope(|scope| {
         for client in 0..CLIENTS {
             let (had, address) = (&had, puma.address);
@@ -78,9 +86,13 @@ fn a_worker_is_killed() {
         wait::until_true("replies", || had.replies.load(Ordering::Relaxed) >= BEFORE);
         puma.kill(killed);
     });
+    had.connections.fetch_add(1, Ordering::Relaxed);
+    half.answer().expect_err("its worker was killed");
+    had.broken.fetch_add(u64::from(half.has_begun()), Ordering::Relaxed);
     let told = puma.told();
-    let (connections, replies) = (had.connections.into_inner(), had.replies.into_inner());
+    let [connections, replies, broken] = [had.connections, had.replies, had.broken].map(AtomicU64::into_inner);
     table.equal("replies", CLIENTS * REQUESTS, replies);
+    table.holds("replies that were cut off", format!("1 to {THREADS}"), broken, (1..=THREADS).contains(&broken));
     table.holds("workers", WORKERS, format!("{:?}", puma.workers()), puma.workers().len() == WORKERS);
     let came = puma.workers().into_iter().find(|worker| !older.contains(worker)).expect("a worker that is new");
     let of = |worker: u32| told.requests.get(&worker).copied().unwrap_or_default();
@@ -106,7 +118,7 @@ fn a_worker_is_killed() {
         began - replies,
         began - replies <= THREADS,
     );
-    let truth = replies + questions;
+    let truth = replies + broken + questions;
     let seen = || profiler.page().sum("profiler_request_seconds_count", &[]) as u64;
     table.equal("requests", truth, wait::until_or_last(seen, |seen| *seen >= truth));
     let open = || profiler.page().sum("profiler_connections_open", &[]) as u64;
