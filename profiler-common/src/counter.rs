@@ -47,10 +47,14 @@ pub enum Counter {
     YoungFull = 19,
     /// Threads that take jobs and found the map of those full: their jobs are not measured.
     WorkersFull = 20,
+    /// Deferred work that found the map of it full, or threads that run it: its wait, or its run, is not measured.
+    DeferredFull = 21,
+    /// Threads that run deferred work although the end of what they ran before was not seen: that run is not measured.
+    DeferredEndUnseen = 22,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 21;
+pub const COUNTERS: usize = 23;
 
 impl Counter {
     /// All counters, in the order of their numbers.
@@ -76,6 +80,8 @@ impl Counter {
         Counter::LoopsFull,
         Counter::YoungFull,
         Counter::WorkersFull,
+        Counter::DeferredFull,
+        Counter::DeferredEndUnseen,
     ];
 
     /// The label value of this counter where it counts something lost; `None` where it counts hits.
@@ -92,6 +98,8 @@ impl Counter {
             Counter::LoopsFull => "loop_map_full",
             Counter::YoungFull => "young_map_full",
             Counter::WorkersFull => "job_worker_map_full",
+            Counter::DeferredFull => "deferred_map_full",
+            Counter::DeferredEndUnseen => "deferred_end_unseen",
             Counter::TargetMemory => "target_memory_unreadable",
             Counter::PollStackDeep => "poll_stack_deep",
             Counter::TypesFull => "type_map_full",

@@ -17,7 +17,7 @@ impl Durations {
 }
 
 /// The key of durations of a target's slot, and of what: [`PAUSE_KIND`], a [`wait`] and one, [`JOB_KIND`],
-/// [`FETCH_KIND`] or [`LOCK_KIND`].
+/// [`FETCH_KIND`], [`LOCK_KIND`], [`DEFERRED_WAIT_KIND`] or [`DEFERRED_RUN_KIND`].
 pub const fn durations_key(slot: u32, kind: u32) -> u32 {
     slot | kind << 16
 }
@@ -35,8 +35,12 @@ pub const JOB_KIND: u32 = 1 + wait::COUNT as u32;
 pub const FETCH_KIND: u32 = 2 + wait::COUNT as u32;
 /// Kind of durations: waits for the lock under which the runtime runs its code.
 pub const LOCK_KIND: u32 = 3 + wait::COUNT as u32;
+/// Kind of durations: waits of deferred work until it is run.
+pub const DEFERRED_WAIT_KIND: u32 = 4 + wait::COUNT as u32;
+/// Kind of durations: runs of deferred work.
+pub const DEFERRED_RUN_KIND: u32 = 5 + wait::COUNT as u32;
 /// Kinds of durations that there are.
-pub const DURATION_KINDS: u32 = 4 + wait::COUNT as u32;
+pub const DURATION_KINDS: u32 = 6 + wait::COUNT as u32;
 
 /// A pause that has begun. Key: thread id.
 #[repr(C)]

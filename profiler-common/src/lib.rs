@@ -4,6 +4,7 @@
 
 pub mod coroutine;
 pub mod counter;
+pub mod deferred;
 pub mod duration;
 pub mod event;
 pub mod event_loop;

@@ -69,10 +69,12 @@ pub enum Probe {
     Wait = 12,
     /// A thread waits for the lock under which the runtime runs its code, or does so no longer.
     Lock = 13,
+    /// Work is deferred, run, or done.
+    Deferred = 14,
 }
 
 /// Number of probes.
-pub const PROBES: usize = 14;
+pub const PROBES: usize = 15;
 
 impl Probe {
     /// All probes, in the order of their numbers.
@@ -91,6 +93,7 @@ impl Probe {
         Probe::Pause,
         Probe::Wait,
         Probe::Lock,
+        Probe::Deferred,
     ];
 
     /// Value of the `probe` label.
@@ -110,6 +113,7 @@ impl Probe {
             Probe::Pause => "gc_pause",
             Probe::Wait => "task_wait",
             Probe::Lock => "lock_wait",
+            Probe::Deferred => "deferred",
         }
     }
 }
@@ -172,6 +176,8 @@ pub struct TaskLayout {
     pub reserved: u32,
     /// Where tasks are coroutines; else empty.
     pub coroutine: CoroutineLayout,
+    /// Runtime address of the function that runs what is deferred; 0 where nothing is.
+    pub deferred_function: u64,
 }
 
 /// The order of a stored error's fields, which is the compiler's choice.
@@ -500,9 +506,9 @@ pub enum Argument {
     Stack = 15,
 }
 
-const _: () = assert!(size_of::<TaskLayout>() == 64);
+const _: () = assert!(size_of::<TaskLayout>() == 72);
 const _: () = assert!(size_of::<PollPolicy>() == 40);
-const _: () = assert!(size_of::<Target>() == 120);
+const _: () = assert!(size_of::<Target>() == 128);
 const _: () = assert!(size_of::<Cost>() == 8 * (3 * PROBES + 1));
 const _: () = assert!(size_of::<PollFrame>() == 56);
 const _: () = assert!(size_of::<TaskKey>() == 16);

@@ -7,6 +7,7 @@ mod accept;
 mod asleep;
 mod coroutine;
 mod cost;
+mod deferred;
 mod discovery;
 mod emit;
 mod enqueue;
@@ -232,6 +233,11 @@ fn gc_pause(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn lock_wait(ctx: ProbeContext) -> u32 {
     lock::told(&ctx)
+}
+
+#[uprobe]
+fn deferred_work(ctx: ProbeContext) -> u32 {
+    deferred::told(&ctx)
 }
 
 /// Each tick of a CPU's sampling clock.

@@ -4,6 +4,7 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::counter::{COUNTERS, Counter};
+use profiler_common::deferred::{Deferred, DeferredRun};
 use profiler_common::duration::{Clocks, Durations, Pause};
 use profiler_common::event::SampleRecord;
 use profiler_common::event_loop::LoopStats;
@@ -121,6 +122,14 @@ pub static LOCK_WAITS: LruHashMap<u32, LockWait> = LruHashMap::with_max_entries(
 /// Thread ids by the runtime's objects of threads, of those that have waited. Key: [`TaskKey`], of the object.
 #[map]
 pub static LOCK_THREADS: LruHashMap<TaskKey, u32> = LruHashMap::with_max_entries(8192, 0);
+
+/// Deferred work that waits. Allocated beforehand: an allocation at a hit may fail.
+#[map]
+pub static DEFERRED: HashMap<TaskKey, Deferred> = HashMap::with_max_entries(16384, 0);
+
+/// Threads that run deferred work, by thread id. Allocated beforehand, as above.
+#[map]
+pub static DEFERRED_RUNS: HashMap<u32, DeferredRun> = HashMap::with_max_entries(4096, 0);
 
 /// Where processes' runtimes keep when their pauses began.
 #[map]

@@ -9,7 +9,7 @@ use profiler_common::sched::Thread;
 
 use crate::maps::{TARGETS, THREADS, count};
 use crate::sched::now;
-use crate::{discovery, emit, job, offsets, read, request, sched};
+use crate::{deferred, discovery, emit, job, offsets, read, request, sched};
 
 #[inline(always)]
 fn ids(task: *const u8) -> (u32, u32) {
@@ -95,6 +95,9 @@ pub fn exited(task: *const u8) -> i32 {
         job::thread_ended(tid);
     }
     let target = TARGETS.get_ptr(pid);
+    if target.is_some() {
+        deferred::thread_ended(tid);
+    }
     let young = discovery::is_young(pid);
     if target.is_none() && !young {
         return 0;

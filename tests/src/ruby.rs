@@ -15,6 +15,7 @@ pub const ROOT: &str = "PROFILER_RUBY_ROOT";
 pub const FIXTURE: &str = "tests/fixtures/ruby/fibers.rb";
 const WAITS: &str = "tests/fixtures/ruby/waits.rb";
 const LOCKS: &str = "tests/fixtures/ruby/locks.rb";
+const DEFERRED: &str = "tests/fixtures/ruby/deferred.rb";
 
 /// The running program.
 pub struct Fibers {
@@ -47,6 +48,14 @@ impl Fibers {
     /// There is no Ruby.
     pub fn that_lock() -> Fibers {
         Fibers::start_program(LOCKS)
+    }
+
+    /// Starts the one that defers blocks by an extension, in this file.
+    ///
+    /// # Panics
+    /// There is no Ruby.
+    pub fn that_defer(extension: &str) -> Fibers {
+        Fibers::start_command(command(DEFERRED).env("EXTENSION", place_of(extension)))
     }
 
     /// Starts it with this host's Ruby, whichever the others are of.

@@ -14,8 +14,18 @@ const SUITE: &str = "trixie";
 const PACKAGES: &str = "ruby,ruby-async,puma,ruby-rack,unicorn,ruby-sidekiq";
 /// What the tests look for.
 const ROOT: &str = "PROFILER_RUBY_ROOT";
-const TESTS: [&str; 9] =
-    ["fibers", "garbage", "locks", "async_tasks", "reactor_of_fibers", "puma_cluster", "saturated", "unicorn", "jobs"];
+const TESTS: [&str; 10] = [
+    "deferred",
+    "fibers",
+    "garbage",
+    "locks",
+    "async_tasks",
+    "reactor_of_fibers",
+    "puma_cluster",
+    "saturated",
+    "unicorn",
+    "jobs",
+];
 /// The last of them that is installed: an older directory lacks it.
 const LAST: &str = "usr/bin/sidekiq";
 

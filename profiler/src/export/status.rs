@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 use crate::event::Outcome;
 use crate::metrics::own::PushFigures;
 use crate::model::snapshot::{
-    BudgetSnapshot, DiagnosisSnapshot, DiscoverySnapshot, EdgeParent, Evidence, FailedSnapshot, JobsSnapshot,
-    ListenerSnapshot, LongRunSnapshot, LoopSnapshot, PollSnapshot, ProbeCost, RequestsSnapshot, RuntimeSnapshot,
-    Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
+    BudgetSnapshot, DeferredSnapshot, DiagnosisSnapshot, DiscoverySnapshot, EdgeParent, Evidence, FailedSnapshot,
+    JobsSnapshot, ListenerSnapshot, LongRunSnapshot, LoopSnapshot, PollSnapshot, ProbeCost, RequestsSnapshot,
+    RuntimeSnapshot, Snapshot, SpawnSiteSnapshot, TargetSnapshot, TasksSnapshot, TierSnapshot,
 };
 
 /// The document. What was not measured is `null`.
@@ -163,6 +163,7 @@ fn target(target: &TargetSnapshot) -> Value {
         "requests": target.requests.as_ref().map(requests),
         "jobs": target.jobs.as_ref().map(jobs),
         "lock_waits": target.lock_waits.as_ref().map(quantiles),
+        "deferred": target.deferred.as_ref().map(deferred),
         "waits": target.waits.iter().map(|(reason, wait)| (*reason, quantiles(wait))).collect::<BTreeMap<_, _>>(),
         "gc": target.pauses.as_ref().map(|pauses| {
             json!({ "pauses": quantiles(&pauses.pause), "pause_seconds": pauses.pause.sum as f64 / 1e9, "collections": pauses.collections })
@@ -216,6 +217,16 @@ fn requests(requests: &RequestsSnapshot) -> Value {
         "after_reply_now": requests.replied,
         "request": quantiles(&requests.request),
         "after_reply": quantiles(&requests.after_reply),
+    })
+}
+
+fn deferred(deferred: &DeferredSnapshot) -> Value {
+    let (waiting, running) = deferred.now.unzip();
+    json!({
+        "waiting": waiting,
+        "running": running,
+        "wait": quantiles(&deferred.wait),
+        "run": quantiles(&deferred.run),
     })
 }
 

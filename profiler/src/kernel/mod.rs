@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod btf;
 pub mod capability;
 pub mod clock;
+pub mod deferred;
 pub mod discovery;
 pub mod durations;
 pub mod enqueue;

@@ -15,8 +15,8 @@ use super::series::{Labels, Page, scaled};
 use super::table::{Id, METRICS, Unit};
 use crate::event::Outcome;
 use crate::model::snapshot::{
-    BudgetSnapshot, GroupKey, GroupSnapshot, JobsSnapshot, ListenerSnapshot, PollSnapshot, RequestsSnapshot,
-    RuntimeSnapshot, SchedSnapshot, Snapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
+    BudgetSnapshot, DeferredSnapshot, GroupKey, GroupSnapshot, JobsSnapshot, ListenerSnapshot, PollSnapshot,
+    RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, Snapshot, TargetSnapshot, TaskTypeSnapshot, TasksSnapshot,
 };
 use crate::status::ProbeState;
 
@@ -192,6 +192,9 @@ impl<'a> Filler<'_, 'a> {
         if let Some(waits) = &target.lock_waits {
             self.histogram(Id::RuntimeLockWaitSeconds, ["", ""], waits);
         }
+        if let Some(deferred) = &target.deferred {
+            self.deferred(deferred);
+        }
         for (reason, wait) in &target.waits {
             self.histogram(Id::TaskWaitSeconds, [reason, ""], wait);
         }
@@ -319,6 +322,16 @@ impl<'a> Filler<'_, 'a> {
         }
         self.histogram(Id::RequestSeconds, ["", ""], &requests.request);
         self.histogram(Id::AfterReplySeconds, ["", ""], &requests.after_reply);
+    }
+
+    fn deferred(&mut self, deferred: &'a DeferredSnapshot) {
+        self.histogram(Id::DeferredWaitSeconds, ["", ""], &deferred.wait);
+        self.histogram(Id::DeferredRunSeconds, ["", ""], &deferred.run);
+        if let Some((waiting, running)) = deferred.now.filter(|_| !self.unknown.lifecycle) {
+            for (state, work) in [("waiting", waiting), ("running", running)] {
+                self.number(Id::DeferredWork, [state, ""], work as f64);
+            }
+        }
     }
 
     fn jobs(&mut self, jobs: &'a JobsSnapshot) {

@@ -209,6 +209,7 @@ const FOUND: &str = "tier 0, the runtime's lists of tasks; walked at the attach"
 const PAUSES: &str =
     "tier 1, at the runtime's own looks at the clock; every pause while `probe_state` of `gc_pause` is `attached`";
 const LOCKS: &str = "tier 2, where the runtime waits for its lock; every wait while `probe_state` of `lock_wait` is `attached`, in windows while it is `sampled`: then counts are samples, of the time that `probe_covered_seconds_total` tells";
+const DEFERRED: &str = "tier 1, where a library puts work into its queue, runs it and has run it; everything while `probe_state` of `deferred` is `attached`; absent where no such library was loaded (Ruby: iodine, which Rage runs on)";
 const READ: &str = "read at the scrape";
 const MEMORY: &str = "tier 0, the runtime's own memory; read at the scrape, at most once a second";
 const LISTS: &str =
@@ -368,6 +369,13 @@ metrics! {
 
     RuntimeLockWaitSeconds "runtime_lock_wait_seconds" Histogram Seconds Runtime Target Sum [] "", LOCKS,
         "Time that threads waited for the lock under which the runtime runs its code one thread at a time, until they had it. Who got it at once has not waited.";
+
+    DeferredWaitSeconds "deferred_wait_seconds" Histogram Seconds Runtime Target Sum [] "", DEFERRED,
+        "Time from when work was deferred until it was run. Work that was deferred before it was seen has none.";
+    DeferredRunSeconds "deferred_run_seconds" Histogram Seconds Runtime Target Sum [] "", DEFERRED,
+        "Time for which deferred work was run, with its waits for locks.";
+    DeferredWork "deferred_work" Gauge Count Runtime Target Sum ["state"] "`state`: `waiting`, `running`", DEFERRED,
+        "Work that was deferred, since it is seen, and waits to be run, and work that is run now. Absent while it is not seen all the time.";
 
     RuntimeWorkers "runtime_workers" Gauge Count Runtime Target Sum [] "", MEMORY,
         "Threads that the runtime runs tasks on.";

@@ -10,10 +10,10 @@ use super::own::PushFigures;
 use super::table::{Id, Kind, METRICS, PREFIX, TARGET_LABELS, Unit};
 use super::*;
 use crate::model::snapshot::{
-    BudgetSnapshot, ClusterSnapshot, ConfigSnapshot, CpuSnapshot, DiscoverySnapshot, GroupKey, GroupSnapshot,
-    IdentitySnapshot, JobsSnapshot, ListenerSnapshot, LoopSnapshot, NodeBudgetSnapshot, PauseSnapshot, PollSnapshot,
-    ProbeCost, ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot, TargetSnapshot,
-    TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
+    BudgetSnapshot, ClusterSnapshot, ConfigSnapshot, CpuSnapshot, DeferredSnapshot, DiscoverySnapshot, GroupKey,
+    GroupSnapshot, IdentitySnapshot, JobsSnapshot, ListenerSnapshot, LoopSnapshot, NodeBudgetSnapshot, PauseSnapshot,
+    PollSnapshot, ProbeCost, ProfilerSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot, SpawnSiteSnapshot,
+    TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot, ThrottledSnapshot, TierSnapshot, UnfinishedPolls,
 };
 use crate::status::{ProbeState, TargetStatus};
 
@@ -127,6 +127,7 @@ fn target(pid: u32, names: &[&str]) -> TargetSnapshot {
         }),
         jobs: Some(JobsSnapshot { job: recorded(&[5000]), fetch: recorded(&[700]), busy: 1, idle: 2 }),
         lock_waits: Some(recorded(&[9000])),
+        deferred: Some(DeferredSnapshot { wait: recorded(&[8000]), run: recorded(&[6000]), now: Some((3, 1)) }),
         waits: vec![("sleep", recorded(&[9000]))],
         pauses: Some(PauseSnapshot { pause: recorded(&[1500]), collections: Some(4) }),
         tasks: Some(TasksSnapshot {
@@ -299,12 +300,12 @@ fn label_values_are_escaped() {
 fn what_was_not_measured_is_absent() {
     let mut bare = target(1, &["a"]);
     (bare.sched, bare.figures, bare.threads, bare.processes) = (None, None, None, None);
-    bare.jobs = None;
+    (bare.jobs, bare.deferred) = (None, None);
     bare.listeners = vec![ListenerSnapshot { listener: "[::1]:80".into(), ..ListenerSnapshot::default() }];
     bare.status.set("task_complete", ProbeState::Unsupported, "not found");
     bare.status.set("task_outcome", ProbeState::Unsupported, "not found");
     let page = checked(vec![bare], Own::default());
-    for absent in ["sched_", "accept", "threads", "tasks_alive", "lifetime", "panicked", "process_cpu"] {
+    for absent in ["sched_", "accept", "threads", "deferred", "tasks_alive", "lifetime", "panicked", "process_cpu"] {
         let sample = |line: &&str| !line.starts_with('#') && line.split('{').next().unwrap().contains(absent);
         let label = |line: &&str| line.contains(&format!("outcome=\"{absent}\""));
         assert_eq!(page.lines().find(|line| sample(line) || label(line)), None);
@@ -431,7 +432,7 @@ fn a_sum_that_lacks_something_is_absent() {
     let check = |gone, alive, [lifecycle, polls]: [bool; 2], living: Option<u64>| {
         let page = shared_page(gone, alive);
         assert_eq!([has(&page, "tasks_spawned_total"), has(&page, "task_polls_total")], [lifecycle, polls], "{page}");
-        assert_eq!(has(&page, "tasks_completed_total"), lifecycle);
+        assert_eq!([has(&page, "tasks_completed_total"), has(&page, "deferred_work")], [lifecycle; 2]);
         assert_eq!(has(&page, "task_wakes_total"), polls);
         let rows = ["task_lifetime_seconds_count", "task_poll_seconds_count", "task_slowest_poll_seconds"];
         assert!(rows.into_iter().all(|row| has(&page, row)), "{page}");

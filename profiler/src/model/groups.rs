@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::histogram::Histogram;
 
 use super::snapshot::{
-    JobsSnapshot, ListenerSnapshot, LoopSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot, TaskTypeSnapshot,
-    TasksSnapshot, ThreadsSnapshot,
+    DeferredSnapshot, JobsSnapshot, ListenerSnapshot, LoopSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot,
+    TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot,
 };
 
 /// What is over a bound is summed under this name.
@@ -324,6 +324,18 @@ fn absorb(into: &mut TargetSnapshot, from: &TargetSnapshot, room: &mut Room) {
             None => {
                 room.take(2);
                 into.jobs = Some(JobsSnapshot { busy: 0, idle: 0, ..from.clone() });
+            }
+        }
+    }
+    if let Some(from) = &from.deferred {
+        match &mut into.deferred {
+            Some(into) => {
+                into.wait.merge(&from.wait);
+                into.run.merge(&from.run);
+            }
+            None => {
+                room.take(2);
+                into.deferred = Some(DeferredSnapshot { now: None, ..from.clone() });
             }
         }
     }

@@ -107,6 +107,8 @@ pub struct TargetSnapshot {
     pub requests: Option<RequestsSnapshot>,
     /// Jobs that its threads take; `None` where not measured, or none has asked for one.
     pub jobs: Option<JobsSnapshot>,
+    /// Work that its runtime defers; `None` where not measured.
+    pub deferred: Option<DeferredSnapshot>,
     /// Pauses of the runtime; `None` where not measured.
     pub pauses: Option<PauseSnapshot>,
     /// How long threads waited for the lock under which the runtime runs its code, nanoseconds; `None` where not measured.
@@ -123,6 +125,17 @@ pub struct TargetSnapshot {
     pub threads: Option<u64>,
     /// Processes that are summed in this target: itself and its forked children.
     pub processes: Option<u64>,
+}
+
+/// Work that a runtime puts into a queue, to be run later. Durations in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct DeferredSnapshot {
+    /// From when it was deferred until it was run.
+    pub wait: Histogram,
+    /// From there until it was done.
+    pub run: Histogram,
+    /// How much waits and how much is run, now; `None` where it was not seen all the time.
+    pub now: Option<(u64, u64)>,
 }
 
 /// Pauses for which a runtime stops its tasks.

@@ -1,6 +1,7 @@
 //! Adapters, one folder per runtime: what a binary is, where to probe it, and what its records mean.
 //! Never an exporter, never another runtime, never aya.
 
+pub mod extension;
 mod place;
 mod record;
 pub mod ruby;
@@ -17,6 +18,7 @@ use profiler_common::event::TaskRecord;
 pub use profiler_common::map::IdPlace;
 use profiler_common::map::{Argument, TaskLayout};
 
+pub use self::extension::{Extension, ExtensionPlan};
 pub use self::place::{SpawnSite, short_path};
 pub use self::record::{Instance, Untranslated};
 pub use self::stack::PollCode;
@@ -54,6 +56,11 @@ pub trait Runtime: Sync {
     /// How often a process has collected garbage since it began, where it is kept beside its clocks: those that its pauses have
     /// shown at the lowest and the highest address. `None` where that is not known.
     fn collections(&self, _: &Plan, _: &dyn Memory, _low: u64, _high: u64) -> Option<u64> {
+        None
+    }
+
+    /// A library of others that processes of this runtime may load, and that has work of its own to be seen.
+    fn extension(&self) -> Option<&'static Extension> {
         None
     }
 
@@ -211,11 +218,13 @@ pub enum Hook {
     /// A thread waits for the lock under which the runtime runs its code, or does so no longer; the displacement says what the
     /// site tells: one of [`profiler_common::lock::tells`].
     Lock,
+    /// Work is deferred, run, or done; the displacement says which: one of [`profiler_common::deferred::tells`].
+    Deferred,
 }
 
 impl Hook {
     /// All hooks. Ends come before beginnings: what ends is not measured before it was seen to begin.
-    pub const ALL: [Hook; 10] = [
+    pub const ALL: [Hook; 11] = [
         Hook::Complete,
         Hook::PollEnd,
         Hook::WakeByValue,
@@ -226,6 +235,7 @@ impl Hook {
         Hook::Pause,
         Hook::Wait,
         Hook::Lock,
+        Hook::Deferred,
     ];
 
     /// Whether it tells of polls and wakes, rather than of a task's birth or end.

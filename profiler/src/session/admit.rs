@@ -155,6 +155,7 @@ impl Session {
         }
         watched.follow_requests(&mut self.kernel, self.requests.as_ref());
         watched.attach_runtime(&mut self.kernel, &mut self.table, &mut self.builds, self.tasks);
+        watched.look_for_extension(&mut self.kernel, &mut self.builds, clock::monotonic_ns());
         watched.sample(&mut self.kernel, &mut self.table, &self.clock);
         Ok(())
     }
@@ -195,7 +196,7 @@ impl Session {
             while self.drain() {}
             let now_ns = clock::monotonic_ns();
             // Of what has ended nothing is open.
-            let mut counted = Counted::read(&mut self.kernel, false);
+            let mut counted = Counted::read(&mut self.kernel, false, false);
             let Session { kernel, listener_slots, table, targets, retired, .. } = self;
             for slot in slots {
                 let Some(watched) = targets.get_mut(*slot) else { continue };
@@ -227,6 +228,11 @@ impl Session {
     fn release(&mut self, slot: u32) {
         if let Some(watched) = self.targets.get_mut(slot) {
             detach(watched.stop(&mut self.kernel));
+            if watched.sees_deferred()
+                && let Err(e) = self.kernel.forget_deferred_of(slot)
+            {
+                log::warn!("{e}");
+            }
             // None is followed any more from here on: those that there are, are all.
             self.kernel.remove_threads(&watched.threads());
         }

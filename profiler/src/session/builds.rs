@@ -10,7 +10,9 @@ use memmap2::{Mmap, UncheckedAdvice};
 use super::image::Refusal;
 use super::sites::Paths;
 use crate::model::task::{SiteInfo, TypeInfo};
-use crate::runtime::{IsLibrary, Lineage, Plan, RUNTIMES, Runtime, SpawnSite, TaskType, WalkAt, library_of};
+use crate::runtime::{
+    Extension, ExtensionPlan, IsLibrary, Lineage, Plan, RUNTIMES, Runtime, SpawnSite, TaskType, WalkAt, library_of,
+};
 use crate::status::ProbeState;
 use crate::target::elf::{Binary, Segment};
 use crate::target::process::{FileId, Image};
@@ -74,6 +76,16 @@ pub(super) struct Builds {
     known: HashMap<FileId, Known>,
     /// The one that was asked for last is kept: whoever asks whether to attach will want it again.
     last: Option<Rc<Build>>,
+    /// Extensions; else why nothing of them is to be probed.
+    extensions: HashMap<FileId, Result<Rc<ExtensionBuild>, String>>,
+}
+
+/// One build of an extension, read and understood.
+pub(super) struct ExtensionBuild {
+    /// What of it is loaded, and where.
+    pub segments: Vec<Segment>,
+    /// What to probe.
+    pub plan: ExtensionPlan,
 }
 
 impl Builds {
@@ -112,6 +124,27 @@ impl Builds {
             Found::Here(build) => Ok(build),
             Found::InLibrary(..) => Err(Refusal::unsupported("the runtime's library has it in yet another library")),
         }
+    }
+
+    /// The build of an extension.
+    ///
+    /// # Errors
+    /// Nothing of it can be probed.
+    pub fn of_extension(&mut self, extension: &Extension, library: &Image) -> Result<Rc<ExtensionBuild>, String> {
+        if let Some(known) = self.extensions.get(&library.file_id) {
+            return known.clone();
+        }
+        if self.extensions.len() >= MOST {
+            self.extensions.clear();
+        }
+        let read = || -> Result<Rc<ExtensionBuild>, String> {
+            let bytes = library.read_library()?;
+            let binary = Binary::parse(&bytes).map_err(|e| e.to_string())?;
+            Ok(Rc::new(ExtensionBuild { segments: binary.segments.clone(), plan: (extension.plan)(&binary)? }))
+        };
+        let build = read();
+        self.extensions.insert(library.file_id, build.clone());
+        build
     }
 
     fn find(&mut self, id: FileId, read: impl FnOnce() -> Result<Found, Refusal>) -> Result<Found, Refusal> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::histogram::Histogram;
 use crate::kernel::KernelError;
+use crate::kernel::deferred::DeferredNow;
 use crate::kernel::load::Kernel;
 use crate::kernel::polls::TypePolls;
 use crate::kernel::request::OpenRequests;
@@ -13,6 +14,7 @@ pub(super) struct Counted {
     polls: HashMap<u32, Vec<TypePolls>>,
     durations: HashMap<u32, HashMap<u32, Histogram>>,
     open: HashMap<u32, OpenRequests>,
+    deferred: HashMap<u32, DeferredNow>,
 }
 
 /// What one slot has.
@@ -22,16 +24,19 @@ pub(super) struct OfSlot {
     pub polls: Vec<TypePolls>,
     /// What its threads do just now for those who ask something of it.
     pub open: OpenRequests,
+    /// Deferred work.
+    pub deferred: DeferredNow,
     durations: HashMap<u32, Histogram>,
 }
 
 impl Counted {
-    /// Reads all; what cannot be read is missing, and the log says so. What is open only where that `is_open_asked`.
-    pub fn read(kernel: &mut Kernel, is_open_asked: bool) -> Counted {
+    /// Reads all; what cannot be read is missing, and the log says so. Open requests and deferred work only where there are any.
+    pub fn read(kernel: &mut Kernel, requests: bool, deferred: bool) -> Counted {
         Counted {
             polls: or_none(kernel.types()),
             durations: or_none(kernel.durations()),
-            open: if is_open_asked { or_none(kernel.open_requests()) } else { HashMap::new() },
+            open: if requests { or_none(kernel.open_requests()) } else { HashMap::new() },
+            deferred: if deferred { or_none(kernel.deferred()) } else { HashMap::new() },
         }
     }
 
@@ -40,6 +45,7 @@ impl Counted {
         OfSlot {
             polls: self.polls.remove(&slot).unwrap_or_default(),
             open: self.open.remove(&slot).unwrap_or_default(),
+            deferred: self.deferred.remove(&slot).unwrap_or_default(),
             durations: self.durations.remove(&slot).unwrap_or_default(),
         }
     }

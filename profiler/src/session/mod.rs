@@ -356,6 +356,12 @@ impl Session {
             self.tally.foreign_process += 1;
             return;
         };
+        if record.header.kind != kind::PROCESS_FORKED
+            && watched.sees_deferred()
+            && let Err(e) = self.kernel.forget_deferred_by(pid)
+        {
+            log::warn!("{e}");
+        }
         match record.header.kind {
             kind::PROCESS_FORKED => {
                 self.tally.forked += 1;
@@ -443,6 +449,7 @@ impl Session {
             if watched.attach_awaited(&mut self.kernel, &mut self.table, &mut self.builds, self.tasks) {
                 watched.sample(&mut self.kernel, &mut self.table, &self.clock);
             }
+            watched.look_for_extension(&mut self.kernel, &mut self.builds, now);
             watched.adopt_children(&mut self.kernel);
             watched.collect_ended_loops(&mut self.kernel);
             watched.look_at_cgroups(now);

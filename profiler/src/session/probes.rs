@@ -59,6 +59,34 @@ impl Probes {
         Ok(probes)
     }
 
+    /// Adds probes of another file, of which none is of polls, and attaches them where their tier is.
+    ///
+    /// # Errors
+    /// The kernel refuses; nothing of this call is left attached.
+    pub fn add(&mut self, kernel: &mut Kernel, specs: &[ProbeSpec], file: &Path) -> Result<(), KernelError> {
+        const TIER: usize = Tier::Lifecycle as usize;
+        let mut added = Vec::new();
+        for hook in Hook::ALL {
+            let sites: Vec<Site> =
+                specs.iter().filter(|probe| probe.hook == hook).map(|probe| site(probe, 0)).collect();
+            if !sites.is_empty() {
+                added.push(kernel.prepare_uprobes(program(hook), self.mechanism, file, sites)?);
+            }
+        }
+        let mut links = Vec::new();
+        for &pid in self.by_process.keys().filter(|_| self.open[TIER]) {
+            links.push((pid, attach_all(&added, pid)?));
+        }
+        for (pid, links) in links {
+            if let Some(process) = self.by_process.get_mut(&pid) {
+                process[TIER].get_or_insert_default().absorb(links);
+            }
+        }
+        self.prepared[TIER].extend(added);
+        self.sites[TIER] += specs.len();
+        Ok(())
+    }
+
     /// How they are attached, for people.
     pub fn mechanism(&self) -> &'static str {
         match self.mechanism {
@@ -118,11 +146,7 @@ impl Probes {
     }
 
     fn attach(&self, tier: Tier, pid: u32) -> Result<Links, KernelError> {
-        let mut links = Links::default();
-        for prepared in &self.prepared[tier as usize] {
-            links.absorb(prepared.attach(Some(pid))?);
-        }
-        Ok(links)
+        attach_all(&self.prepared[tier as usize], pid)
     }
 
     /// The processes that have probes.
@@ -158,10 +182,18 @@ impl Probes {
     }
 }
 
+fn attach_all(prepared: &[Prepared], pid: u32) -> Result<Links, KernelError> {
+    let mut links = Links::default();
+    for prepared in prepared {
+        links.absorb(prepared.attach(Some(pid))?);
+    }
+    Ok(links)
+}
+
 /// The tier of a hook: where parents are found by polls, these belong to births.
 fn tier_of(hook: Hook, lineage: Lineage) -> Tier {
     match hook {
-        Hook::Spawn | Hook::Complete | Hook::Transfer | Hook::Pause => Tier::Lifecycle,
+        Hook::Spawn | Hook::Complete | Hook::Transfer | Hook::Pause | Hook::Deferred => Tier::Lifecycle,
         Hook::PollStart | Hook::PollEnd if lineage == Lineage::PollStack => Tier::Lifecycle,
         _ => Tier::Polls,
     }
@@ -169,13 +201,18 @@ fn tier_of(hook: Hook, lineage: Lineage) -> Tier {
 
 fn sites_of(plan: &Plan, hook: Hook) -> Vec<Site> {
     let numbered = plan.probes.iter().enumerate().filter(|(_, probe)| probe.hook == hook);
-    numbered.map(|(number, probe)| Site { offset: probe.file_offset, cookie: cookie(plan, number, probe) }).collect()
+    let site = |(number, probe): (usize, &ProbeSpec)| {
+        let Site { offset, cookie } = site(probe, number as u16);
+        let cookie = if plan.wants_stacks(probe) { Cookie(cookie).with_stacks().0 } else { cookie };
+        Site { offset, cookie }
+    };
+    numbered.map(site).collect()
 }
 
 /// The kernel half is told at each hit which site it was, and where its task is.
-fn cookie(plan: &Plan, number: usize, probe: &ProbeSpec) -> u64 {
-    let cookie = Cookie::new(probe.argument, probe.displacement, probe.id, probe.kind.is_some(), number as u16);
-    if plan.wants_stacks(probe) { cookie.with_stacks().0 } else { cookie.0 }
+fn site(probe: &ProbeSpec, number: u16) -> Site {
+    let cookie = Cookie::new(probe.argument, probe.displacement, probe.id, probe.kind.is_some(), number);
+    Site { offset: probe.file_offset, cookie: cookie.0 }
 }
 
 /// All programs of task probes.
@@ -195,5 +232,6 @@ const fn program(hook: Hook) -> &'static str {
         Hook::Pause => "gc_pause",
         Hook::Wait => "task_wait",
         Hook::Lock => "lock_wait",
+        Hook::Deferred => "deferred_work",
     }
 }

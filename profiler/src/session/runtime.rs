@@ -9,7 +9,7 @@ use profiler_common::map::{Target as TargetEntry, TaskLayout, target_flag};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::builds::Build;
-use super::image::{Code, Refusal};
+use super::image::{Code, Loaded, Refusal};
 use super::kinds::Kinds;
 use super::probes::Probes;
 use super::sites::SpawnSites;
@@ -257,6 +257,31 @@ impl Runtime {
         self.announce(kernel, spending).map_err(Refusal::broken)
     }
 
+    /// Probes an extension of it as well.
+    ///
+    /// # Errors
+    /// The kernel refuses; nothing of this call is left attached.
+    pub fn add_extension(
+        &mut self,
+        kernel: &mut Kernel,
+        spending: &Spending,
+        extension: &Loaded,
+    ) -> Result<(), KernelError> {
+        self.probes.add(kernel, &extension.build.plan.probes, &extension.path)?;
+        self.layout.deferred_function = extension.load_bias.wrapping_add(extension.build.plan.deferred_function);
+        self.announce(kernel, spending)
+    }
+
+    /// Whether work that it defers is seen.
+    pub fn sees_deferred(&self) -> bool {
+        self.layout.deferred_function != 0
+    }
+
+    /// Whether a tier is measured without a gap.
+    pub fn is_continuous(&self, tier: Tier) -> bool {
+        self.continuous[tier as usize]
+    }
+
     /// Lets the CPU clock sample it, too.
     ///
     /// # Errors
@@ -347,6 +372,9 @@ impl Runtime {
                     // What was seen before the gap is void.
                     self.span += 1;
                     self.window += 1;
+                    if self.sees_deferred() {
+                        kernel.forget_deferred_of(self.slot)?;
+                    }
                 }
             } else if open && !want {
                 gone.absorb(self.probes.close(tier));

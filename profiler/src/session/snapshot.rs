@@ -29,7 +29,8 @@ impl Session {
         let now = clock::monotonic_ns();
         self.table.advance(now);
         let mut tasks = self.table.tasks();
-        let mut counted = Counted::read(&mut self.kernel, self.options.requests);
+        let deferred = self.targets.iter().any(Watched::sees_deferred);
+        let mut counted = Counted::read(&mut self.kernel, self.options.requests, deferred);
         let (kernel, slots, table) = (&mut self.kernel, &mut self.listener_slots, &self.table);
         let of = |watched: &mut Watched| {
             let counted = counted.take(watched.slot());

@@ -54,7 +54,7 @@ impl Spending {
             .flat_map(|plan| plan.probes.iter().filter(|probe| !probe.emulated).map(|probe| probe_of(probe.hook)))
             .collect();
         let mut tiers = [
-            vec![Probe::Spawn, Probe::Complete, Probe::Transfer, Probe::Pause],
+            vec![Probe::Spawn, Probe::Complete, Probe::Transfer, Probe::Pause, Probe::Deferred],
             vec![Probe::Wake, Probe::Wait, Probe::Lock],
         ];
         let lineage = plan.map(|plan| plan.lineage);
@@ -218,5 +218,6 @@ const fn probe_of(hook: Hook) -> Probe {
         Hook::Pause => Probe::Pause,
         Hook::Wait => Probe::Wait,
         Hook::Lock => Probe::Lock,
+        Hook::Deferred => Probe::Deferred,
     }
 }

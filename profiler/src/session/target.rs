@@ -1,6 +1,7 @@
 //! One watched process with its forked children: what is attached to it, and what is measured on it.
 
 mod budget;
+mod extension;
 mod listening;
 mod runtime;
 mod snapshot;
@@ -10,6 +11,7 @@ use std::collections::HashSet;
 use profiler_common::event::{TaskRecord, ThreadRecord, thread_flag};
 use profiler_common::sched::cause;
 
+use self::extension::Lookout;
 use super::accept::{Probed, Slots};
 use super::builds::Builds;
 use super::claim::Claim;
@@ -57,6 +59,8 @@ pub(super) struct Watched {
     loops: Loops,
     /// Whether its runtime is in a library that was not loaded when it was looked for.
     awaited: bool,
+    /// When it is looked for its runtime's extension.
+    lookout: Lookout,
     /// Images that it has run.
     images: u32,
     /// Since when it is watched.
@@ -101,6 +105,7 @@ impl Watched {
             threads: Threads::default(),
             loops: Loops::default(),
             awaited: false,
+            lookout: Lookout::SOON,
             images: 1,
             since_ns: clock::monotonic_ns(),
             balanced_ns: 0,
@@ -285,8 +290,9 @@ impl Watched {
             Ok(process) => self.process = process,
             Err(e) => log::debug!("{e}"),
         }
-        let of_runtime =
-            |row: &ProbeRow| row.probe.starts_with("task") || ["gc_pause", "lock_wait"].contains(&&*row.probe);
+        let of_runtime = |row: &ProbeRow| {
+            row.probe.starts_with("task") || ["gc_pause", "lock_wait", extension::ROW].contains(&&*row.probe)
+        };
         self.status.probes.retain(|row| !of_runtime(row));
         (self.accepts, self.accept_tried) = (None, false);
         (self.runtime_name, self.runtime_version) = ("none", None);

@@ -15,6 +15,7 @@ mod async_tasks;
 mod bad_input;
 mod budget;
 mod churn;
+mod deferred;
 mod deploy;
 mod diagnosis;
 mod endpoint;

@@ -4,6 +4,7 @@
 //! it, in the executable; both export what extensions call.
 
 mod collector;
+mod iodine;
 mod layout;
 mod lock;
 mod naming;
@@ -19,8 +20,8 @@ use profiler_common::map::TaskLayout;
 
 use self::naming::Names;
 use super::{
-    Argument, Command, DetectError, Hook, IdPlace, IsLibrary, Lineage, Naming, Plan, ProbeSpec, Runtime, Signal,
-    SpawnPath, SpawnSite, WalkAt,
+    Argument, Command, DetectError, Extension, Hook, IdPlace, IsLibrary, Lineage, Naming, Plan, ProbeSpec, Runtime,
+    Signal, SpawnPath, SpawnSite, WalkAt,
 };
 use crate::target::elf::Binary;
 use crate::target::memory::Memory;
@@ -51,6 +52,10 @@ impl Runtime for Ruby {
 
     fn refuses(&self, command: &Command<'_>) -> Option<&'static str> {
         other::named(command)
+    }
+
+    fn extension(&self) -> Option<&'static Extension> {
+        Some(&iodine::IODINE)
     }
 
     fn naming(&self, plan: &Plan) -> Option<Box<dyn Naming>> {

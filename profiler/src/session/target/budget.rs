@@ -1,6 +1,6 @@
 //! What probing costs a watched process, and what is attached or detached for it. Never how the account decides.
 
-use super::{Runtime, Spending, Watched};
+use super::{Runtime, Spending, Watched, extension};
 use crate::budget::governor::{Mode, Tier};
 use crate::kernel::attach::Links;
 use crate::kernel::load::Kernel;
@@ -12,7 +12,7 @@ use crate::status::ProbeState;
 const BALANCE_NS: u64 = 40_000_000;
 const CALM_BALANCE_NS: u64 = 200_000_000;
 /// Rows of the status that the budget switches, by tier.
-const LIFECYCLE: &[&str] = &["task_spawn", "task_complete", "task_parent", "task_outcome", "gc_pause"];
+const LIFECYCLE: &[&str] = &["task_spawn", "task_complete", "task_parent", "task_outcome", "gc_pause", extension::ROW];
 const POLLS: &[&str] = &["task_polls", "task_wakes", "task_wait", "lock_wait"];
 
 impl Watched {

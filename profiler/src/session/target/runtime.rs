@@ -10,6 +10,7 @@ use super::super::probes::Probes;
 use super::super::runtime::{Overdue, Runtime, Tasks};
 use super::super::sample::Clock;
 use super::super::walk::Walker;
+use super::extension::Lookout;
 use super::{Spending, Watched};
 use crate::kernel::KernelError;
 use crate::kernel::clock::online_cpus;
@@ -111,7 +112,7 @@ impl Watched {
             let why = why.unwrap_or_else(|| "single uprobes are not detached in time".to_owned());
             self.status.set(signal, ProbeState::Unsupported, why);
         }
-        (self.runtime, self.spending) = (Some(runtime), Some(spending));
+        (self.runtime, self.spending, self.lookout) = (Some(runtime), Some(spending), Lookout::SOON);
         Ok(())
     }
 

@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 
 use profiler_common::coroutine::wait;
-use profiler_common::duration::{LOCK_KIND, PAUSE_KIND};
+use profiler_common::duration::{DEFERRED_RUN_KIND, DEFERRED_WAIT_KIND, LOCK_KIND, PAUSE_KIND};
 use profiler_common::sched::{SchedStats, cause};
 use rustc_hash::FxHashMap;
 
-use super::{Slots, Spending, Watched};
+use super::{Slots, Spending, Watched, extension};
+use crate::budget::governor::Tier;
 use crate::histogram::Histogram;
 use crate::kernel::feature::Feature;
 use crate::kernel::load::Kernel;
 use crate::model::snapshot::{
-    IdentitySnapshot, ListenerSnapshot, PauseSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot,
+    DeferredSnapshot, IdentitySnapshot, ListenerSnapshot, PauseSnapshot, SchedSnapshot, TargetSnapshot, TasksSnapshot,
 };
 use crate::model::table::{Table, TargetId};
 use crate::session::counted::OfSlot;
@@ -45,6 +46,7 @@ impl Watched {
         let pauses = self.pause_snapshot(kernel, &mut counted);
         let waits = self.wait_snapshots(&mut counted);
         let lock_waits = self.is_measured("lock_wait").then(|| counted.durations(LOCK_KIND));
+        let deferred = self.deferred_snapshot(&mut counted);
         let jobs = if self.is_measured("jobs") { request::jobs(&mut counted) } else { None };
         let of = |connections: &Connections| {
             connections.snapshot(kernel, self.listeners.as_mut(), (self.slot, &counted.open), since_ns)
@@ -54,6 +56,7 @@ impl Watched {
             pauses,
             waits,
             lock_waits,
+            deferred,
             pid: self.process.pid,
             process: self.process.comm.clone(),
             runtime: self.runtime_name,
@@ -92,6 +95,18 @@ impl Watched {
         }
         let build = self.runtime.as_ref().map(|runtime| runtime.build());
         Some(self.pauses.snapshot(kernel, build, counted.durations(PAUSE_KIND), self.process.pid, &self.members))
+    }
+
+    fn deferred_snapshot(&self, counted: &mut OfSlot) -> Option<DeferredSnapshot> {
+        if !self.is_measured(extension::ROW) {
+            return None;
+        }
+        let seen = self.runtime.as_ref().is_some_and(|runtime| runtime.is_continuous(Tier::Lifecycle));
+        Some(DeferredSnapshot {
+            wait: counted.durations(DEFERRED_WAIT_KIND),
+            run: counted.durations(DEFERRED_RUN_KIND),
+            now: seen.then_some((counted.deferred.waiting, counted.deferred.running)),
+        })
     }
 
     fn sched_snapshot(&mut self, kernel: &mut Kernel, since_ns: u64, now_ns: u64) -> Option<SchedSnapshot> {
