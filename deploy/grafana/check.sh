@@ -158,7 +158,7 @@ checked=0
 # What need not be on the page: no CPU limit can be set here; there is no budget; one of the server's two runtimes does
 # nothing, so that its workers are not recognised.
 # The server is in no container, and as a rule in no unit, and its threads are workers and no loops. No API is asked for names, and nothing is pushed.
-optional='cpu_throttled_seconds overhead_budget_ratio runtime_worker runtime_queue_depth target_container_info
+optional='cpu_throttled_seconds overhead_budget_ratio deferred_ runtime_worker runtime_queue_depth target_container_info
     target_unit_info loop_ program_runs_missed_total kubernetes_ discovery_undecided discovery_unnamed otlp_'
 page=$(get "https://127.0.0.1:$metrics_port/metrics")
 is_absent() { # QUERY

@@ -14,7 +14,13 @@ use crate::shared;
 #[inline(always)]
 pub fn told(ctx: &ProbeContext) -> u32 {
     let Some(hit) = hit(ctx, Probe::Deferred) else { return 0 };
+    // SAFETY: a live map value.
+    let function = unsafe { (*hit.target).layout.deferred_function };
     match hit.cookie.displacement() {
+        // It is told once all is attached.
+        _ if function == 0 => {}
+        // Other work goes through the same queue.
+        tells::DEFERRED if hit.registers.get(Argument::Rdi as usize) != function => {}
         tells::DEFERRED => deferred(&hit),
         tells::BEGINS => begins(&hit),
         _ => ends(&hit),
@@ -25,12 +31,6 @@ pub fn told(ctx: &ProbeContext) -> u32 {
 
 #[inline(always)]
 fn deferred(hit: &Hit) {
-    // SAFETY: a live map value.
-    let function = unsafe { (*hit.target).layout.deferred_function };
-    // Other work goes through the same queue.
-    if hit.registers.get(Argument::Rdi as usize) != function {
-        return;
-    }
     let key = hit.key(hit.task);
     if let Some(deferred) = DEFERRED.get_ptr_mut(key) {
         // SAFETY: a live map value, and aligned.

@@ -260,6 +260,19 @@ const RUBY_ROWS: &[Row] = &[
         },
     },
     Row {
+        title: "Deferred blocks",
+        panels: panels! {
+            "Waiting and running" Lines "short" 6 "Blocks that iodine defers, as Rage has it do. Absent while they are only sampled, and without iodine."
+                [("sum by (namespace, pod, container, process, state) (profiler_deferred_work{RUBY})", "WHO {{state}}")];
+            "Deferred" Lines "ops" 6 "That are run."
+                [("sum by (namespace, pod, container, process) (rate(profiler_deferred_wait_seconds_count{RUBY}[$__rate_interval]))", "WHO")];
+            "Waits, p99" Lines "s" 6 "From when it was deferred until a thread runs it: the event loop is behind by so much."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_deferred_wait_seconds_bucket{RUBY}[$__rate_interval])))", "WHO")];
+            "Runs, p99" Lines "s" 6 "Nothing else is run by that thread meanwhile."
+                [("histogram_quantile(0.99, sum by (namespace, pod, container, process, le) (rate(profiler_deferred_run_seconds_bucket{RUBY}[$__rate_interval])))", "WHO")];
+        },
+    },
+    Row {
         title: "Jobs",
         panels: panels! {
             "Threads that take jobs" Lines "short" 8 "With --requests, as all of this row: jobs that are taken from Redis, as Sidekiq does."
