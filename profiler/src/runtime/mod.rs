@@ -1,7 +1,7 @@
 //! Adapters, one folder per runtime: what a binary is, where to probe it, and what its records mean.
 //! Never an exporter, never another runtime, never aya.
 
-pub mod extension;
+mod extension;
 mod place;
 mod record;
 pub mod ruby;

@@ -10,8 +10,7 @@ use iced_x86::{FlowControl, Instruction, Register};
 use profiler_common::deferred::tells;
 use profiler_common::map::Argument;
 
-use crate::runtime::extension::{Extension, ExtensionPlan};
-use crate::runtime::{Hook, IdPlace, ProbeSpec};
+use crate::runtime::{Extension, ExtensionPlan, Hook, IdPlace, ProbeSpec};
 use crate::target::elf::{Binary, Function};
 use crate::target::site::code::Body;
 use crate::target::site::{self, Site, is_emulated};
