@@ -85,6 +85,21 @@ impl TargetStatus {
         }
     }
 
+    /// The row of `probe`; `None` where there is none.
+    pub fn row(&self, probe: &str) -> Option<&ProbeRow> {
+        self.probes.iter().find(|row| row.probe == probe)
+    }
+
+    /// Whether something is measured, or was while the target ran; `None` where there is no such row.
+    pub fn is_measured(&self, probe: &str) -> Option<bool> {
+        Some(self.row(probe)?.state.is_measured())
+    }
+
+    /// Whether it is attached now, and measured all the time.
+    pub fn is_attached(&self, probe: &str) -> bool {
+        self.row(probe).is_some_and(|row| row.state == ProbeState::Attached)
+    }
+
     /// The target has ended: whatever was attached no longer is.
     pub fn ended(&mut self) {
         for row in &mut self.probes {

@@ -31,7 +31,7 @@ pub fn render(snapshot: &Snapshot) -> String {
         }
         heading(&mut out, target);
         let Some(tasks) = &target.tasks else {
-            let why = target.status.probes.iter().find(|row| row.probe == "tasks").map(|row| row.detail.as_str());
+            let why = target.status.row("tasks").map(|row| row.detail.as_str());
             let _ = writeln!(out, "  tasks are not measured: {}", why.unwrap_or("no probe is attached"));
             continue;
         };

@@ -143,14 +143,11 @@ struct Seen {
 
 impl Seen {
     fn of(target: &TargetSnapshot) -> Seen {
-        let works = |probe: &str| {
-            let row = target.status.probes.iter().find(|row| row.probe == probe)?;
-            Some(row.state.is_measured())
-        };
+        let status = &target.status;
         Seen {
-            ends: works("task_complete") != Some(false),
-            outcomes: works("task_outcome") == Some(true),
-            found: works("task_walk") == Some(true),
+            ends: status.is_measured("task_complete") != Some(false),
+            outcomes: status.is_measured("task_outcome") == Some(true),
+            found: status.is_measured("task_walk") == Some(true),
         }
     }
 }

@@ -384,6 +384,7 @@ impl Session {
             }
             kind::PROCESS_EXITED => {
                 self.tally.exited += 1;
+                self.tally.ended_unprobed += u64::from(watched.lacks_probes(pid));
                 watched.exited(pid, &mut self.table, record.header.time_ns);
                 self.targets.forget(pid);
                 // The kernel half has taken its entry away, unless something was told of it between that and this.

@@ -25,6 +25,8 @@ pub(super) struct Tally {
     pub threads_ended: u64,
     /// Children that the kernel half did not report.
     pub forks_unseen: u64,
+    /// Forked children that ended before the probes of tasks were attached to them.
+    pub ended_unprobed: u64,
     /// Ends of processes that the kernel half did not report.
     pub exits_unseen: u64,
     pub sampled: u64,

@@ -87,6 +87,7 @@ impl Session {
                 ("record_malformed", tally.malformed),
                 ("process_unknown", tally.foreign_process),
                 ("process_fork_unseen", tally.forks_unseen),
+                ("process_ended_unprobed", tally.ended_unprobed),
                 ("process_exit_unseen", tally.exits_unseen),
                 ("task_vtable_unknown", tally.foreign_vtable),
                 ("accept_unseen", self.listener_slots.unseen()),

@@ -302,6 +302,12 @@ impl Watched {
         log::info!("process {} has replaced its image, runtime {}", self.process.pid, self.runtime_name);
     }
 
+    /// Whether a forked child has no probes of tasks, although its parent has: until it is known to run the same image.
+    pub fn lacks_probes(&self, child: u32) -> bool {
+        let lacks = |runtime: &Runtime| !runtime.covers(child);
+        self.members.contains(&child) && self.runtime.as_ref().is_some_and(lacks)
+    }
+
     /// A member has ended.
     pub fn exited(&mut self, pid: u32, table: &mut Table, time_ns: u64) {
         self.members.remove(&pid);

@@ -7,7 +7,7 @@ use super::{Slots, Watched};
 use crate::kernel::attach::UnixHooks;
 use crate::kernel::load::Kernel;
 use crate::kernel::signal::ACCEPT_WAIT;
-use crate::status::{ProbeRow, ProbeState};
+use crate::status::ProbeState;
 use crate::target::listener::{ListenerError, Listeners, Namespaces, has_io_uring};
 
 impl Watched {
@@ -101,10 +101,9 @@ impl Watched {
             Ok(()) => self.status.set("jobs", ProbeState::Attached, request::HOW_JOBS),
             Err((state, why)) => self.status.set("jobs", *state, why.clone()),
         }
-        let seen = |row: &ProbeRow| row.probe == "accept_wait" && row.state == ProbeState::Attached;
         let (state, detail) = match (hooks, &mut self.listeners) {
             (Err((state, why)), _) => (*state, why.clone()),
-            _ if !self.status.probes.iter().any(seen) => {
+            _ if !self.status.is_attached("accept_wait") => {
                 (ProbeState::Broken, "its accepts are not seen: see `accept_wait`".to_owned())
             }
             (Ok(()), None) => (ProbeState::Broken, "its sockets cannot be listed: see `accept_queue`".to_owned()),
@@ -138,9 +137,7 @@ impl Watched {
 
     /// Says how many connections it accepted in a way that is not seen.
     pub(super) fn look_for_unseen_accepts(&mut self, kernel: &mut Kernel, slots: &mut Slots) {
-        let attached =
-            |probe: &str| self.status.probes.iter().any(|row| row.probe == probe && row.state == ProbeState::Attached);
-        if !attached("accept_depth") || !attached("accept_wait") {
+        if !self.status.is_attached("accept_depth") || !self.status.is_attached("accept_wait") {
             return;
         }
         let mut unseen = 0;

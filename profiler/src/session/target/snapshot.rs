@@ -19,7 +19,6 @@ use crate::model::table::{Table, TargetId};
 use crate::session::counted::OfSlot;
 use crate::session::request::{self, Connections};
 use crate::session::threads::label;
-use crate::status::ProbeState;
 use crate::target::identity::Identity;
 use crate::target::process;
 
@@ -78,7 +77,7 @@ impl Watched {
     }
 
     fn is_measured(&self, probe: &str) -> bool {
-        self.status.probes.iter().any(|row| row.probe == probe && row.state.is_measured())
+        self.status.is_measured(probe) == Some(true)
     }
 
     fn wait_snapshots(&self, counted: &mut OfSlot) -> Vec<(&'static str, Histogram)> {
@@ -144,9 +143,7 @@ impl Watched {
     }
 
     fn listener_snapshots(&self, kernel: &mut Kernel, slots: &Slots) -> Vec<ListenerSnapshot> {
-        let attached =
-            |probe: &str| self.status.probes.iter().any(|row| row.probe == probe && row.state == ProbeState::Attached);
-        let (depth, wait) = (attached("accept_depth"), attached("accept_wait"));
+        let (depth, wait) = (self.status.is_attached("accept_depth"), self.status.is_attached("accept_wait"));
         let mut seen: HashMap<String, u32> = HashMap::new();
         let mut snapshots = Vec::with_capacity(self.sockets.len());
         for socket in &self.sockets {
