@@ -14,6 +14,8 @@ use crate::kernel::signal::Unwanted;
 
 /// Largest ring that may be asked for.
 const MAX_RING_MIB: u32 = 1024;
+/// Metrics are pushed no more often.
+const LEAST_PUSH_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Parser)]
 #[command(
@@ -227,7 +229,7 @@ pub struct Otlp {
     #[arg(long = "otlp.protocol", value_name = "PROTOCOL", requires = "endpoint")]
     pub protocol: Option<Protocol>,
     /// How often
-    #[arg(long = "otlp.interval", value_name = "TIME", default_value = "15s", value_parser = duration)]
+    #[arg(long = "otlp.interval", value_name = "TIME", default_value = "15s", value_parser = push_interval)]
     pub interval: Duration,
     /// File with headers that are sent along, a line each, as `authorization: Bearer TOKEN`
     #[arg(long = "otlp.headers-file", value_name = "FILE", requires = "endpoint")]
@@ -240,6 +242,12 @@ pub struct Otlp {
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text).map_err(|e| format!("{e}; write it as 10s, 500ms or 5m"))?;
     if parsed.is_zero() { Err("must be more than zero".to_owned()) } else { Ok(parsed) }
+}
+
+/// A snapshot costs some milliseconds.
+fn push_interval(text: &str) -> Result<Duration, String> {
+    let parsed = duration(text)?;
+    if parsed < LEAST_PUSH_INTERVAL { Err(format!("must be at least {LEAST_PUSH_INTERVAL:?}")) } else { Ok(parsed) }
 }
 
 fn ring_mib(text: &str) -> Result<u32, String> {
@@ -286,6 +294,7 @@ mod tests {
             if discover.config.is_none() && discover.max_targets.is_none()));
         assert!(error(&["profiler", "agent", "--max-targets", "0"]).contains("1..=4096"));
         assert!(error(&["profiler", "agent", "--pid", "7"]).contains("--pid"));
+        assert!(error(&["profiler", "agent", "--otlp.interval", "99ms"]).contains("at least 100ms"));
     }
 
     #[test]
