@@ -24,8 +24,8 @@ pub struct DeferredRun {
     pub since_ns: u64,
     /// The target's slot.
     pub slot: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Its process.
+    pub pid: u32,
 }
 
 /// What a site tells: displacements in a [`crate::map::Cookie`].

@@ -67,7 +67,7 @@ fn begins(hit: &Hit) {
     if DEFERRED_RUNS.get_ptr(hit.tid).is_some() {
         count(Counter::DeferredEndUnseen);
     }
-    let run = DeferredRun { since_ns: hit.time_ns, slot: hit.slot, reserved: 0 };
+    let run = DeferredRun { since_ns: hit.time_ns, slot: hit.slot, pid: hit.pid };
     if DEFERRED_RUNS.insert(hit.tid, run, 0).is_err() {
         count(Counter::DeferredFull);
     }

@@ -50,11 +50,12 @@ impl Kernel {
         self.forget(RUNS, |_: &u32, Value(run): &Value<DeferredRun>| run.slot == slot)
     }
 
-    /// Forgets the deferred work of a process that is no more. What its threads ran has ended with them.
+    /// Forgets the deferred work of a process that is no more, or runs another image.
     ///
     /// # Errors
-    /// The map cannot be read.
+    /// A map cannot be read.
     pub fn forget_deferred_by(&mut self, pid: u32) -> Result<(), KernelError> {
-        self.forget(DEFERRED, |Value(key): &Value<TaskKey>, _: &Value<Deferred>| key.pid == pid)
+        self.forget(DEFERRED, |Value(key): &Value<TaskKey>, _: &Value<Deferred>| key.pid == pid)?;
+        self.forget(RUNS, |_: &u32, Value(run): &Value<DeferredRun>| run.pid == pid)
     }
 }

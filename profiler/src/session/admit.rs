@@ -228,11 +228,7 @@ impl Session {
     fn release(&mut self, slot: u32) {
         if let Some(watched) = self.targets.get_mut(slot) {
             detach(watched.stop(&mut self.kernel));
-            if watched.sees_deferred()
-                && let Err(e) = self.kernel.forget_deferred_of(slot)
-            {
-                log::warn!("{e}");
-            }
+            watched.forget_all_deferred(&mut self.kernel);
             // None is followed any more from here on: those that there are, are all.
             self.kernel.remove_threads(&watched.threads());
         }

@@ -356,11 +356,8 @@ impl Session {
             self.tally.foreign_process += 1;
             return;
         };
-        if record.header.kind != kind::PROCESS_FORKED
-            && watched.sees_deferred()
-            && let Err(e) = self.kernel.forget_deferred_by(pid)
-        {
-            log::warn!("{e}");
+        if record.header.kind != kind::PROCESS_FORKED {
+            watched.forget_deferred(&mut self.kernel, pid);
         }
         match record.header.kind {
             kind::PROCESS_FORKED => {

@@ -84,6 +84,7 @@ impl Session {
             self.tally.exits_unseen += 1;
             self.kernel.remove_target(pid);
             if let Some(watched) = self.targets.get_mut(slot) {
+                watched.forget_deferred(&mut self.kernel, pid);
                 self.tally.ended_unprobed += u64::from(watched.lacks_probes(pid));
                 watched.exited(pid, &mut self.table, clock::monotonic_ns());
             }

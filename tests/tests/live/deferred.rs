@@ -129,6 +129,17 @@ fn what_waits_and_what_is_run() {
     let counts = counts_are(&profiler, [truth[1], truth[2], 0, 0]);
     table.equal("done", truth[2], counts[1]);
     table.equal("at the end", "0 + 0".to_owned(), of(counts));
+    // What waits and what is run when it replaces its image is neither any more.
+    ruby.tell(&format!("hold {HELD} {THREADS}"));
+    let before = counts_are(&profiler, [truth[1] + THREADS, truth[2], HELD - THREADS, THREADS]);
+    table.equal("held again", format!("{waiting} + {running}"), of(before));
+    ruby.exec();
+    ruby.tell(&format!("load {THREADS}"));
+    attached(&profiler, pid);
+    ruby.tell(&format!("hold {} {THREADS}", THREADS + 2));
+    let counts = counts_are(&profiler, [before[0] + THREADS, before[1], 2, THREADS]);
+    table.equal("in another image", format!("2 + {THREADS}"), of(counts));
+    table.equal("run, in both", before[0] + THREADS, counts[0]);
     nothing_lost(&mut table, &profiler);
     table.finish();
 }

@@ -27,7 +27,7 @@ const LOOP: &str = "fio_defer_perform";
 /// Instructions after a call by which the loop has to go on.
 const NEAR: usize = 16;
 
-/// Whether a file is it, by its name: `iodine_ext.so` since 0.7.46, `iodine.so` before.
+/// Whether a file is it, by its name: `iodine_ext.so` since 0.7.57, `iodine.so` before.
 fn is(name: &str) -> bool {
     matches!(name, "iodine_ext.so" | "iodine.so")
 }
@@ -82,6 +82,12 @@ fn function<'b>(binary: &'b Binary<'_>, name: &str, address: u64) -> Result<&'b 
 
 /// Where the loop goes on after each call of what it took from the queue.
 fn after_work(binary: &Binary<'_>, address: u64) -> Result<BTreeSet<u64>, String> {
+    // A copy of it within another function would run work whose end is not seen.
+    let mut entries = binary.entries_of_import(LOOP);
+    entries.push(address);
+    if binary.relative_calls(&entries).is_empty() {
+        return Err(format!("nothing calls `{LOOP}`: there are copies of it"));
+    }
     let body = Body::decode(binary, function(binary, LOOP, address)?).ok_or("its code is not in the file")?;
     let calls = body.instructions.iter().enumerate().filter(|(_, one)| calls_work(one));
     let sites: Option<BTreeSet<u64>> = calls.map(|(call, _)| goes_on(&body.instructions[call + 1..])).collect();

@@ -69,6 +69,24 @@ impl Watched {
         self.status.set(ROW, state, detail);
     }
 
+    /// Forgets what a process deferred, which has ended or runs another image.
+    pub fn forget_deferred(&self, kernel: &mut Kernel, pid: u32) {
+        if self.sees_deferred()
+            && let Err(e) = kernel.forget_deferred_by(pid)
+        {
+            log::warn!("{e}");
+        }
+    }
+
+    /// Forgets what all its processes deferred: they are not watched any more.
+    pub fn forget_all_deferred(&self, kernel: &mut Kernel) {
+        if self.sees_deferred()
+            && let Err(e) = kernel.forget_deferred_of(self.slot)
+        {
+            log::warn!("{e}");
+        }
+    }
+
     /// Whether work that its runtime defers is seen.
     pub fn sees_deferred(&self) -> bool {
         self.runtime.as_ref().or(self.ended_runtime.as_ref()).is_some_and(Runtime::sees_deferred)
