@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::histogram::Histogram;
 
 use super::snapshot::{
-    DeferredSnapshot, JobsSnapshot, ListenerSnapshot, LoopSnapshot, RuntimeSnapshot, SchedSnapshot, TargetSnapshot,
-    TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot,
+    DeferredSnapshot, JobsSnapshot, ListenerSnapshot, LoopSnapshot, RequestsSnapshot, RuntimeSnapshot, SchedSnapshot,
+    TargetSnapshot, TaskTypeSnapshot, TasksSnapshot, ThreadsSnapshot,
 };
 
 /// What is over a bound is summed under this name.
@@ -255,6 +255,25 @@ impl Room {
         })
     }
 
+    /// Adds what one target has of something with so many histograms; of the first one, what is left of it when it has `ended`.
+    fn absorb<T>(
+        &mut self,
+        into: &mut Option<T>,
+        from: &Option<T>,
+        histograms: usize,
+        ended: impl FnOnce(&T) -> T,
+        add: impl FnOnce(&mut T, &T),
+    ) {
+        let Some(from) = from else { return };
+        match into {
+            Some(into) => add(into, from),
+            None => {
+                self.take(histograms);
+                *into = Some(ended(from));
+            }
+        }
+    }
+
     fn merge(&mut self, into: &mut Option<Histogram>, from: Option<&Histogram>) {
         let Some(from) = from else { return };
         match into {
@@ -279,15 +298,7 @@ fn absorb(into: &mut TargetSnapshot, from: &TargetSnapshot, room: &mut Room) {
             room,
         );
     }
-    if let Some(from) = &from.throttled {
-        match &mut into.throttled {
-            Some(into) => into.wait.merge(&from.wait),
-            None => {
-                room.take(1);
-                into.throttled = Some(from.clone());
-            }
-        }
-    }
+    room.absorb(&mut into.throttled, &from.throttled, 1, Clone::clone, |into, from| into.wait.merge(&from.wait));
     for from in &from.listeners {
         let at = room.place(
             &mut into.listeners,
@@ -301,56 +312,31 @@ fn absorb(into: &mut TargetSnapshot, from: &TargetSnapshot, room: &mut Room) {
         room.merge(&mut into.depth, from.depth.as_ref());
         room.merge(&mut into.wait, from.wait.as_ref());
     }
-    if let Some(from) = &from.requests {
-        match &mut into.requests {
-            Some(into) => {
-                into.request.merge(&from.request);
-                into.after_reply.merge(&from.after_reply);
-            }
-            None => {
-                room.take(2);
-                let mut first = from.clone();
-                (first.open, first.unread, first.in_progress, first.replied) = (0, None, 0, 0);
-                into.requests = Some(first);
-            }
-        }
-    }
-    if let Some(from) = &from.jobs {
-        match &mut into.jobs {
-            Some(into) => {
-                into.job.merge(&from.job);
-                into.fetch.merge(&from.fetch);
-            }
-            None => {
-                room.take(2);
-                into.jobs = Some(JobsSnapshot { busy: 0, idle: 0, ..from.clone() });
-            }
-        }
-    }
-    if let Some(from) = &from.deferred {
-        match &mut into.deferred {
-            Some(into) => {
-                into.wait.merge(&from.wait);
-                into.run.merge(&from.run);
-            }
-            None => {
-                room.take(2);
-                into.deferred = Some(DeferredSnapshot { now: None, ..from.clone() });
-            }
-        }
-    }
-    if let Some(from) = &from.pauses {
-        match &mut into.pauses {
-            Some(into) => {
-                into.pause.merge(&from.pause);
-                add(&mut into.collections, from.collections);
-            }
-            None => {
-                room.take(1);
-                into.pauses = Some(from.clone());
-            }
-        }
-    }
+    let ended = |from: &RequestsSnapshot| RequestsSnapshot {
+        open: 0,
+        unread: None,
+        in_progress: 0,
+        replied: 0,
+        ..from.clone()
+    };
+    room.absorb(&mut into.requests, &from.requests, 2, ended, |into, from| {
+        into.request.merge(&from.request);
+        into.after_reply.merge(&from.after_reply);
+    });
+    let ended = |from: &JobsSnapshot| JobsSnapshot { busy: 0, idle: 0, ..from.clone() };
+    room.absorb(&mut into.jobs, &from.jobs, 2, ended, |into, from| {
+        into.job.merge(&from.job);
+        into.fetch.merge(&from.fetch);
+    });
+    let ended = |from: &DeferredSnapshot| DeferredSnapshot { now: None, ..from.clone() };
+    room.absorb(&mut into.deferred, &from.deferred, 2, ended, |into, from| {
+        into.wait.merge(&from.wait);
+        into.run.merge(&from.run);
+    });
+    room.absorb(&mut into.pauses, &from.pauses, 1, Clone::clone, |into, from| {
+        into.pause.merge(&from.pause);
+        add(&mut into.collections, from.collections);
+    });
     room.merge(&mut into.lock_waits, from.lock_waits.as_ref());
     for (reason, from) in &from.waits {
         match into.waits.iter_mut().find(|(known, _)| known == reason) {
