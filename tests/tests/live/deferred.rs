@@ -167,3 +167,35 @@ fn what_is_not_understood_is_not_probed() {
         assert!(profiler.status().target(ruby.pid()).is_attached("task_spawn"));
     }
 }
+
+/// Check that what costs more than its budget is measured in windows, that how much waits is not told meanwhile, and that it is again once
+/// it is measured all the time, of what was deferred since.
+#[test]
+fn what_costs_too_much_is_sampled() {
+    const HELD: u64 = 20;
+    let folder = Folder::new("deferred");
+    let mut ruby = Fibers::that_defer(&extension(&folder, &[]));
+    let pid = ruby.pid();
+    ruby.tell(&format!("load {THREADS}"));
+    let profiler = Profiler::attach_within("20%", pid, &[]);
+    attached(&profiler, pid);
+    let is = |state| profiler.status().target(pid).probe("deferred").is_some_and(|(now, _)| now == state);
+    wait::until_true("windows", || {
+        ruby.tell("run 5000 spin 0");
+        is("sampled")
+    });
+    assert!(!profiler.page().has(WORK, &[]), "a sum of what is not seen");
+    wait::until_true("no windows", || is("attached"));
+    let truth = ruby.tell(&format!("hold {HELD} {THREADS}"));
+    let (waiting, running) = (truth[0] - truth[1], truth[1] - truth[2]);
+    let now = || {
+        let (counts, _) = seen(&profiler);
+        (counts[2], counts[3])
+    };
+    let seen = wait::until_or_last(now, |now| *now == (waiting, running));
+    let mut table = Table::new(format!("Ruby {}, deferred blocks after windows", ruby.version));
+    table.equal("wait", waiting, seen.0);
+    table.equal("are run", running, seen.1);
+    nothing_lost(&mut table, &profiler);
+    table.finish();
+}

@@ -68,10 +68,7 @@ impl Watched {
         }
         let changed = runtime.apply(kernel, table, spending, wanted, now_ns);
         for (tier, rows) in [(Tier::Lifecycle, LIFECYCLE), (Tier::Polls, POLLS)] {
-            let (state, detail) = match spending.mode(tier) {
-                Mode::Continuous => (ProbeState::Attached, "all the time".to_owned()),
-                mode => (ProbeState::Sampled, format!("{}: {}", mode.label(), spending.why())),
-            };
+            let (state, detail) = measured(spending, tier);
             rows.iter().for_each(|row| self.status.restate(row, state, &detail));
         }
         changed.unwrap_or_else(|e| {
@@ -84,5 +81,13 @@ impl Watched {
     pub fn has_windows(&self) -> bool {
         let in_windows = |spending: &Spending| Tier::ALL.iter().any(|&tier| spending.mode(tier) == Mode::Windows);
         self.spending.as_ref().is_some_and(in_windows)
+    }
+}
+
+/// How a tier is measured: a row of the status.
+pub(super) fn measured(spending: &Spending, tier: Tier) -> (ProbeState, String) {
+    match spending.mode(tier) {
+        Mode::Continuous => (ProbeState::Attached, "all the time".to_owned()),
+        mode => (ProbeState::Sampled, format!("{}: {}", mode.label(), spending.why())),
     }
 }

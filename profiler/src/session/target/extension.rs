@@ -2,7 +2,9 @@
 
 use super::super::builds::Builds;
 use super::super::image;
+use super::budget::measured;
 use super::{Runtime, Watched};
+use crate::budget::governor::Tier;
 use crate::kernel::load::Kernel;
 use crate::status::ProbeState;
 
@@ -59,7 +61,10 @@ impl Watched {
         let (state, detail) = match found {
             Ok((_, None)) => return,
             Ok((extension, Some(loaded))) => match runtime.add_extension(kernel, spending, &loaded) {
-                Ok(()) => (ProbeState::Attached, format!("blocks that {} defers", extension.name)),
+                Ok(()) => {
+                    let (state, how) = measured(spending, Tier::Lifecycle);
+                    (state, format!("blocks that {} defers, {how}", extension.name))
+                }
                 Err(e) => (ProbeState::Broken, e.to_string()),
             },
             // It is about to end: the kernel will say so.
