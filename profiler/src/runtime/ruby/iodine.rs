@@ -1,7 +1,7 @@
 //! What iodine defers, a server that Rage runs on: blocks that its event loop runs later, in their order, on any of its threads.
 //!
 //! iodine_defer.c puts a block into the queue of fio.c (`fio_defer`, exported) with the function that will call it
-//! (`iodine_defer_performe_once`, static: there is a symbol unless the extension was stripped, which no installation of a gem does). The
+//! (`iodine_defer_performe_once`, static: there is a symbol unless the extension was stripped, and installing a gem does not strip). The
 //! queue's loop (`fio_defer_perform`, exported) calls whatever is in it, the server's own work as well.
 
 use std::collections::BTreeSet;
