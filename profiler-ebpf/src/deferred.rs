@@ -54,7 +54,7 @@ fn begins(hit: &Hit) {
         unsafe {
             let Deferred { first_ns, later_ns, waiting, .. } = *deferred;
             // Which of those at one address it is does not show: the sum of their waits is right, each is a mean.
-            let later = if waiting > 1 { later_ns / waiting } else { later_ns };
+            let later = later_ns / waiting.max(1);
             shared::lasted(hit.slot, DEFERRED_WAIT_KIND, hit.time_ns.saturating_sub(first_ns + later));
             if waiting > 1 {
                 shared::add(&raw mut (*deferred).later_ns, later.wrapping_neg());

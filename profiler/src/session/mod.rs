@@ -356,9 +356,6 @@ impl Session {
             self.tally.foreign_process += 1;
             return;
         };
-        if record.header.kind != kind::PROCESS_FORKED {
-            watched.forget_deferred(&mut self.kernel, pid);
-        }
         match record.header.kind {
             kind::PROCESS_FORKED => {
                 self.tally.forked += 1;
@@ -366,6 +363,7 @@ impl Session {
             }
             kind::PROCESS_EXECED => {
                 self.tally.execed += 1;
+                watched.forget_deferred(&mut self.kernel, pid);
                 if pid == watched.process.pid {
                     let at = record.header.time_ns;
                     watched.execed(&mut self.kernel, &mut self.table, &mut self.builds, at, self.tasks);
@@ -381,14 +379,21 @@ impl Session {
             }
             kind::PROCESS_EXITED => {
                 self.tally.exited += 1;
-                self.tally.ended_unprobed += u64::from(watched.lacks_probes(pid));
-                watched.exited(pid, &mut self.table, record.header.time_ns);
-                self.targets.forget(pid);
-                // The kernel half has taken its entry away, unless something was told of it between that and this.
-                self.kernel.remove_target(pid);
+                self.process_ended(pid, record.header.time_ns);
             }
             _ => self.tally.malformed += 1,
         }
+    }
+
+    /// A process of a target has ended.
+    fn process_ended(&mut self, pid: u32, time_ns: u64) {
+        let Some(watched) = self.targets.of_mut(pid) else { return };
+        watched.forget_deferred(&mut self.kernel, pid);
+        self.tally.ended_unprobed += u64::from(watched.lacks_probes(pid));
+        watched.exited(pid, &mut self.table, time_ns);
+        self.targets.forget(pid);
+        // The kernel half has taken its entry away, unless something was told of it between that and this.
+        self.kernel.remove_target(pid);
     }
 
     /// Looks at what probing costs these targets, and switches what costs too much.

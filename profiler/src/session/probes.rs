@@ -73,14 +73,8 @@ impl Probes {
                 added.push(kernel.prepare_uprobes(program(hook), self.mechanism, file, sites)?);
             }
         }
-        let mut links = Vec::new();
-        for &pid in self.by_process.keys().filter(|_| self.open[TIER]) {
-            links.push((pid, attach_all(&added, pid)?));
-        }
-        for (pid, links) in links {
-            if let Some(process) = self.by_process.get_mut(&pid) {
-                process[TIER].get_or_insert_default().absorb(links);
-            }
+        if self.open[TIER] {
+            self.attach_everywhere(Tier::Lifecycle, &added)?;
         }
         self.prepared[TIER].extend(added);
         self.sites[TIER] += specs.len();
@@ -123,15 +117,23 @@ impl Probes {
     /// # Errors
     /// The kernel refuses; nothing of this call is left attached.
     pub fn open(&mut self, tier: Tier) -> Result<(), KernelError> {
-        let pids: Vec<u32> = self.by_process.keys().copied().collect();
-        let links =
-            pids.iter().map(|&pid| Ok((pid, self.attach(tier, pid)?))).collect::<Result<Vec<_>, KernelError>>()?;
+        let prepared = std::mem::take(&mut self.prepared[tier as usize]);
+        let attached = self.attach_everywhere(tier, &prepared);
+        self.prepared[tier as usize] = prepared;
+        attached?;
+        self.open[tier as usize] = true;
+        Ok(())
+    }
+
+    /// Attaches some of a tier's probes to all processes, or to none.
+    fn attach_everywhere(&mut self, tier: Tier, prepared: &[Prepared]) -> Result<(), KernelError> {
+        let attach = |&pid: &u32| Ok((pid, attach_all(prepared, pid)?));
+        let links = self.by_process.keys().map(attach).collect::<Result<Vec<_>, KernelError>>()?;
         for (pid, links) in links {
             if let Some(process) = self.by_process.get_mut(&pid) {
-                process[tier as usize] = Some(links);
+                process[tier as usize].get_or_insert_default().absorb(links);
             }
         }
-        self.open[tier as usize] = true;
         Ok(())
     }
 

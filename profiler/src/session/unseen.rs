@@ -80,13 +80,9 @@ impl Session {
         while self.drain() {}
         let before = self.tally.exits_unseen;
         for pid in gone {
-            let Some(slot) = self.targets.forget(pid) else { continue };
-            self.tally.exits_unseen += 1;
-            self.kernel.remove_target(pid);
-            if let Some(watched) = self.targets.get_mut(slot) {
-                watched.forget_deferred(&mut self.kernel, pid);
-                self.tally.ended_unprobed += u64::from(watched.lacks_probes(pid));
-                watched.exited(pid, &mut self.table, clock::monotonic_ns());
+            if self.targets.slot_of(pid).is_some() {
+                self.tally.exits_unseen += 1;
+                self.process_ended(pid, clock::monotonic_ns());
             }
         }
         if self.tally.exits_unseen > before {
